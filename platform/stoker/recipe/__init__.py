@@ -1,0 +1,36 @@
+"""What a run is, in one typed object: read from YAML, overridden by dotted keys, refused when it cannot work."""
+
+from stoker.recipe.reading import as_yaml, changed_keys, json_schema, read_recipe
+from stoker.recipe.schema import (
+    Augment,
+    BatchSizes,
+    CheckpointPolicy,
+    Data,
+    Ema,
+    Evaluation,
+    Loss,
+    Model,
+    Optimizer,
+    Recipe,
+    Schedule,
+    Workers,
+)
+
+__all__ = [
+    "Augment",
+    "BatchSizes",
+    "CheckpointPolicy",
+    "Data",
+    "Ema",
+    "Evaluation",
+    "Loss",
+    "Model",
+    "Optimizer",
+    "Recipe",
+    "Schedule",
+    "Workers",
+    "as_yaml",
+    "changed_keys",
+    "json_schema",
+    "read_recipe",
+]

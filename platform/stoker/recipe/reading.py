@@ -1,0 +1,158 @@
+"""From a YAML file and dotted overrides to a :class:`Recipe`, with errors that name the key and the nearest one."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from stoker.errors import RecipeError
+from stoker.recipe.schema import Recipe
+from stoker.recipe.yaml_core import CoreLoader
+
+__all__ = ["as_yaml", "changed_keys", "json_schema", "read_recipe"]
+
+_MAY_CHANGE = ("workers.", "checkpoint.", "patience_s", "log_every_s", "trace_dir", "data.read_threads",
+               "data.decode_threads", "data.memory_mb")  # fmt: skip
+
+
+def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in the YAML file ``path`` with each of ``overrides`` (``key.sub=value``, value in YAML) applied.
+
+    Raises:
+        RecipeError: no such file, no YAML, an unknown key (named with the nearest valid one), a wrong type, or a
+            combination that cannot work; the message names file and key.
+    """
+    content = _load(Path(path))
+    for override in overrides:
+        _apply(content, override)
+    try:
+        return Recipe.model_validate_json(json.dumps(content), strict=True)
+    except ValidationError as error:
+        raise RecipeError(f"{path}: " + "; ".join(_complaints(error, content))) from None
+
+
+def as_yaml(recipe: Recipe) -> str:
+    """The resolved recipe, every default written out; reading it back gives an equal one."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a recipe, for editors that complete and check YAML."""
+    return Recipe.model_json_schema()
+
+
+def changed_keys(before: Recipe, after: Recipe) -> list[str]:
+    """Dotted keys whose values differ and that define what a run computes (not where or how fast it does)."""
+    old, new = (dict(_leaves(r.model_dump(mode="json"))) for r in (before, after))
+    differing = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
+    return [key for key in differing if not key.startswith(_MAY_CHANGE)]
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise RecipeError(f"{path}: no such recipe; jobs/recipes/ holds the ones that come with stoker") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: cannot be read as text ({error})") from None
+    try:
+        content = yaml.load(text, Loader=CoreLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise RecipeError(f"{path}: not valid YAML:{where}: {error.problem or error.context}") from None
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise RecipeError(f"{path}: a recipe is a mapping of keys to values, this is a {type(content).__name__}")
+    return content
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise RecipeError(f"override {override!r}: write it as key=value, for example optimizer.lr=0.2")
+    try:
+        parsed = yaml.load(value, Loader=CoreLoader)
+    except yaml.YAMLError:
+        raise RecipeError(f"override {key}: {value!r} is not a YAML value") from None
+    *parents, last = key.split(".")
+    section: Any = content
+    for depth, parent in enumerate(parents):
+        if section.get(parent) is None:
+            section[parent] = {}
+        section = section[parent]
+        if not isinstance(section, dict):
+            raise RecipeError(f"override {key}: {'.'.join(parents[: depth + 1])} is a value, not a section")
+    section[last] = parsed
+
+
+def _complaints(error: ValidationError, content: dict[str, Any]) -> Iterator[str]:
+    for problem in error.errors():
+        place = ".".join(str(part) for part in problem["loc"])
+        kind, given = problem["type"], problem.get("input")
+        if kind == "extra_forbidden":
+            yield f"{place}: unknown key{_nearest(problem['loc'])}"
+        elif kind == "missing":
+            yield f"{place}: missing, and it has no default"
+        elif kind == "value_error":
+            message = str(problem["ctx"]["error"]) if "ctx" in problem else problem["msg"]
+            yield f"{place}: {message}" if place else message
+        elif place:
+            yield f"{place}: {problem['msg'][0].lower()}{problem['msg'][1:]}, not {_shown(given)}"
+        else:
+            yield problem["msg"]
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _nearest(place: Iterable[Any]) -> str:
+    *parents, wrong = [str(part) for part in place]
+    section: type[BaseModel] | None = Recipe
+    for parent in parents:
+        section = _section_below(section, parent) if section else None
+    if section is None:
+        return ""
+    everywhere = {key.rpartition(".")[2]: key for key in _keys(Recipe)}
+    here = difflib.get_close_matches(wrong, list(section.model_fields), n=1, cutoff=0.5)
+    if here:
+        return f"; did you mean {'.'.join([*parents, here[0]])}?"
+    elsewhere = difflib.get_close_matches(wrong, list(everywhere), n=1, cutoff=0.8)
+    if elsewhere:
+        return f"; did you mean {everywhere[elsewhere[0]]}?"
+    return f"; known here: {', '.join(section.model_fields)}"
+
+
+def _section_below(section: type[BaseModel], key: str) -> type[BaseModel] | None:
+    field = section.model_fields.get(key)
+    if field is None:
+        return None
+    for kind in (field.annotation, *get_args(field.annotation)):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            return kind
+    return None
+
+
+def _keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name in section.model_fields:
+        below = _section_below(section, name)
+        yield prefix + name
+        if below is not None:
+            yield from _keys(below, f"{prefix}{name}.")
+
+
+def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{prefix}{key}.")
+    else:
+        yield prefix.rstrip("."), value

@@ -1,0 +1,334 @@
+"""A place at a URL: ``Location`` reads, writes and publishes there, whatever fsspec filesystem it is.
+
+Three promises that plain fsspec calls do not give:
+- a read returns exactly the bytes asked for or fails; a caller's check (a checksum) is part of the read, so wrong
+  bytes are read again instead of passed on;
+- a write becomes visible whole or not at all, also on a local disk;
+- ``create`` and ``swap`` have one winner among concurrent writers where the store has conditional writes (S3 and
+  those that speak its API: RFC 9110 section 13, If-None-Match and If-Match; local files: a lock).
+
+A location is only its URL: it can be sent to another process without carrying a secret, which a pickled fsspec
+filesystem would.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from stoker.errors import StorageError
+from stoker.storage.retry import BadBody, call_with_retries
+
+__all__ = ["Conflict", "Location", "locate"]
+
+Check = Callable[[bytes], None]
+
+
+class Conflict(StorageError):
+    """Somebody else wrote first: the object is there already, or is not the version that was expected."""
+
+
+def locate(url: str | os.PathLike[str], *, patience_s: float = 60.0) -> Location:
+    """The location at ``url`` (``s3://…``, ``gs://…``, ``file://…``, ``memory://…`` or a bare path).
+
+    ``patience_s`` is how long, in seconds, each operation there is tried again before it fails. Nothing is
+    contacted yet.
+
+    Raises:
+        StorageError: the protocol is unknown or its package is not installed.
+    """
+    text = os.fspath(url)
+    if "://" not in text:
+        text = os.path.abspath(os.path.expanduser(text))
+    elif text.startswith("file://"):
+        text = text.removeprefix("file://")
+    location = Location(text.rstrip("/") or "/", patience_s)
+    location.filesystem  # noqa: B018 - an unknown protocol is refused here, not at the first read
+    return location
+
+
+@dataclass(frozen=True, order=True)
+class Location:
+    """One object or prefix. Immutable, cheap, picklable; ``location / "name"`` is a place below it."""
+
+    url: str
+    patience_s: float = 60.0
+
+    def __truediv__(self, name: str) -> Location:
+        return replace(self, url=f"{self.url.rstrip('/')}/{name.strip('/')}")
+
+    def __str__(self) -> str:
+        return self.url
+
+    @property
+    def name(self) -> str:
+        """The last part of the URL."""
+        return self.url.rstrip("/").rpartition("/")[2]
+
+    @property
+    def filesystem(self) -> Any:
+        """The fsspec filesystem of this process for the URL's protocol."""
+        return _filesystem(self.url.partition("://")[0] if "://" in self.url else "file")
+
+    @property
+    def path(self) -> str:
+        """The URL without its protocol, as the filesystem wants it."""
+        return str(self.filesystem._strip_protocol(self.url))
+
+    @property
+    def is_local(self) -> bool:
+        return isinstance(self.filesystem, LocalFileSystem)
+
+    def patient(self, patience_s: float) -> Location:
+        """The same place, with another patience in seconds."""
+        return replace(self, patience_s=patience_s)
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    def read(self, check: Check | None = None) -> bytes:
+        """The whole object. ``check(data)`` may raise :class:`BadBody`; the object is then read again.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+            StorageError: refused, or no good answer within the patience.
+        """
+
+        def once() -> bytes:
+            data = bytes(self.filesystem.cat_file(self.path))
+            if check is not None:
+                check(data)
+            return data
+
+        return self._retry(once, "read")
+
+    def read_range(self, start: int, stop: int, check: Check | None = None) -> bytes:
+        """The bytes ``[start, stop)``, exactly as many as asked for; ``check`` as in :meth:`read`."""
+
+        def once() -> bytes:
+            data = bytes(self.filesystem.cat_file(self.path, start=start, end=stop))
+            if len(data) != stop - start:
+                raise BadBody(f"asked for bytes {start} to {stop}, got {len(data)} of them")
+            if check is not None:
+                check(data)
+            return data
+
+        return self._retry(once, "read")
+
+    def exists(self) -> bool:
+        """Whether an object (not a prefix) is there now."""
+        try:
+            return self._retry(lambda: self.filesystem.info(self.path)["type"] == "file", "look at")
+        except FileNotFoundError:
+            return False
+
+    def size(self) -> int:
+        """The object's length in bytes.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+        """
+        return int(self._retry(lambda: self.filesystem.info(self.path)["size"], "look at"))
+
+    def children(self) -> list[str]:
+        """Names of the objects and prefixes directly below, sorted, hidden ones (``.name``) left out."""
+
+        def once() -> list[str]:
+            self.filesystem.invalidate_cache()
+            return [str(name) for name in self.filesystem.ls(self.path, detail=False)]
+
+        try:
+            names = self._retry(once, "list")
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        own = self.path.rstrip("/")
+        found = (n.rstrip("/").rpartition("/")[2] for n in names if n.rstrip("/") != own)
+        return sorted(name for name in found if not name.startswith("."))
+
+    def walk(self) -> Iterator[tuple[str, int]]:
+        """(path relative to here, bytes) of every object below, in sorted order, hidden ones left out."""
+
+        def once() -> dict[str, Any]:
+            self.filesystem.invalidate_cache()
+            return dict(self.filesystem.find(self.path, detail=True))
+
+        try:
+            found = self._retry(once, "list")
+        except FileNotFoundError:
+            return
+        start = len(self.path.rstrip("/")) + 1
+        for path in sorted(found):
+            if not any(part.startswith(".") for part in path[start:].split("/")):
+                yield path[start:], int(found[path]["size"])
+
+    # -- writing ---------------------------------------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        """Put ``data`` here, replacing what was; visible whole or not at all."""
+        if self.is_local:
+            self._retry(lambda: _write_local(Path(self.path), data), "write")
+        else:
+            self._retry(lambda: self.filesystem.pipe_file(self.path, data), "write")
+
+    def create(self, data: bytes) -> None:
+        """Put ``data`` here only if nothing is here yet.
+
+        Raises:
+            Conflict: something else is here. (Finding our own bytes counts as success: the answer to an attempt
+                that had worked may have been lost.)
+        """
+        try:
+            if self.is_local:
+                self._retry(lambda: _create_local(Path(self.path), data), "create")
+            else:
+                self._retry(lambda: self._create_remote(data), "create")
+        except FileExistsError:
+            if self.read() != data:
+                raise Conflict(f"{self.url} exists already; it is never overwritten", url=self.url) from None
+
+    def version(self) -> tuple[bytes, str] | None:
+        """(content, a token for :meth:`swap`), or None when nothing is here."""
+        try:
+            data = self.read()
+        except FileNotFoundError:
+            return None
+        return data, hashlib.sha256(data).hexdigest()
+
+    def swap(self, data: bytes, expected: str | None) -> None:
+        """Replace the content only if it is still the one that ``expected`` (from :meth:`version`) stands for.
+
+        ``expected`` None means that nothing is here. Atomic on S3 and on local files; on other stores the check and
+        the write are two requests.
+
+        Raises:
+            Conflict: somebody else changed it in between.
+        """
+        if expected is None:
+            self.create(data)
+            return
+        if self.is_local:
+            with _lock(Path(self.path)):
+                self._must_be(expected)
+                self.write(data)
+        elif hasattr(self.filesystem, "call_s3"):
+            self._retry(lambda: self._swap_s3(data, expected), "write")
+        else:
+            self._must_be(expected)
+            self.write(data)
+
+    def delete(self) -> None:
+        """Remove the object, or the prefix with everything below it; nothing there is no error."""
+        with contextlib.suppress(FileNotFoundError):
+            self._retry(lambda: self.filesystem.rm(self.path, recursive=True), "delete")
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _retry(self, action: Callable[[], Any], what: str) -> Any:
+        return call_with_retries(action, what=what, url=self.url, patience_s=self.patience_s)
+
+    def _must_be(self, expected: str) -> None:
+        now = self.version()
+        if now is None or now[1] != expected:
+            raise Conflict(f"{self.url} was changed by somebody else; read it again and repeat", url=self.url)
+
+    def _create_remote(self, data: bytes) -> None:
+        try:
+            self.filesystem.pipe_file(self.path, data, mode="create")
+        except Exception as error:
+            if _says_precondition_failed(error):
+                raise FileExistsError(self.url) from error
+            raise
+
+    def _swap_s3(self, data: bytes, expected: str) -> None:
+        bucket, key, _ = self.filesystem.split_path(self.path)
+        etag = self.filesystem.call_s3("head_object", Bucket=bucket, Key=key)["ETag"]
+        now = self.read()
+        if hashlib.sha256(now).hexdigest() != expected:
+            if now == data:
+                return
+            raise Conflict(f"{self.url} was changed by somebody else; read it again and repeat", url=self.url)
+        try:
+            self.filesystem.call_s3("put_object", Bucket=bucket, Key=key, Body=data, IfMatch=etag)
+        except Exception as error:
+            if _says_precondition_failed(error):
+                raise Conflict(
+                    f"{self.url} was changed by somebody else; read it again and repeat", url=self.url
+                ) from error
+            raise
+
+
+def _says_precondition_failed(error: BaseException) -> bool:
+    if isinstance(error, FileExistsError):
+        return True
+    causes = (error, error.__cause__, error.__context__)
+    codes = {str(getattr(e, "response", {}).get("Error", {}).get("Code", "")) for e in causes if e is not None}
+    return bool(codes & {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"})
+
+
+@functools.cache
+def _filesystem(protocol: str) -> Any:
+    """This process's filesystem for ``protocol``; retries are ours, so the libraries' own are off."""
+    options: dict[str, Any] = {}
+    if protocol in {"s3", "s3a"}:
+        options = {
+            "use_listings_cache": False,
+            "config_kwargs": {
+                "connect_timeout": 5,
+                "read_timeout": 30,
+                "max_pool_connections": 64,
+                "retries": {"max_attempts": 1, "mode": "standard"},
+            },
+        }
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+        if region is None and os.environ.get("AWS_ENDPOINT_URL"):
+            options["client_kwargs"] = {"region_name": "us-east-1"}
+    try:
+        filesystem = fsspec.filesystem(protocol, **options)
+    except ValueError:
+        known = "s3://, gs://, file:// or a path"
+        raise StorageError(f"cannot read {protocol}:// URLs: unknown protocol; use {known}") from None
+    except ImportError as error:
+        raise StorageError(f"cannot read {protocol}:// URLs: {error}") from None
+    if hasattr(filesystem, "retries"):
+        filesystem.retries = 1
+    return filesystem
+
+
+def _write_local(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _create_local(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.link(temporary, path)
+    finally:
+        os.unlink(temporary)
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    with open(path.with_name(f".{path.name}.lock"), "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,113 @@
+"""Try again what may pass, give up at once on what will not.
+
+Exponential back-off with full jitter (Brooker, *Exponential Backoff And Jitter*, AWS Architecture Blog, 2015).
+Missing objects and refused credentials are final; everything else that a store answers (5xx, slow-down, reset,
+time-out, a short or wrong body) is tried again until the caller's patience, in seconds, is used up.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from stoker.errors import StokerError, StorageError
+
+__all__ = ["BadBody", "call_with_retries", "is_final"]
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+_FIRST_DELAY_S = 0.05
+_LONGEST_DELAY_S = 5.0
+_FINAL_CODES = frozenset(
+    {"AccessDenied", "ExpiredToken", "InvalidAccessKeyId", "InvalidBucketName", "SignatureDoesNotMatch"}
+)
+
+
+class BadBody(OSError):
+    """A body came with the wrong length or the wrong checksum: a failed read, never data."""
+
+
+def is_final(error: BaseException) -> bool:
+    """Whether trying again cannot help: not found, not permitted, already there, or not a store's answer at all."""
+    if isinstance(error, (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)):
+        return True
+    code = _code(error)
+    if code in _FINAL_CODES or code in {"403", "404", "NoSuchKey", "NoSuchBucket", "PreconditionFailed"}:
+        return True
+    return not (isinstance(error, (OSError, TimeoutError)) or _is_transport(error))
+
+
+def _code(error: BaseException) -> str:
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):
+        return str(response.get("Error", {}).get("Code", ""))
+    return ""
+
+
+def _is_transport(error: BaseException) -> bool:
+    root = type(error).__module__.partition(".")[0]
+    return root in {"aiobotocore", "aiohttp", "botocore", "fsspec", "gcsfs", "http", "s3fs", "ssl", "urllib3"}
+
+
+def call_with_retries(action: Callable[[], T], *, what: str, url: str, patience_s: float) -> T:
+    """The result of ``action``, tried until it succeeds, fails for good, or ``patience_s`` seconds have passed.
+
+    ``what`` is a verb for the message ("read", "write"); ``url`` names the place.
+
+    Raises:
+        FileNotFoundError, FileExistsError: unchanged, for callers to whom absence is an answer; our own errors too.
+        StorageError: the place refuses us, or did not answer in time; names the URL and the last cause.
+    """
+    deadline = time.monotonic() + patience_s
+    delay = _FIRST_DELAY_S
+    attempt = 0
+    while True:
+        attempt += 1
+        try:
+            return action()
+        except (FileNotFoundError, FileExistsError, StokerError):
+            raise
+        except Exception as error:
+            if is_final(error):
+                raise _refusal(error, what, url) from error
+            pause = random.uniform(0, delay)
+            if time.monotonic() + pause > deadline:
+                raise StorageError(
+                    f"cannot {what} {url}: no good answer in {patience_s:g} s and {attempt} attempts "
+                    f"({_cause(error)}); check that the store runs and that its address is right"
+                    f"{_endpoint_hint(url)}",
+                    url=url,
+                ) from error
+            logger.debug("%s %s failed (%s), attempt %d, again in %.2f s", what, url, _cause(error), attempt, pause)
+            time.sleep(pause)
+            delay = min(2 * delay, _LONGEST_DELAY_S)
+
+
+def _refusal(error: BaseException, what: str, url: str) -> StorageError:
+    if isinstance(error, PermissionError) or _code(error) in _FINAL_CODES | {"403"}:
+        advice = (
+            "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE or the machine's role"
+            if url.startswith("s3:")
+            else "check the permissions of this place"
+        )
+        return StorageError(f"not permitted to {what} {url} ({_cause(error)}); {advice}", url=url)
+    if "credentials" in type(error).__name__.lower():
+        return StorageError(
+            f"cannot {what} {url}: no credentials found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+            "AWS_PROFILE, or run where a role gives them",
+            url=url,
+        )
+    return StorageError(f"cannot {what} {url} ({_cause(error)})", url=url)
+
+
+def _cause(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+def _endpoint_hint(url: str) -> str:
+    return " (AWS_ENDPOINT_URL for a store that is not AWS)" if url.startswith("s3:") else ""
