@@ -1,0 +1,1 @@
+"""The Ray Serve application: HTTP in front of registered models."""
