@@ -1,0 +1,303 @@
+"""The loader: a plain iterable of uint8 batches that knows nothing of Ray, usable in anybody's training loop.
+
+    shards ──BlockStream──▶ encoded samples ──decode threads──▶ uint8 micro-batches, a few ahead of the loop
+
+Every batch is a function of (data set, seed, epoch, batch sizes) and the position alone; see ``stoker.dataset.order``.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stoker.dataset.decode import UndecodableImage, evaluation_image, training_image
+from stoker.dataset.manifest import read_manifest
+from stoker.dataset.order import EpochOrder, key_of, micro_batches_of, uniform
+from stoker.dataset.samples import Sample, ShardReader
+from stoker.dataset.stream import BlockStream, Streamed
+from stoker.errors import DatasetError
+from stoker.recipe import Data, Recipe
+from stoker.storage import Location, locate
+
+__all__ = ["Batch", "Loader"]
+
+_DRAWS = 23
+_AHEAD = 4
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch.
+
+    ``images``: uint8 [m, 3, H, W], channels_last, RGB. ``labels``: int64 [m]. ``numbers``: int64 [m], of the samples
+    in their split. Places that the epoch's last, partial global batch does not fill are padding: label and number -1,
+    image zeros; they come last.
+    """
+
+    images: Tensor
+    labels: Tensor
+    numbers: Tensor
+    epoch: int
+    step: int
+    micro_batch: int
+
+    @property
+    def size(self) -> int:
+        """Samples that are not padding."""
+        return int((self.numbers >= 0).sum())
+
+
+class Loader:
+    """Iterating gives the micro-batches of this rank to the epoch's end, then stands at the next epoch's beginning.
+
+    ``global_batch`` samples a step over all ranks, in micro-batches of ``micro_batch``; ``rank`` and ``world_size``
+    choose which of them come here and change nothing else. ``shuffled=False`` gives every sample once in its own
+    order, resized and centre-cropped (``resize``), with the last batch padded: an evaluation.
+
+    Raises:
+        DatasetError: the data set is missing or damaged; while iterating, a sample cannot be decoded.
+        StorageError: the store refuses or does not answer within the location's patience.
+        ValueError: sizes or ranks that cannot be.
+    """
+
+    def __init__(
+        self,
+        root: Location | str,
+        split: str,
+        *,
+        global_batch: int,
+        micro_batch: int,
+        data: Data | None = None,
+        resize: int | None = None,
+        seed: int = 0,
+        shuffled: bool = True,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self._root = locate(root) if isinstance(root, str) else root
+        self._data = data if data is not None else Data(url=self._root.url)
+        self._resize = resize or round(self._data.image_size / 0.875)
+        self._seed, self._shuffled = seed, shuffled
+        self._global_batch, self._micro_batch = global_batch, micro_batch
+        if global_batch % micro_batch:
+            raise ValueError(f"global_batch ({global_batch}) must be a multiple of micro_batch ({micro_batch})")
+        self._micro_batches = micro_batches_of(rank, world_size, global_batch // micro_batch)
+        manifest = read_manifest(self._root)
+        self._split_name, self._split = split, manifest.split(split)
+        self._fingerprint = manifest.fingerprint
+        self.classes = manifest.classes
+        self._reader = ShardReader(self._root, self._split)
+        self._epoch, self._step = 0, 0
+        self.corrupt = 0
+        """Samples of this epoch that were replaced because they could not be decoded."""
+        self._lock = threading.Lock()
+        self.order(0)
+
+    @classmethod
+    def for_training(cls, recipe: Recipe, *, rank: int = 0, world_size: int = 1) -> Loader:
+        """The loader of a recipe's training split."""
+        root = locate(recipe.data.url, patience_s=recipe.patience_s)
+        return cls(
+            root,
+            recipe.data.train_split,
+            data=recipe.data,
+            global_batch=recipe.batch.total,
+            micro_batch=recipe.batch.micro,
+            seed=recipe.seed,
+            rank=rank,
+            world_size=world_size,
+        )
+
+    @classmethod
+    def for_evaluation(cls, recipe: Recipe, *, rank: int = 0, world_size: int = 1) -> Loader:
+        """The loader of a recipe's validation split: every sample once, over all ranks."""
+        root = locate(recipe.data.url, patience_s=recipe.patience_s)
+        return cls(
+            root,
+            recipe.data.validation_split,
+            data=recipe.data,
+            resize=recipe.evaluation_resize,
+            global_batch=recipe.batch.micro * world_size,
+            micro_batch=recipe.batch.micro,
+            shuffled=False,
+            rank=rank,
+            world_size=world_size,
+        )
+
+    @property
+    def samples(self) -> int:
+        """Samples of the split."""
+        return self._split.samples
+
+    @property
+    def steps(self) -> int:
+        """Steps of an epoch."""
+        return self.order(0).steps
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of samples read from the store so far."""
+        return self._reader.bytes_read
+
+    def order(self, epoch: int) -> EpochOrder:
+        """The order of ``epoch``: which sample each slot takes at each step."""
+        return EpochOrder(
+            samples=self._split.samples,
+            global_batch=self._global_batch,
+            key=key_of(self._fingerprint, self._split_name, self._seed, epoch),
+            block=self._data.block_samples,
+            window=self._data.window_blocks,
+            last_batch=self._last_batch,
+            shuffled=self._shuffled,
+        )
+
+    @property
+    def _last_batch(self) -> Literal["drop", "pad"]:
+        return self._data.last_batch if self._shuffled else "pad"
+
+    def state_dict(self) -> dict[str, int]:
+        """The position ``{"epoch", "step"}`` of the first step that was not given out whole to this rank."""
+        return {"epoch": self._epoch, "step": self._step}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go to a position; the next iteration begins there. Costs no reading."""
+        self._epoch, self._step = int(state["epoch"]), int(state["step"])
+
+    def __iter__(self) -> Iterator[Batch]:
+        epoch, first_step, order = self._epoch, self._step, self.order(self._epoch)
+        self.corrupt = 0
+        slots = range(self._micro_batches.start * self._micro_batch, self._micro_batches.stop * self._micro_batch)
+        stream = BlockStream(
+            self._reader,
+            order,
+            slots,
+            from_step=first_step,
+            read_threads=self._data.read_threads,
+            memory_bytes=self._data.memory_mb * 2**20,
+        )
+        with (
+            ThreadPoolExecutor(self._data.decode_threads, thread_name_prefix="stoker-decode") as pool,
+            closing(_ahead(self._batches(stream, pool, epoch, first_step), _AHEAD * len(self._micro_batches))) as ahead,
+            stream,
+        ):
+            for batch in ahead:
+                if batch.micro_batch == self._micro_batches.stop - 1:
+                    is_end = batch.step + 1 == order.steps
+                    self._epoch, self._step = (epoch + 1, 0) if is_end else (epoch, batch.step + 1)
+                yield batch
+
+    def _batches(
+        self, stream: BlockStream, pool: ThreadPoolExecutor, epoch: int, first_step: int
+    ) -> Iterator[_Pending]:
+        key = key_of("augment", self._seed, epoch)
+        for step, samples in enumerate(stream, first_step):
+            for i, number in enumerate(self._micro_batches):
+                members = samples[i * self._micro_batch : (i + 1) * self._micro_batch]
+                yield self._submit(pool, members, key, (epoch, step, number))
+
+    def _submit(
+        self, pool: ThreadPoolExecutor, streamed: list[Streamed | None], key: int, place: tuple[int, int, int]
+    ) -> _Pending:
+        size = self._data.image_size
+        images = torch.zeros((len(streamed), 3, size, size), dtype=torch.uint8).to(memory_format=torch.channels_last)
+        labels = torch.full((len(streamed),), -1, dtype=torch.int64)
+        numbers = torch.tensor([-1 if s is None else s.sample.number for s in streamed], dtype=torch.int64)
+        present = [(i, s) for i, s in enumerate(streamed) if s is not None]
+        draws = uniform(key, [s.sample.number for _, s in present], _DRAWS)
+
+        def fill(part: slice) -> None:
+            for (i, sample), own in zip(present[part], draws[part], strict=True):
+                labels[i], images[i] = self._pixels(sample, own)
+
+        share = -(-len(present) // self._data.decode_threads) or 1
+        parts = [slice(a, a + share) for a in range(0, len(present), share)]
+        return _Pending(Batch(images, labels, numbers, *place), [pool.submit(fill, part) for part in parts])
+
+    def _pixels(self, streamed: Streamed, draws: NDArray[np.float64]) -> tuple[int, Tensor]:
+        sample, block = streamed.sample, streamed.block
+        try:
+            return sample.label, self._decode(sample, draws)
+        except UndecodableImage as error:
+            where = f"{self._root / sample.shard}, sample {sample.key} at offset {sample.offset}"
+            if self._data.on_corrupt == "fail":
+                raise DatasetError(
+                    f"{where}: {error}; prepare the data set again, or set data.on_corrupt to skip"
+                ) from error
+        with self._lock:
+            self.corrupt += 1
+        if self.corrupt > self._data.corrupt_limit:
+            raise DatasetError(f"{where}: the {self.corrupt}th corrupt sample, above data.corrupt_limit")
+        at = next(i for i, other in enumerate(block) if other.number == sample.number)
+        for other in block[at + 1 :] + block[:at]:
+            try:
+                return other.label, self._decode(other, draws)
+            except UndecodableImage:
+                continue
+        raise DatasetError(f"{where}: no sample of its block can be decoded; prepare the data set again")
+
+    def _decode(self, sample: Sample, draws: NDArray[np.float64]) -> Tensor:
+        size = self._data.image_size
+        if self._shuffled:
+            return training_image(sample.data, draws, image_size=size, augment=self._data.augment)
+        return evaluation_image(sample.data, image_size=size, resize=self._resize)
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """A batch whose pixels are on their way."""
+
+    batch: Batch
+    parts: list[Future[None]]
+
+    def finished(self) -> Batch:
+        for part in self.parts:
+            part.result()
+        return self.batch
+
+
+def _ahead(source: Iterator[_Pending], most: int) -> Generator[Batch, None, None]:
+    """The batches of ``source``, which a thread of its own drives up to ``most`` batches ahead."""
+    ready: queue.Queue[Callable[[], Batch] | None] = queue.Queue(most)
+    is_closed = threading.Event()
+
+    def put(value: Callable[[], Batch] | None) -> bool:
+        while not is_closed.is_set():
+            try:
+                ready.put(value, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def drive() -> None:
+        try:
+            for pending in source:
+                if not put(pending.finished):
+                    return
+            put(None)
+        except BaseException as error:
+            failure = error
+
+            def fail() -> Batch:
+                raise failure
+
+            put(fail)
+
+    thread = threading.Thread(target=drive, name="stoker-ahead", daemon=True)
+    thread.start()
+    try:
+        while (take := ready.get()) is not None:
+            yield take()
+    finally:
+        is_closed.set()
+        thread.join()
