@@ -135,6 +135,11 @@ class Loader:
         )
 
     @property
+    def micro_batches(self) -> range:
+        """The micro-batches of each step that come here."""
+        return self._micro_batches
+
+    @property
     def samples(self) -> int:
         """Samples of the split."""
         return self._split.samples

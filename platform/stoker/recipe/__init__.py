@@ -1,6 +1,6 @@
 """What a run is, in one typed object: read from YAML, overridden by dotted keys, refused when it cannot work."""
 
-from stoker.recipe.reading import as_yaml, changed_keys, json_schema, read_recipe
+from stoker.recipe.reading import as_yaml, changed_keys, json_schema, parse_recipe, read_recipe
 from stoker.recipe.schema import (
     Augment,
     BatchSizes,
@@ -32,5 +32,6 @@ __all__ = [
     "as_yaml",
     "changed_keys",
     "json_schema",
+    "parse_recipe",
     "read_recipe",
 ]

@@ -15,7 +15,7 @@ from stoker.errors import RecipeError
 from stoker.recipe.schema import Recipe
 from stoker.recipe.yaml_core import CoreLoader
 
-__all__ = ["as_yaml", "changed_keys", "json_schema", "read_recipe"]
+__all__ = ["as_yaml", "changed_keys", "json_schema", "parse_recipe", "read_recipe"]
 
 _MAY_CHANGE = ("workers.", "checkpoint.", "patience_s", "log_every_s", "trace_dir", "data.read_threads",
                "data.decode_threads", "data.memory_mb")  # fmt: skip
@@ -28,13 +28,25 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: no such file, no YAML, an unknown key (named with the nearest valid one), a wrong type, or a
             combination that cannot work; the message names file and key.
     """
-    content = _load(Path(path))
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise RecipeError(f"{path}: no such recipe; jobs/recipes/ holds the ones that come with stoker") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: cannot be read as text ({error})") from None
+    return parse_recipe(text, str(path), overrides)
+
+
+def parse_recipe(text: str, source: str, overrides: Sequence[str] = ()) -> Recipe:
+    """As :func:`read_recipe`, of YAML that is at hand; ``source`` names it in errors."""
+    content = _load(text, source)
     for override in overrides:
         _apply(content, override)
     try:
         return Recipe.model_validate_json(json.dumps(content), strict=True)
     except ValidationError as error:
-        raise RecipeError(f"{path}: " + "; ".join(_complaints(error, content))) from None
+        raise RecipeError(f"{source}: " + "; ".join(_complaints(error, content))) from None
 
 
 def as_yaml(recipe: Recipe) -> str:
@@ -54,13 +66,7 @@ def changed_keys(before: Recipe, after: Recipe) -> list[str]:
     return [key for key in differing if not key.startswith(_MAY_CHANGE)]
 
 
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise RecipeError(f"{path}: no such recipe; jobs/recipes/ holds the ones that come with stoker") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: cannot be read as text ({error})") from None
+def _load(text: str, path: str) -> dict[str, Any]:
     try:
         content = yaml.load(text, Loader=CoreLoader)
     except yaml.MarkedYAMLError as error:

@@ -60,6 +60,7 @@ class Data(_Section):
 
 class Model(_Section):
     name: str = Field(description="a torchvision classification model, or digitsnet for 32 pixel inputs")
+    classes: Positive | None = Field(None, description="outputs; default, and only possible value: the data set's")
     drop_rate: Fraction | None = Field(None, description="dropout, for models that take one")
 
 

@@ -1,0 +1,274 @@
+"""What each rank of a run does: restore, stream, step, checkpoint, evaluate, and at the end report."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import platform
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed as dist
+import torchvision
+
+import stoker
+from stoker.dataset import Batch, Loader
+from stoker.errors import RunError
+from stoker.recipe import Recipe
+from stoker.storage import locate
+from stoker.training.checkpoints import EMA, MODEL, OPTIMIZER, Checkpoint, CheckpointWriter, open_checkpoint
+from stoker.training.evaluation import Evaluated, evaluate, parity_samples
+from stoker.training.models import build_model
+from stoker.training.optimizers import load_optimizer_tensors, optimizer_tensors
+from stoker.training.progress import Progress
+from stoker.training.records import EpochRecord, History, Result
+from stoker.training.runs import RunFolder
+from stoker.training.step import Stepper
+
+__all__ = ["train_worker"]
+
+
+def train_worker(config: dict[str, Any]) -> None:
+    """The function that Ray Train calls on every rank; ``config`` is ``{"recipe": …, "fingerprint": …}``."""
+    recipe = Recipe.model_validate(config["recipe"])
+    torch.set_num_threads(max(1, recipe.workers.cpus if not recipe.workers.gpus else 1))
+    Worker(recipe, config["fingerprint"], ray.train.torch.get_device()).run()
+
+
+class Worker:
+    """One rank of a run, from its beginning or its last checkpoint to the end."""
+
+    def __init__(self, recipe: Recipe, fingerprint: str, device: torch.device) -> None:
+        self._recipe, self._fingerprint, self._device = recipe, fingerprint, device
+        self._rank, self._world_size = dist.get_rank(), dist.get_world_size()
+        self._run = RunFolder(locate(recipe.storage, patience_s=recipe.patience_s), recipe.name)
+        ranks = {"rank": self._rank, "world_size": self._world_size}
+        self._loader = Loader.for_training(recipe, **ranks)
+        self._validation = Loader.for_evaluation(recipe, **ranks)
+        self._classes = self._loader.classes
+        torch.manual_seed(recipe.seed)
+        model = build_model(recipe.model.name, classes=len(self._classes), drop_rate=recipe.model.drop_rate)
+        self._stepper = Stepper(recipe, model, device, self._loader.steps)
+        self._writer = CheckpointWriter(self._run.checkpoints, recipe.checkpoint.keep) if self._is_first else None
+        self._step = 0
+        self._so_far = _SoFar()
+        self._history: list[EpochRecord] = []
+        self._trace = _Trace(recipe.trace_dir, self._rank) if recipe.trace_dir else None
+
+    @property
+    def _is_first(self) -> bool:
+        return self._rank == 0
+
+    def run(self) -> None:
+        """Train to the recipe's last epoch and store the result."""
+        self._restore()
+        steps_per_epoch, epochs = self._loader.steps, self._recipe.schedule.epochs
+        self._progress = Progress(
+            self._recipe.name,
+            epochs,
+            steps_per_epoch,
+            self._step,
+            self._recipe.log_every_s,
+            say=(lambda line: print(line, flush=True)) if self._is_first else lambda _: None,  # noqa: T201
+        )
+        evaluated = None
+        for epoch in range(self._step // steps_per_epoch, epochs):
+            evaluated = self._epoch(epoch)
+            if self._step % self._recipe.checkpoint.every_steps == 0 or epoch + 1 == epochs:
+                self._save()
+        if evaluated is None:  # the checkpoint was the last, the result was not written
+            evaluated = self._evaluate()
+        if self._writer is not None:
+            self._writer.close()
+            self._finish(evaluated)
+        dist.barrier()
+
+    def _epoch(self, epoch: int) -> Evaluated | None:
+        self._so_far.began = time.monotonic()
+        rate = 0.0
+        batches = iter(self._loader)
+        while True:
+            asked = time.monotonic()
+            together = list(itertools.islice(batches, len(self._loader.micro_batches)))
+            self._so_far.waited += time.monotonic() - asked
+            if not together:
+                break
+            rate = self._one_step(together)
+        evaluated = self._close_epoch(epoch, rate)
+        self._stepper.totals.zero_()
+        self._so_far = _SoFar()
+        return evaluated
+
+    def _one_step(self, batches: list[Batch]) -> float:
+        total = self._recipe.batch.total
+        samples = min(total, self._loader.samples - batches[0].step * total)
+        rate = self._stepper.run(batches, self._step, samples)
+        self._step += 1
+        if self._trace:
+            self._trace.write(batches)
+        if self._is_first and self._progress.is_due:
+            loss, correct, count = self._stepper.totals.tolist()
+            self._progress.step(self._step, loss / count, correct / count, rate, total)
+        if self._step % self._recipe.checkpoint.every_steps == 0 and self._step % self._loader.steps:
+            self._save()
+        return rate
+
+    def _totals_of_all_ranks(self) -> list[float]:
+        """Loss, correct predictions and samples of the epoch so far."""
+        totals = self._stepper.totals.clone()
+        dist.all_reduce(totals)
+        return [float(value) for value in totals.tolist()]
+
+    def _close_epoch(self, epoch: int, rate: float) -> Evaluated | None:
+        loss, correct, count = self._totals_of_all_ranks()
+        seconds = self._so_far.seconds
+        is_last = epoch + 1 == self._recipe.schedule.epochs
+        is_due = is_last or (epoch + 1) % self._recipe.evaluation.every_epochs == 0
+        evaluated = self._evaluate() if is_due else None
+        record = EpochRecord(
+            epoch=epoch,
+            step=self._step,
+            seconds=seconds,
+            images_per_s=count / seconds,
+            data_wait=self._so_far.waited / seconds,
+            learning_rate=rate,
+            train_loss=loss / max(1.0, count),
+            train_accuracy=correct / max(1.0, count),
+            world_size=self._world_size,
+            validation=evaluated.metrics if evaluated else None,
+        )
+        self._history.append(record)
+        if self._is_first:
+            self._progress.epoch(record)
+            self._run.write_history(History(epochs=tuple(self._history)))
+        return evaluated
+
+    def _evaluate(self) -> Evaluated:
+        return evaluate(self._stepper.evaluated_model, self._stepper.normalize, self._validation, len(self._classes))
+
+    def _save(self) -> None:
+        """Store a checkpoint; all ranks must call it."""
+        totals = self._totals_of_all_ranks()
+        if self._writer is None:
+            return
+        stepper = self._stepper
+        tensors = {MODEL: stepper.model.state_dict(), OPTIMIZER: optimizer_tensors(stepper.optimizer, stepper.model)}
+        if stepper.average:
+            tensors[EMA] = stepper.average.model.state_dict()
+        epoch, within = divmod(self._step, self._loader.steps)
+        state = {
+            "position": {"epoch": epoch, "step": within},
+            "step": self._step,
+            "epoch_so_far": {"totals": totals, "seconds": self._so_far.seconds, "waited": self._so_far.waited},
+            "history": [record.model_dump(mode="json") for record in self._history],
+            "recipe": self._recipe.model_dump(mode="json"),
+            "dataset_fingerprint": self._fingerprint,
+            "versions": _versions(),
+        }
+        self._writer.save(self._step, tensors, state)
+
+    def _restore(self) -> None:
+        """Go on from the newest checkpoint that rank 0 sees."""
+        newest = self._run.latest_checkpoint() if self._is_first else None
+        step = torch.tensor([newest.step if newest else -1], device=self._device)
+        dist.broadcast(step, src=0)
+        if (found := int(step.item())) < 0:
+            return
+        checkpoint = newest or open_checkpoint(self._run.checkpoints, found)
+        self._load(checkpoint)
+        if self._is_first:
+            position = self._loader.state_dict()
+            print(  # noqa: T201
+                f"{self._recipe.name}: continuing from the checkpoint at step {self._step} "
+                f"(epoch {position['epoch'] + 1}, step {position['step']} of it) with {self._world_size} workers",
+                flush=True,
+            )
+
+    def _load(self, checkpoint: Checkpoint) -> None:
+        state = checkpoint.state()
+        if state["dataset_fingerprint"] != self._fingerprint:
+            raise RunError(
+                f"run {self._recipe.name!r} was trained on another data set "
+                f"({state['dataset_fingerprint'][:23]}..., now {self._fingerprint[:23]}...); "
+                "restore the data set or choose another name"
+            )
+        stepper = self._stepper
+        stepper.model.load_state_dict(checkpoint.tensors(MODEL))
+        if OPTIMIZER in checkpoint.files:
+            load_optimizer_tensors(stepper.optimizer, stepper.model, checkpoint.tensors(OPTIMIZER))
+        if stepper.average:
+            stepper.average.model.load_state_dict(checkpoint.tensors(EMA))
+        self._step = int(state["step"])
+        so_far = state["epoch_so_far"]
+        self._so_far = _SoFar(earlier=so_far["seconds"], waited=so_far["waited"])
+        if self._is_first:
+            stepper.totals += torch.tensor(so_far["totals"], dtype=torch.float64, device=self._device)
+        self._history = [EpochRecord.model_validate(record) for record in state["history"]]
+        self._loader.load_state_dict(state["position"])
+
+    def _finish(self, evaluated: Evaluated) -> None:
+        from stoker.training.report import render_report
+
+        seconds = sum(record.seconds for record in self._history)
+        images = sum(record.images_per_s * record.seconds for record in self._history)
+        result = Result(
+            run=self._recipe.name,
+            checkpoint=self._step,
+            epochs=self._recipe.schedule.epochs,
+            seconds=seconds,
+            images_per_s=images / max(1e-9, seconds),
+            metrics=evaluated.metrics,
+            confusion=tuple(tuple(row) for row in evaluated.confusion.tolist()),
+            parity=parity_samples(self._stepper.evaluated_model, self._stepper.normalize, self._recipe),
+            classes=self._classes,
+            dataset_url=self._recipe.data.url,
+            dataset_fingerprint=self._fingerprint,
+            world_size=self._world_size,
+            versions=_versions(),
+        )
+        history = History(epochs=tuple(self._history))
+        (self._run.location / "report.html").write(render_report(self._recipe, history, result).encode())
+        self._run.write_result(result)
+
+
+@dataclass
+class _SoFar:
+    """Of the epoch under way, in seconds: what earlier attempts took, waiting for batches, and when this one began."""
+
+    earlier: float = 0.0
+    waited: float = 0.0
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        return self.earlier + time.monotonic() - self.began
+
+
+class _Trace:
+    """Appends to a local file which samples this rank used at each step, for audits: one JSON line a step."""
+
+    def __init__(self, folder: str, rank: int) -> None:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        self._file = (Path(folder) / f"{time.time_ns()}-{os.getpid()}-rank{rank}.jsonl").open("a")
+
+    def write(self, batches: list[Batch]) -> None:
+        numbers = [n for batch in batches for n in batch.numbers.tolist() if n >= 0]
+        line = {"epoch": batches[0].epoch, "step": batches[0].step, "samples": numbers}
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "python": platform.python_version(),
+        "stoker": stoker.__version__,
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "ray": ray.__version__,
+    }
