@@ -1,16 +1,19 @@
 """Encoded image bytes to pixels: the training crop, and the preprocessing that evaluation and serving share.
 
 Pixels are uint8 [3, H, W], RGB. Images are turned upright by their EXIF orientation, so that the model sees what
-people see. Decoding and resampling are torchvision's, which release the interpreter's lock: call from threads.
+people see. Decoders and resampling release the interpreter's lock: call from threads.
 """
 
 from __future__ import annotations
 
+import io
 import math
+import struct
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import functional as transform
@@ -18,32 +21,109 @@ from torchvision.transforms.v2 import functional as transform
 from stoker.errors import DatasetError
 from stoker.recipe import Augment
 
-__all__ = ["Box", "UndecodableImage", "decode", "evaluation_image", "random_resized_crop", "training_image"]
+__all__ = [
+    "Box",
+    "UndecodableImage",
+    "decode",
+    "evaluation_image",
+    "image_kind",
+    "image_size",
+    "random_resized_crop",
+    "training_image",
+]
 
 Box = tuple[int, int, int, int]
 """left, top, width, height in pixels"""
 
 _ATTEMPTS = 10
+_PNG_END = b"IEND\xaeB`\x82"
+_WEBP_ANIMATED, _WEBP_EXIF = 0x02, 0x08
+_PILLOW_ERRORS = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
 
 
 class UndecodableImage(DatasetError):
     """Bytes are not an image that can be decoded: empty, truncated, or of another kind."""
 
 
-def decode(data: bytes | memoryview) -> Tensor:
-    """The whole image in ``data`` (JPEG, PNG, WebP or GIF): uint8 [3, H, W], RGB, upright.
+def image_kind(data: bytes | memoryview) -> str:
+    """What the bytes begin as, whatever their file's name says: ``jpg``, ``png``, ``webp`` or ``gif``.
 
     Raises:
-        UndecodableImage: ``data`` is no such image, or is damaged.
+        UndecodableImage: none of these.
     """
-    if not len(data):
+    start = bytes(data[:12])
+    if start.startswith(b"\xff\xd8\xff"):
+        return "jpg"
+    if start.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "png"
+    if start.startswith(b"RIFF") and start[8:12] == b"WEBP":
+        return "webp"
+    if start.startswith((b"GIF87a", b"GIF89a")):
+        return "gif"
+    if not start:
         raise UndecodableImage("the image is empty (0 bytes)")
+    raise UndecodableImage("not an image that stoker decodes (it begins as no JPEG, PNG, WebP or GIF does)")
+
+
+def image_size(data: bytes | memoryview) -> tuple[int, int]:
+    """(width, height) in pixels by the image's header alone, before any EXIF rotation; no pixel is decoded.
+
+    Raises:
+        UndecodableImage: the header is not that of an image, or promises more than 179 million pixels.
+    """
+    kind = image_kind(data)
     try:
-        encoded = torch.from_numpy(np.frombuffer(data, np.uint8))
-        return decode_image(encoded, mode=ImageReadMode.RGB, apply_exif_orientation=True)
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UndecodableImage(f"the image cannot be decoded ({reason})") from None
+        with Image.open(io.BytesIO(data)) as image:
+            return image.size
+    except _PILLOW_ERRORS as error:
+        raise UndecodableImage(f"the {kind} image's header cannot be read ({_one_line(error)})") from None
+
+
+def decode(data: bytes | memoryview) -> Tensor:
+    """The whole image in ``data`` (JPEG, PNG, WebP or GIF; the first picture if it moves): uint8 [3, H, W], upright.
+
+    Grey, palette and CMYK become RGB, transparency is dropped, 16 bits a channel become 8.
+
+    torchvision decodes JPEG and still WebP. PNG never goes there: its decoder ends the process (SIGSEGV, torchvision
+    0.29.2) on a PNG whose data is damaged in the middle, and a server takes pictures from anybody. Pillow decodes PNG
+    and whatever else torchvision cannot.
+
+    Raises:
+        UndecodableImage: ``data`` is no such image, is truncated, or is damaged so that it shows.
+    """
+    kind = image_kind(data)
+    if kind == "jpg" or (kind == "webp" and not _needs_pillow(data)):
+        try:
+            encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+            return decode_image(encoded, mode=ImageReadMode.RGB, apply_exif_orientation=True)
+        except (RuntimeError, ValueError):
+            pass  # Pillow decodes it or says in plain words why not
+    if kind == "png" and bytes(data).rfind(_PNG_END) < 0:
+        raise UndecodableImage("the png image cannot be decoded (it is truncated)")
+    try:
+        return _decode_by_pillow(data)
+    except _PILLOW_ERRORS as error:
+        raise UndecodableImage(f"the {kind} image cannot be decoded ({_one_line(error)})") from None
+
+
+def _needs_pillow(data: bytes | memoryview) -> bool:
+    """Whether a WebP moves or carries EXIF, which torchvision refuses and ignores (WebP container, extended format)."""
+    return bytes(data[12:16]) == b"VP8X" and len(data) > 20 and bool(data[20] & (_WEBP_ANIMATED | _WEBP_EXIF))
+
+
+def _decode_by_pillow(data: bytes | memoryview) -> Tensor:
+    with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP", "GIF")) as opened:
+        opened.load()
+        upright = ImageOps.exif_transpose(opened)
+        if upright.mode.startswith("I"):  # 16 bits: Pillow's own conversion clips instead of scaling
+            wide = np.asarray(upright).astype(np.uint32)
+            upright = Image.fromarray((wide >> 8).clip(0, 255).astype(np.uint8))
+        pixels = np.array(upright.convert("RGB"))
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def random_resized_crop(draws: NDArray[np.float64], width: int, height: int, augment: Augment) -> Box:

@@ -67,7 +67,8 @@ class ShardIndex:
         columns = {name: np.ascontiguousarray(getattr(self, name), dtype=kind) for name, kind in _COLUMNS.items()}
         columns["keys"] = np.frombuffer(b"".join(encoded), np.uint8)
         columns["key_ends"] = np.cumsum([len(key) for key in encoded], dtype=np.int64)
-        return safetensors.numpy.save(columns, metadata={"format": "stoker-index", "version": "1.0"})
+        # One entry only: safetensors writes several in an order that differs from call to call.
+        return safetensors.numpy.save(columns, metadata={"stoker-index": "1.0"})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> ShardIndex:
