@@ -1,0 +1,119 @@
+"""The command line of a preparation: its arguments, and what it says at the end."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+
+from stoker.dataset.prepare.build import Prepared, prepare
+from stoker.dataset.prepare.folder import ImageFolder
+from stoker.dataset.prepare.plan import Options
+from stoker.dataset.prepare.workers import Map, on_ray, on_threads
+from stoker.errors import DatasetError
+from stoker.storage import locate
+
+__all__ = ["add_arguments", "prepare_command"]
+
+_DOOR_PATIENCE_S = 5.0
+_BAD_SHOWN = 20
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``jobs/prepare.py``."""
+    parser.add_argument("source", metavar="SOURCE", help="folder of images, a folder a class: a path or URL")
+    parser.add_argument("destination", metavar="DEST", help="where the data set goes: a path or URL")
+    parser.add_argument("--validation-share", type=float, help="part of each class that is held out (default 0.2)")
+    parser.add_argument("--seed", type=int, default=0, help="of the shuffle and of what is held out (default 0)")
+    parser.add_argument("--shard-mb", type=float, default=64.0, help="size that shards aim at, in MB (default 64)")
+    parser.add_argument("--shard-samples", type=int, help="most samples a shard")
+    parser.add_argument("--on-bad", choices=("fail", "skip"), default="fail", help="files that are no good image")
+    parser.add_argument("--no-check", action="store_true", help="read the images' headers only, do not decode them")
+    parser.add_argument("--replace", action="store_true", help="write over another data set at DEST")
+    parser.add_argument("--verify", choices=("sizes", "full"), default="sizes", help="how to look at the result")
+    parser.add_argument("--local", action="store_true", help="on this machine, even where a Ray cluster is at hand")
+    parser.add_argument("--patience-s", type=float, default=120.0, help="how long a failing store is tried again")
+
+
+def prepare_command(given: argparse.Namespace) -> str:
+    """Do what the arguments say; returns the report, whose last line is JSON.
+
+    Raises:
+        DatasetError, StorageError, ClusterError: see :func:`stoker.dataset.prepare.prepare`.
+    """
+    options = Options(
+        validation_share=given.validation_share,
+        seed=given.seed,
+        shard_mb=given.shard_mb,
+        shard_samples=given.shard_samples,
+        on_bad=given.on_bad,
+        checks=not given.no_check,
+    )
+    _check(options)
+    source = ImageFolder.scan(locate(given.source, patience_s=_DOOR_PATIENCE_S), options)
+    source = source.patient(given.patience_s)
+    prepared = prepare(
+        source,
+        locate(given.destination, patience_s=given.patience_s),
+        options,
+        map=_map(is_local=given.local),
+        replaces=given.replace,
+        verifies_all=given.verify == "full",
+    )
+    return report(prepared)
+
+
+def report(prepared: Prepared) -> str:
+    """What there is now, for people, and in the last line for programs."""
+    manifest, counts = prepared.manifest, prepared.verified.class_samples
+    lines = []
+    if prepared.was_there:
+        lines.append(f"already prepared: {prepared.root} was made from these images with these options")
+    elif prepared.shards_kept:
+        lines.append(f"went on where an interrupted attempt had stopped: {prepared.shards_kept} shards were done")
+    if prepared.bad:
+        lines.append(f"left out {len(prepared.bad)} files, listed in {prepared.root / 'bad.jsonl'}:")
+        lines += [f"  {bad.path}: {bad.reason}" for bad in prepared.bad[:_BAD_SHOWN]]
+        lines += [f"  ... and {len(prepared.bad) - _BAD_SHOWN} more"] if len(prepared.bad) > _BAD_SHOWN else []
+    if prepared.verified.shared_images:
+        lines.append(
+            f"warning: {prepared.verified.shared_images} images stand in more than one split, byte for byte; "
+            "the validation accuracy will flatter"
+        )
+    splits = {}
+    for name, split in manifest.splits.items():
+        size = sum(shard.bytes for shard in split.shards)
+        lines.append(
+            f"{name:>12}  {split.samples:>10,} samples  {len(split.shards):>6,} shards  {size / 1e6:>10,.1f} MB  "
+            f"{min(counts[name]):,} to {max(counts[name]):,} a class"
+        )
+        splits[name] = {"samples": split.samples, "shards": len(split.shards), "bytes": size}
+    lines.append(f"{'classes':>12}  {len(manifest.classes):>10,}")
+    lines.append(f"{'fingerprint':>12}  {manifest.fingerprint}")
+    told = {
+        "dataset": prepared.root.url,
+        "fingerprint": manifest.fingerprint,
+        "classes": len(manifest.classes),
+        "splits": splits,
+        "left_out": len(prepared.bad),
+        "was_there": prepared.was_there,
+        "shards_kept": prepared.shards_kept,
+        "seconds": round(prepared.seconds, 1),
+        "images_per_s": round(prepared.images_per_s, 1),
+    }
+    return "\n".join([*lines, json.dumps(told)])
+
+
+def _check(options: Options) -> None:
+    share = options.validation_share
+    if share is not None and not 0 <= share < 1:
+        raise DatasetError(f"--validation-share {share:g}: must be at least 0 and below 1")
+    if options.shard_mb <= 0:
+        raise DatasetError(f"--shard-mb {options.shard_mb:g}: must be above 0")
+    if options.shard_samples is not None and options.shard_samples < 1:
+        raise DatasetError(f"--shard-samples {options.shard_samples}: must be at least 1")
+
+
+def _map(*, is_local: bool) -> Map:
+    is_job = "RAY_ADDRESS" in os.environ or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    return on_ray() if is_job and not is_local else on_threads()

@@ -1,0 +1,68 @@
+"""How far a preparation is: a bar on a terminal, a line every ten seconds in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TextIO
+
+__all__ = ["Progress"]
+
+_LINE_EVERY_S = 10.0
+_BAR_EVERY_S = 0.2
+_BAR_WIDTH = 30
+
+
+class Progress:
+    """Counts images and source bytes; rate and time left are those of this attempt alone."""
+
+    def __init__(self, images: int, stream: TextIO | None = None) -> None:
+        self._total = images
+        self._stream = stream or sys.stderr
+        self._is_terminal = self._stream.isatty()
+        self._images = self._fresh = self._bytes = 0
+        self._began = self._told = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._began
+
+    @property
+    def images_per_s(self) -> float:
+        """Images that this attempt read, a second."""
+        return self._fresh / max(self.seconds, 1e-9)
+
+    def advance(self, images: int, bytes_: int, *, is_fresh: bool) -> None:
+        """``images`` more are done; not fresh when an earlier attempt had done them."""
+        self._images += images
+        self._bytes += bytes_
+        self._fresh += images if is_fresh else 0
+        now = time.monotonic()
+        if now - self._told >= (_BAR_EVERY_S if self._is_terminal else _LINE_EVERY_S):
+            self._told = now
+            self._tell()
+
+    def close(self) -> None:
+        """Tell the last state."""
+        self._tell()
+        if self._is_terminal:
+            self._stream.write("\n")
+            self._stream.flush()
+
+    def _tell(self) -> None:
+        left = self._total - self._images
+        rate = self.images_per_s
+        rest = f"{_clock(left / rate)} left" if rate and left else f"{_clock(self.seconds)} taken"
+        line = f"{self._images:,} of {self._total:,} images, {self._bytes / 1e6:,.1f} MB, {rate:,.0f} images/s, {rest}"
+        if self._is_terminal:
+            filled = _BAR_WIDTH * self._images // max(1, self._total)
+            self._stream.write(f"\r[{'#' * filled}{'.' * (_BAR_WIDTH - filled)}] {line}\033[K")
+        else:
+            self._stream.write(f"prepared {line}\n")
+        self._stream.flush()
+
+
+def _clock(seconds: float) -> str:
+    whole = int(seconds)
+    hours, minutes = whole // 3600, whole % 3600 // 60
+    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"

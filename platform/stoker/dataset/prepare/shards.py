@@ -1,0 +1,196 @@
+"""One shard: read its images, check them, write the tar and its index. Tasks share nothing, so they run anywhere.
+
+When both objects are written, a record ``build/<split>/<number>.json`` says so; a preparation that was interrupted
+believes it and goes on. Nobody else reads these records, and the end of the preparation removes them.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from stoker.dataset.decode import UndecodableImage, decode, image_kind, image_size
+from stoker.dataset.index import ShardIndex, payload_checksum
+from stoker.dataset.manifest import Shard, checksum
+from stoker.dataset.prepare.plan import Entry, ShardPlan, digest
+from stoker.storage import Location
+
+__all__ = ["BUILD", "BadFile", "Built", "ShardTask", "SourceReader", "build_shard"]
+
+BUILD = "build"
+_READERS = 4
+_RECORD_VERSION = 1
+
+
+class SourceReader(Protocol):
+    """What a task needs of a source."""
+
+    def read(self, entry: Entry) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class BadFile:
+    """A file that cannot be a sample, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Built:
+    """A shard that is on the store; ``shard`` is None when none of its images was good."""
+
+    split: str
+    number: int
+    shard: Shard | None
+    bad: tuple[BadFile, ...]
+    source_bytes: int
+    images: int
+    labels: dict[int, int]
+    """label to samples"""
+    was_there: bool = False
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """All that is needed to build one shard, on whatever machine."""
+
+    source: SourceReader
+    root: Location
+    plan: ShardPlan
+    checks: bool
+
+    @property
+    def digest(self) -> str:
+        return digest(_RECORD_VERSION, self.checks, self.plan)
+
+    @property
+    def record(self) -> Location:
+        return self.root / BUILD / f"{self.plan.name}.json"
+
+
+def build_shard(task: ShardTask) -> Built:
+    """Write the shard, or find that an earlier attempt at the same plan has.
+
+    Raises:
+        DatasetError: the source lost a file. (Files that are no images are told in the result.)
+        StorageError: the source or the destination failed for longer than its patience.
+    """
+    found = _recorded(task)
+    if found is not None:
+        return found
+    tar, columns, keys, bad = io.BytesIO(), _Columns(), [], []
+    with tarfile.open(fileobj=tar, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for entry, data, size in _images(task):
+            if isinstance(size, BadFile):
+                bad.append(size)
+                continue
+            offset = _add(archive, tar, f"{entry.key}.{image_kind(data)}", data)
+            _add(archive, tar, f"{entry.key}.cls", str(entry.label).encode())
+            columns.add(offset, len(data), entry.label, size, payload_checksum(data))
+            keys.append(entry.key)
+    shard = _write(task, tar.getvalue(), columns.index(keys)) if keys else None
+    built = Built(
+        split=task.plan.split,
+        number=task.plan.number,
+        shard=shard,
+        bad=tuple(bad),
+        source_bytes=sum(entry.bytes for entry in task.plan.entries),
+        images=len(task.plan.entries),
+        labels=dict(Counter(columns.rows["label"])),
+    )
+    task.record.write(json.dumps({"digest": task.digest, "built": asdict(built)}).encode())
+    return built
+
+
+class _Columns:
+    """The rows of an index while they grow."""
+
+    def __init__(self) -> None:
+        names = ("offset", "length", "label", "width", "height", "checksum")
+        self.rows: dict[str, list[int]] = {name: [] for name in names}
+
+    def add(self, offset: int, length: int, label: int, size: tuple[int, int], sum_: int) -> None:
+        for name, value in zip(self.rows, (offset, length, label, *size, sum_), strict=True):
+            self.rows[name].append(value)
+
+    def index(self, keys: list[str]) -> ShardIndex:
+        kinds = {"width": np.int32, "height": np.int32, "checksum": np.uint64}
+        columns: dict[str, Any] = {n: np.array(v, dtype=kinds.get(n, np.int64)) for n, v in self.rows.items()}
+        return ShardIndex(**columns, keys=tuple(keys))
+
+
+def _images(task: ShardTask) -> Iterator[tuple[Entry, bytes, tuple[int, int] | BadFile]]:
+    """Each entry in order with its bytes and its size in pixels, or what is wrong with it."""
+
+    def read(entry: Entry) -> tuple[Entry, bytes, tuple[int, int] | BadFile]:
+        data = task.source.read(entry)
+        try:
+            size = image_size(data)
+            if task.checks:
+                decode(data)
+        except UndecodableImage as error:
+            return entry, b"", BadFile(entry.path, str(error))
+        return entry, data, size
+
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="stoker-source") as pool:
+        try:
+            yield from pool.map(read, task.plan.entries)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _add(archive: tarfile.TarFile, file: io.BytesIO, name: str, data: bytes) -> int:
+    """Append a member whose header holds nothing of this machine or hour; returns where its bytes begin."""
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    archive.addfile(member, io.BytesIO(data))
+    padded = -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+    return file.tell() - padded
+
+
+def _write(task: ShardTask, tar: bytes, index: ShardIndex) -> Shard:
+    packed = index.to_bytes()
+    shard = Shard(
+        path=f"{task.plan.name}.tar",
+        bytes=len(tar),
+        samples=len(index),
+        checksum=checksum(tar),
+        index_path=f"{task.plan.name}.idx",
+        index_bytes=len(packed),
+        index_checksum=checksum(packed),
+    )
+    (task.root / shard.path).write(tar)
+    (task.root / shard.index_path).write(packed)
+    return shard
+
+
+def _recorded(task: ShardTask) -> Built | None:
+    """What an earlier attempt recorded, if it was at the same plan and its objects are there in full."""
+    try:
+        content = json.loads(task.record.read())
+        if content["digest"] != task.digest:
+            return None
+        told = content["built"]
+        shard = Shard(**told["shard"]) if told["shard"] else None
+        if shard is not None and (
+            (task.root / shard.path).size() != shard.bytes or (task.root / shard.index_path).size() != shard.index_bytes
+        ):
+            return None
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+    return Built(
+        **{k: told[k] for k in ("split", "number", "source_bytes", "images")},
+        shard=shard,
+        bad=tuple(BadFile(**bad) for bad in told["bad"]),
+        labels={int(label): count for label, count in told["labels"].items()},
+        was_there=True,
+    )

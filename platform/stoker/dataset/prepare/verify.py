@@ -1,0 +1,82 @@
+"""Is a data set on the store what its manifest says? The last step of a preparation, and useful at any later time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stoker.dataset.index import ShardIndex, payload_checksum, read_index
+from stoker.dataset.manifest import Manifest, Shard, expect, read_manifest
+from stoker.errors import DatasetError
+from stoker.storage import Location
+
+__all__ = ["Verified", "verify"]
+
+_READERS = 16
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What was found: the manifest, samples of each class by split, and how many images more than one split holds."""
+
+    manifest: Manifest
+    class_samples: dict[str, tuple[int, ...]]
+    shared_images: int
+
+
+def verify(root: Location, *, is_full: bool = False) -> Verified:
+    """Read the manifest and every index of the data set at ``root`` and compare the sizes of the shards.
+
+    With ``is_full`` the shards are read too, and each one's checksum and each sample's is computed.
+
+    Raises:
+        DatasetError: something is missing, damaged or of another size; names the object.
+        StorageError: the store does not answer.
+    """
+    manifest = read_manifest(root)
+    counts: dict[str, NDArray[np.int64]] = {}
+    sums: dict[str, NDArray[np.uint64]] = {}
+    with ThreadPoolExecutor(2 if is_full else _READERS, thread_name_prefix="stoker-verify") as pool:
+        for name, split in manifest.splits.items():
+            indexes = list(pool.map(lambda shard: _check_shard(root, shard, is_full=is_full), split.shards))
+            labels = np.concatenate([index.label for index in indexes])
+            if labels.size != split.samples or labels.min() < 0 or labels.max() >= len(manifest.classes):
+                raise DatasetError(f"{root}: the indexes of split {name!r} do not fit the manifest; prepare it again")
+            counts[name] = np.bincount(labels, minlength=len(manifest.classes))
+            sums[name] = np.unique(np.concatenate([index.checksum for index in indexes]))
+    return Verified(
+        manifest=manifest,
+        class_samples={name: tuple(found.tolist()) for name, found in counts.items()},
+        shared_images=sum(np.intersect1d(a, b).size for a, b in _pairs(list(sums.values()))),
+    )
+
+
+def _check_shard(root: Location, shard: Shard, *, is_full: bool) -> ShardIndex:
+    index = read_index(root, shard)
+    where = root / shard.path
+    try:
+        size = where.size()
+        if size != shard.bytes:
+            raise DatasetError(
+                f"{where}: has {size} bytes, the manifest says {shard.bytes}; prepare the data set again"
+            )
+        if is_full:
+            data = memoryview(where.read(lambda body: expect(body, shard.bytes, shard.checksum)))
+            for key, start, length, sum_ in zip(
+                index.keys, index.offset.tolist(), index.length.tolist(), index.checksum.tolist(), strict=True
+            ):
+                if payload_checksum(data[start : start + length]) != sum_:
+                    raise DatasetError(f"{where}: sample {key} at offset {start} is not what the index says")
+    except FileNotFoundError:
+        raise DatasetError(f"{where}: missing, although the manifest names it; prepare the data set again") from None
+    return index
+
+
+def _pairs(found: list[NDArray[np.uint64]]) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.uint64]]]:
+    for i, a in enumerate(found):
+        for b in found[i + 1 :]:
+            yield a, b
