@@ -1,1 +1,15 @@
+"""An object store and a Ray cluster on this machine: started, reused and ended without a trace, all on loopback.
 
+The way of a start: read ``cluster/local.yaml`` (``settings``), take the state folder's lock (``state``), choose free
+ports (``ports``), start SeaweedFS (``store``) and the head of a Ray cluster (``cluster``) as children that outlive us
+(``processes``), and wait until each answers. ``instance`` puts them together; ``python -m stoker.embedded`` is its
+command line.
+"""
+
+from stoker.embedded.cluster import RayCluster
+from stoker.embedded.instance import Instance, Owner
+from stoker.embedded.settings import Settings
+from stoker.embedded.state import StateFolder
+from stoker.embedded.store import ObjectStore
+
+__all__ = ["Instance", "ObjectStore", "Owner", "RayCluster", "Settings", "StateFolder"]

@@ -1,0 +1,140 @@
+"""Store and cluster together, in one state folder."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from stoker.embedded.cluster import RayCluster
+from stoker.embedded.settings import CHECKOUT, Settings
+from stoker.embedded.state import StateFolder
+from stoker.embedded.store import ObjectStore
+from stoker.errors import ClusterError
+
+__all__ = ["Instance", "Owner"]
+
+Owner = Literal["quickstart", "up"]
+
+
+class Instance:
+    """An object store with a Ray cluster that reads and writes there.
+
+    ``folder`` is the state folder: ``.stoker`` of the checkout unless said otherwise. Two instances in two folders
+    share nothing, not even a port.
+    """
+
+    def __init__(self, folder: Path | None = None, settings: Settings | None = None) -> None:
+        if folder is None:
+            folder = (CHECKOUT if (CHECKOUT / "cluster").is_dir() else Path.cwd()) / ".stoker"
+        self.settings = Settings.read() if settings is None else settings
+        self.folder = StateFolder(folder)
+        self.store = ObjectStore(self.folder, self.settings)
+        self.cluster = RayCluster(self.folder, self.settings)
+
+    @property
+    def owner(self) -> Owner | None:
+        """Who keeps it running: ``up`` (until ``down``) or ``quickstart`` (until it ends); None: nobody started it."""
+        found = self.folder.read().get("owner")
+        return found if found in ("quickstart", "up") else None
+
+    @property
+    def url(self) -> str:
+        """The store's bucket, as ``s3://stoker``."""
+        return self.store.url
+
+    @property
+    def dashboard_url(self) -> str:
+        return self.cluster.dashboard_url
+
+    @property
+    def serve_port(self) -> int:
+        return self.cluster.serve_port
+
+    @property
+    def serve_url(self) -> str:
+        return self.cluster.serve_url
+
+    @property
+    def api_key(self) -> str:
+        """The key that the HTTP endpoint asks for."""
+        return self.folder.api_key()
+
+    def environment(self) -> dict[str, str]:
+        """All that a client of store, cluster and endpoint needs, secrets included.
+
+        Raises:
+            ClusterError: it was not started.
+        """
+        return {
+            **self.store.environment(),
+            **self.cluster.environment(),
+            "STOKER_API_KEY": self.api_key,
+            "STOKER_SERVE_URL": self.serve_url,
+        }
+
+    def is_healthy(self) -> bool:
+        return self.store.is_healthy() and self.cluster.is_healthy()
+
+    def start(self, owner: Owner) -> None:
+        """Make store and cluster run; what is healthy already is kept. ``up`` is never taken back by ``quickstart``.
+
+        Raises:
+            ClusterError: something cannot be started.
+        """
+        with self.folder.lock():
+            was_kept = self.owner == "up" and (self.store.is_healthy() or self.cluster.is_healthy())
+            self.folder.record("owner", "up" if was_kept else owner)
+            self.store.start()
+            found_at = f"{self.folder.credentials().access_key}@{self.store.endpoint}"
+            if self.folder.read().get("workers_store") != found_at:
+                self.cluster.stop()  # its workers would look for the store where it was
+                self.folder.record("workers_store", found_at)
+            self.cluster.start({**self.store.environment(), "STOKER_API_KEY": self.api_key})
+
+    def stop(self) -> int:
+        """End both and leave nothing but the data and the secrets; returns how many processes there were.
+
+        Works without ``state.json`` and after a crash of whoever started them.
+
+        Raises:
+            ClusterError: something cannot be ended.
+        """
+        with self.folder.lock():
+            count = self.cluster.stop() + self.store.stop()
+            shutil.rmtree(self.folder.temporary(), ignore_errors=True)
+            self.folder.record("workers_store", None)
+            self.folder.record("owner", None)
+            return count
+
+    @contextlib.contextmanager
+    def started(self, owner: Owner) -> Iterator[Instance]:
+        """Running inside the block; stopped at its end, however it ends, unless ``up`` keeps it."""
+        try:
+            self.start(owner)
+            yield self
+        finally:
+            if self.owner != "up":
+                self.stop()
+
+    def problem(self) -> str | None:
+        """What is down, in words; None if both answer."""
+        down = [
+            name
+            for name, healthy in (
+                ("the object store", self.store.is_healthy()),
+                ("the Ray cluster", self.cluster.is_healthy()),
+            )
+            if not healthy
+        ]
+        return f"{' and '.join(down)} not answering" if down else None
+
+    def require(self) -> None:
+        """
+        Raises:
+            ClusterError: it does not run.
+        """
+        if problem := self.problem():
+            raise ClusterError(f"{problem} ({self.folder.path}); start with: make up")

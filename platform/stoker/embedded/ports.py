@@ -1,0 +1,72 @@
+"""Free ports on loopback: the preferred one if it is free, else another, said aloud."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import socket
+
+from stoker.errors import ClusterError
+
+__all__ = ["choose_port", "free_ports", "is_free"]
+
+logger = logging.getLogger(__name__)
+
+# Below Linux's range of ephemeral ports (32768 and up), so that no outgoing connection takes one in between.
+_LOWEST, _HIGHEST = 20_000, 32_000
+
+
+def is_free(port: int) -> bool:
+    """Whether a server could listen on 127.0.0.1:``port`` now."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as candidate:
+        candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            candidate.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def free_ports(count: int) -> list[int]:
+    """``count`` different ports that are free now.
+
+    Raises:
+        ClusterError: nearly all ports are taken.
+    """
+    found: list[int] = []
+    for port in random.sample(range(_LOWEST, _HIGHEST), _HIGHEST - _LOWEST):
+        if is_free(port):
+            found.append(port)
+            if len(found) == count:
+                return found
+    raise ClusterError(f"no {count} free ports between {_LOWEST} and {_HIGHEST} on 127.0.0.1; end what holds them")
+
+
+def choose_port(name: str, preferred: int) -> int:
+    """The port for ``name``: ``STOKER_PORT_<NAME>`` or ``preferred`` if it is free, else any free one.
+
+    Taking another is logged in one line that says how to choose. 0 asks for any free port.
+
+    Raises:
+        ClusterError: the variable is no port number.
+    """
+    variable = f"STOKER_PORT_{name.upper()}"
+    wanted = preferred
+    if given := os.environ.get(variable):
+        if not given.isdecimal() or int(given) > 65535:
+            raise ClusterError(f"{variable}={given!r} is no port; give a number from 0 (any free one) to 65535")
+        wanted = int(given)
+    if wanted and is_free(wanted):
+        return wanted
+    port = free_ports(1)[0]
+    if wanted:
+        logger.info(
+            "port %d for %s is taken, using %d; choose with %s or ports.%s in cluster/local.yaml",
+            wanted,
+            name,
+            port,
+            variable,
+            name.lower(),
+        )
+    return port

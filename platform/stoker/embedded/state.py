@@ -1,0 +1,180 @@
+"""The state folder: secrets, what runs, and the lock that lets one process at a time start or stop things.
+
+``credentials.json`` (S3 key pair), ``ray-token`` and ``api-key`` are made once, readable by their owner only.
+``state.json`` says which processes and ports there are; it is a note that is checked, never trusted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import secrets
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stoker.errors import ClusterError
+
+__all__ = ["Credentials", "StateFolder"]
+
+logger = logging.getLogger(__name__)
+
+_LONGEST_TEMPORARY = 32  # characters; a unix socket's path has 107, and Ray appends about 70
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """The key pair of the object store."""
+
+    access_key: str
+    secret_key: str
+
+    def __repr__(self) -> str:
+        return f"Credentials({self.access_key!r}, …)"
+
+
+class StateFolder:
+    """The folder of one instance. Everything that belongs to it carries :attr:`instance`, a hash of its path."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+        self.instance = hashlib.sha256(str(self.path).encode()).hexdigest()[:12]
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    @property
+    def token_path(self) -> Path:
+        return self.path / "ray-token"
+
+    def prepare(self) -> None:
+        """Make the folder, for its owner only.
+
+        Raises:
+            ClusterError: it cannot be made or written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.logs.mkdir(exist_ok=True)
+        except OSError as error:
+            raise ClusterError(
+                f"cannot make the state folder {self.path} ({error.strerror}); choose another with --folder"
+            ) from None
+
+    # -- secrets ---------------------------------------------------------------------------------------------------
+
+    def credentials(self) -> Credentials:
+        """The store's key pair, made at the first call.
+
+        Raises:
+            ClusterError: the file is there but holds no key pair.
+        """
+        path = self.path / "credentials.json"
+        made = {"access_key": secrets.token_hex(10).upper(), "secret_key": secrets.token_urlsafe(30)}
+        try:
+            kept = json.loads(self._secret(path, json.dumps(made)))
+            return Credentials(str(kept["access_key"]), str(kept["secret_key"]))
+        except (ValueError, KeyError, TypeError):
+            raise ClusterError(f"{path} holds no key pair; delete it, and a new one is made") from None
+
+    def ray_token(self) -> str:
+        """The cluster's token, made at the first call."""
+        return self._secret(self.token_path, secrets.token_hex(32))
+
+    def api_key(self) -> str:
+        """The key that the HTTP endpoint asks for, made at the first call."""
+        return self._secret(self.path / "api-key", secrets.token_urlsafe(24))
+
+    def _secret(self, path: Path, fresh: str) -> str:
+        self.prepare()
+        if not path.exists() or not path.read_text(encoding="utf-8").strip():
+            self.write_private(path, fresh)
+        return path.read_text(encoding="utf-8").strip()
+
+    def write_private(self, path: Path, text: str) -> None:
+        """Write a file that only its owner reads, whole or not at all."""
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+
+    # -- what runs -------------------------------------------------------------------------------------------------
+
+    def read(self) -> dict[str, Any]:
+        """What ``state.json`` says; nothing if it is missing or damaged."""
+        try:
+            found = json.loads((self.path / "state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def record(self, key: str, value: Any) -> None:
+        """Note ``value`` under ``key``; None removes it, and the last removal removes the file."""
+        now = {k: v for k, v in self.read().items() if k != key}
+        if value is not None:
+            now[key] = value
+        if now:
+            self.write_private(self.path / "state.json", json.dumps(now, indent=1))
+        else:
+            (self.path / "state.json").unlink(missing_ok=True)
+
+    # -- exclusion and short paths ---------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def lock(self, patience_s: float = 300.0) -> Iterator[None]:
+        """Hold the folder while starting or stopping.
+
+        Raises:
+            ClusterError: another process holds it for longer than ``patience_s`` seconds.
+        """
+        self.prepare()
+        path = self.path / "lock"
+        deadline = time.monotonic() + patience_s
+        with open(path, "a", encoding="utf-8") as file:
+            waited = False
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if not waited:
+                        logger.info("waiting for another process that starts or stops things in %s", self.path)
+                        waited = True
+                    if time.monotonic() > deadline:
+                        raise ClusterError(
+                            f"another process has held {path} for {patience_s:g} s; see `fuser {path}` and end it"
+                        ) from None
+                    time.sleep(0.2)
+            yield
+
+    def temporary(self) -> Path:
+        """A folder in the system's temporary folder, short enough for unix sockets, ours alone.
+
+        Raises:
+            ClusterError: somebody else made it first.
+        """
+        base = Path(tempfile.gettempdir())
+        if len(str(base)) > _LONGEST_TEMPORARY - len("/stoker-") - len(self.instance):
+            base = Path("/tmp")  # noqa: S108 - checked below; $TMPDIR is too long for a socket's path
+        path = base / f"stoker-{self.instance}"
+        path.mkdir(mode=0o700, exist_ok=True)
+        about = path.lstat()
+        if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid():
+            raise ClusterError(f"{path} belongs to somebody else; remove it, or set TMPDIR to a folder of your own")
+        path.chmod(0o700)
+        return path
