@@ -7,7 +7,6 @@ import tempfile
 import uuid
 
 import ray
-import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -16,7 +15,7 @@ from stoker.dataset.order import EpochOrder
 from stoker.errors import RecipeError, RunError, StokerError
 from stoker.recipe import Recipe
 from stoker.storage import locate
-from stoker.training.models import build_model
+from stoker.training.models import check_model
 from stoker.training.records import Result
 from stoker.training.runs import RunFolder
 from stoker.training.worker import train_worker
@@ -51,8 +50,7 @@ def check_recipe(recipe: Recipe) -> Manifest:
         EpochOrder(samples, recipe.batch.total, 0, last_batch=recipe.data.last_batch)
     except ValueError as error:
         raise RecipeError(f"batch.total: {error}") from None
-    with torch.device("meta"):
-        build_model(recipe.model.name, classes=there, drop_rate=recipe.model.drop_rate)
+    check_model(recipe.model.name, classes=there, drop_rate=recipe.model.drop_rate)
     return manifest
 
 

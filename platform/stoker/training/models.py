@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 import inspect
 
+import torch
 from torch import Tensor, nn
 from torchvision import models
 
 from stoker.errors import ModelError
 
-__all__ = ["build_model", "model_names"]
+__all__ = ["build_model", "check_model", "model_names"]
 
 _OWN = "digitsnet"
 
@@ -45,6 +46,19 @@ def build_model(name: str, *, classes: int, drop_rate: float | None = None) -> n
     except TypeError:
         takes = ", ".join(inspect.signature(builder).parameters)
         raise ModelError(f"model.drop_rate: {name} takes no dropout ({takes}); leave it out") from None
+
+
+def check_model(name: str, *, classes: int, drop_rate: float | None = None) -> None:
+    """Refuse what :func:`build_model` would refuse, without allocating the weights.
+
+    Raises:
+        ModelError: see :func:`build_model`.
+    """
+    try:
+        with torch.device("meta"):
+            build_model(name, classes=classes, drop_rate=drop_rate)
+    except NotImplementedError:  # the RegNets compute their widths with tensors, which the meta device cannot read
+        build_model(name, classes=classes, drop_rate=drop_rate)
 
 
 class DigitsNet(nn.Module):

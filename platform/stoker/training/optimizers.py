@@ -43,7 +43,5 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module, t
     for name, value in tensors.items():
         parameter_name, _, key = name.rpartition("/")
         parameter = parameters[parameter_name]
-        is_scalar = value.ndim == 0
-        optimizer.state[parameter][key] = (
-            value if is_scalar else value.to(parameter.device).clone(memory_format=torch.preserve_format)
-        )
+        mine = torch.empty_like(parameter if value.shape == parameter.shape else value, device=parameter.device)
+        optimizer.state[parameter][key] = mine.detach().copy_(value)

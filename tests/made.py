@@ -1,0 +1,72 @@
+"""Small data sets for tests, written byte by byte so that the tests do not rely on the code that prepares them."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+from stoker.dataset.index import ShardIndex, payload_checksum
+from stoker.dataset.manifest import Manifest, Shard, Split, checksum, write_manifest
+from stoker.storage import Location, locate
+
+__all__ = ["write_dataset"]
+
+
+def write_dataset(
+    url: str, shards: dict[str, Sequence[int]], *, classes: int = 3, size: tuple[int, int] = (40, 36), broken: int = -1
+) -> Location:
+    """A data set at ``url`` with noise for pictures; ``shards`` are samples a shard by split.
+
+    The label of sample n is n modulo ``classes``; sample ``broken`` of each split is no image (its checksum is right).
+    """
+    root = locate(url)
+    rng = np.random.default_rng(0)
+    splits = {}
+    for split, counts in shards.items():
+        number, made = 0, []
+        for n, count in enumerate(counts):
+            tar, index = _shard(rng, range(number, number + count), classes, size, broken)
+            path = f"{split}/{n:06d}"
+            (root / f"{path}.tar").write(tar)
+            (root / f"{path}.idx").write(index)
+            shard = Shard(f"{path}.tar", len(tar), count, checksum(tar), f"{path}.idx", len(index), checksum(index))
+            made.append(shard)
+            number += count
+        splits[split] = Split(number, tuple(made))
+    write_manifest(root, Manifest(tuple(f"class{c}" for c in range(classes)), splits))
+    return root
+
+
+def _shard(
+    rng: np.random.Generator, numbers: range, classes: int, size: tuple[int, int], broken: int
+) -> tuple[bytes, bytes]:
+    body = io.BytesIO()
+    rows = []
+    with tarfile.open(fileobj=body, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for number in numbers:
+            image = b"this is no image" if number == broken else _jpeg(rng, size, number % classes, classes)
+            key, label = f"{number:06d}", number % classes
+            offset = body.tell() + tarfile.BLOCKSIZE
+            rows.append((offset, len(image), label, *size, payload_checksum(image), key))
+            for name, data in ((f"{key}.jpg", image), (f"{key}.cls", str(label).encode())):
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    columns = list(zip(*rows, strict=True))
+    index = ShardIndex(
+        *(np.array(column) for column in columns[:5]), np.array(columns[5], np.uint64), tuple(columns[6])
+    )
+    return body.getvalue(), index.to_bytes()
+
+
+def _jpeg(rng: np.random.Generator, size: tuple[int, int], label: int, classes: int) -> bytes:
+    """Noise around a brightness that tells the class, so that a model can learn it."""
+    level = 255 * (label + 1) // (classes + 1)
+    noise = rng.integers(-30, 31, (8, 8, 3))
+    picture = Image.fromarray(np.clip(level + noise, 0, 255).astype(np.uint8)).resize(size)
+    data = io.BytesIO()
+    picture.save(data, "JPEG", quality=90)
+    return data.getvalue()

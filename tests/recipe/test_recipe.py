@@ -1,0 +1,98 @@
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from stoker.errors import RecipeError
+from stoker.recipe import Recipe, as_yaml, changed_keys, json_schema, parse_recipe, read_recipe
+
+RECIPES = sorted((Path(__file__).parents[2] / "jobs" / "recipes").glob("*.yaml"))
+SMALL = """
+name: small
+storage: s3://bucket
+data: {url: s3://bucket/data}
+model: {name: resnet18}
+batch: {total: 64, micro: 16}
+optimizer: {lr: 0.1}
+schedule: {epochs: 3}
+"""
+
+
+def small(*overrides: str) -> Recipe:
+    return parse_recipe(SMALL, "small.yaml", overrides)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
+def test_each_shipped_recipe_reads_and_reads_back_equal(path: Path) -> None:
+    recipe = read_recipe(path)
+    assert parse_recipe(as_yaml(recipe), "again") == recipe
+
+
+@given(st.floats(1e-8, 1e3), st.integers(1, 500), st.integers(0, 2**63 - 1))
+def test_a_resolved_recipe_reads_back_equal_whatever_its_numbers(rate: float, epochs: int, seed: int) -> None:
+    recipe = small(f"optimizer.lr={rate!r}", f"schedule.epochs={epochs}", f"seed={seed}")
+    assert (recipe.optimizer.lr, recipe.schedule.epochs, recipe.seed) == (rate, epochs, seed)
+    assert parse_recipe(as_yaml(recipe), "again") == recipe
+
+
+def test_an_override_reaches_a_section_that_the_file_leaves_out() -> None:
+    assert small("ema.decay=0.99", "data.augment.flip=0").ema.decay == 0.99  # type: ignore[union-attr]
+
+
+def test_numbers_and_words_are_those_of_yaml_1_2() -> None:
+    recipe = small("optimizer.lr=1e-3", "name=no")
+    assert (recipe.optimizer.lr, recipe.name) == (1e-3, "no")
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("optimizer.lrr=2", "small.yaml: optimizer.lrr: unknown key; did you mean optimizer.lr?"),
+        ("epochs=3", "small.yaml: epochs: unknown key; did you mean schedule.epochs?"),
+        ("ema.decya=0.9", "small.yaml: ema.decya: unknown key; did you mean ema.decay?"),
+        ("optimizer.lr=fast", 'small.yaml: optimizer.lr: input should be a valid number, not "fast"'),
+        ("data.image_size=2.5", "small.yaml: data.image_size: input should be a valid integer, not 2.5"),
+        ("optimizer.name=lamb", "small.yaml: optimizer.name: input should be 'sgd' or 'adamw', not \"lamb\""),
+        ("batch.micro=13", "small.yaml: batch: total (64) must be a multiple of micro (13)"),
+        ("batch.micro=0", "small.yaml: batch.micro: input should be greater than 0, not 0"),
+        (
+            "workers.max=9",
+            "small.yaml: workers.max (9) is above the number of micro-batches (batch.total / batch.micro = 4); "
+            "lower it or batch.micro",
+        ),
+        ("schedule.warmup_epochs=4", "small.yaml: schedule: warmup_epochs (4) is longer than epochs (3)"),
+        ("optimizer=3", "small.yaml: optimizer: input should be an object, not 3"),
+        ("seed", "override 'seed': write it as key=value, for example optimizer.lr=0.2"),
+        ("name.first=x", "override name.first: name is a value, not a section"),
+    ],
+)
+def test_a_bad_override_gets_one_line_that_names_the_key(override: str, line: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        small(override)
+    assert str(caught.value) == line
+
+
+def test_a_file_that_is_missing_or_no_recipe_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"nowhere.yaml: no such recipe"):
+        read_recipe(tmp_path / "nowhere.yaml")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("a: [1,\nb: 2")
+    with pytest.raises(RecipeError, match=r"broken.yaml: not valid YAML: line 2, column"):
+        read_recipe(broken)
+    broken.write_text("- 1\n- 2")
+    with pytest.raises(RecipeError, match="a recipe is a mapping of keys to values, this is a list"):
+        read_recipe(broken)
+
+
+def test_a_key_that_stands_twice_is_refused() -> None:
+    with pytest.raises(RecipeError, match="line 2, column 1: key 'name' stands twice"):
+        parse_recipe("name: a\nname: b\n", "twice.yaml")
+
+
+def test_what_does_not_change_the_result_may_change_when_a_run_continues() -> None:
+    assert changed_keys(small(), small("workers.max=4", "checkpoint.every_steps=7")) == []
+    assert changed_keys(small(), small("optimizer.lr=0.2")) == ["optimizer.lr"]
+
+
+def test_the_json_schema_describes_every_section() -> None:
+    assert set(json_schema()["properties"]) == set(Recipe.model_fields)
