@@ -27,6 +27,7 @@ class RunningStatistics:
             norm.momentum = 1.0
         self._kept: list[Tensor] = []
         self._sums: list[Tensor] = []
+        self._steps: list[Tensor] = []
 
     @property
     def _buffers(self) -> list[Tensor]:
@@ -37,6 +38,7 @@ class RunningStatistics:
         """Call before the first micro-batch of a step."""
         self._kept = [buffer.clone() for buffer in self._buffers]
         self._sums = [torch.zeros_like(buffer) for buffer in self._kept]
+        self._steps = [n.num_batches_tracked.clone() for n in self._norms if n.num_batches_tracked is not None]
 
     @torch.no_grad()
     def add_micro_batch(self) -> None:
@@ -56,3 +58,5 @@ class RunningStatistics:
         means = torch.split(flat, [s.numel() for s in self._sums])
         for buffer, kept, mean, momentum in zip(self._buffers, self._kept, means, self._momenta, strict=True):
             torch.lerp(kept, mean.view_as(kept), momentum, out=buffer)
+        for norm, steps in zip(self._norms, self._steps, strict=True):
+            norm.num_batches_tracked = steps + 1
