@@ -1,0 +1,69 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from hypothesis import given
+from hypothesis import strategies as st
+from stoker.dataset.index import ShardIndex, read_index
+from stoker.dataset.manifest import Shard, checksum
+from stoker.errors import DatasetError
+from stoker.storage import locate
+
+
+def index_of(keys: list[str]) -> ShardIndex:
+    n = len(keys)
+    numbers = np.arange(n, dtype=np.int64)
+    narrow = np.arange(n, dtype=np.int32)
+    sums = np.full(n, 2**64 - 1, np.uint64)
+    return ShardIndex(512 + 1024 * numbers, numbers, numbers % 3, narrow, narrow, sums, tuple(keys))
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8"), max_size=20), min_size=1, max_size=30))
+def test_an_index_reads_back_with_any_keys(keys: list[str]) -> None:
+    index = index_of(keys)
+
+    found = ShardIndex.from_bytes(index.to_bytes())
+
+    assert found.keys == index.keys
+    for name in ("offset", "length", "label", "width", "height", "checksum"):
+        assert np.array_equal(getattr(found, name), getattr(index, name))
+        assert getattr(found, name).dtype == getattr(index, name).dtype
+
+
+def test_the_same_index_is_the_same_bytes_in_every_process() -> None:
+    code = (
+        "import hashlib, numpy as np; from stoker.dataset.index import ShardIndex; a = np.arange(2)\n"
+        "print(hashlib.sha256(ShardIndex(a, a, a, a, a, a, ('a', 'b')).to_bytes()).hexdigest())"
+    )
+    ran = {subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout for _ in range(3)}
+    assert len(ran) == 1
+    assert len({index_of(["a", "b"]).to_bytes() for _ in range(50)}) == 1
+
+
+def test_columns_that_a_later_version_adds_are_ignored() -> None:
+    columns = safetensors.numpy.load(index_of(["a", "b"]).to_bytes())
+    more = safetensors.numpy.save(columns | {"restart_interval": np.arange(2)})
+    assert ShardIndex.from_bytes(more).keys == ("a", "b")
+
+
+def test_what_is_no_index_or_lacks_a_column_is_refused() -> None:
+    columns = safetensors.numpy.load(index_of(["a", "b"]).to_bytes())
+    with pytest.raises(ValueError, match="not an index"):
+        ShardIndex.from_bytes(b"words, words, words")
+    with pytest.raises(ValueError, match="lacks the columns label"):
+        ShardIndex.from_bytes(safetensors.numpy.save({k: v for k, v in columns.items() if k != "label"}))
+    with pytest.raises(ValueError, match="differ in length"):
+        ShardIndex.from_bytes(safetensors.numpy.save(columns | {"label": np.arange(3)}))
+
+
+def test_an_index_that_is_missing_or_of_another_count_is_named(tmp_path: Path) -> None:
+    data = index_of(["a", "b"]).to_bytes()
+    shard = Shard("0.tar", 1, 3, "", "0.idx", len(data), checksum(data))
+    with pytest.raises(DatasetError, match=r"0\.idx: missing"):
+        read_index(locate(tmp_path), shard)
+    (tmp_path / "0.idx").write_bytes(data)
+    with pytest.raises(DatasetError, match="holds 2 samples, the manifest says 3"):
+        read_index(locate(tmp_path), shard)
