@@ -1,0 +1,51 @@
+# The commands that stay. What needs logic is Python in platform/stoker; see README.md for the plain commands.
+PYTHON ?= python3
+BIN := .venv/bin
+UV := $(BIN)/uv
+UV_VERSION := 0.13.9
+
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart up down test test-fast lint format clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: .venv/installed ## make the virtual environment and install the pinned packages
+
+.venv/installed: cluster/requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: stoker needs Python 3.11 or newer; say which: make PYTHON=python3.12"; exit 2; }
+	@test -x $(UV) || { $(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet uv==$(UV_VERSION); } || \
+		{ rm -rf .venv; echo "error: no virtual environment could be made; on Debian: apt install python3-venv"; exit 2; }
+	$(UV) pip install --quiet --python $(BIN)/python -r cluster/requirements.txt
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+quickstart: install ## images to store to cluster to weights to an answer over HTTP
+	@$(BIN)/python -m stoker.embedded.quickstart
+
+up: install ## start the embedded store, cluster and endpoint, and keep them running
+	@$(BIN)/python -m stoker.embedded up
+
+down: install ## end them; the data stay in .stoker/
+	@$(BIN)/python -m stoker.embedded down
+
+test: install ## lint, then the whole suite (a store, a cluster and a server of its own)
+	@$(MAKE) --no-print-directory lint
+	$(BIN)/python -m pytest
+
+test-fast: install ## the tests that need no store and no cluster
+	$(BIN)/python -m pytest -m "not store and not cluster and not browser and not gpu"
+
+lint: install ## ruff, types, and the direction of imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy platform/stoker jobs serve
+	$(BIN)/lint-imports
+
+format: install ## let ruff format and mend what it can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: down ## remove the virtual environment, the data and all caches
+	rm -rf .venv .stoker .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build
