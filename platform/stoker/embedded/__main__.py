@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> None:
     instance = Instance(given.folder, Settings.read(given.settings))
     if given.command == "up":
         instance.start("up")
-        _say(_summary(instance, given.folder))
+        _say(_summary(instance, given))
     elif given.command == "down":
         count = instance.stop()
         _say(f"down: {count} processes ended; the data stay in {instance.folder.path / 'store'}")
@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> None:
         if problem := instance.problem():
             _say(f"{problem} (state folder {instance.folder.path})")
             raise SystemExit(1)
-        _say(_summary(instance, given.folder))
+        _say(_summary(instance, given))
     else:
         instance.require()
         _say("\n".join(f"export {name}={shlex.quote(value)}" for name, value in instance.environment().items()))
@@ -48,10 +48,11 @@ def main(arguments: list[str]) -> None:
             _say(f"unset {' '.join(unset)}")
 
 
-def _summary(instance: Instance, folder: Path | None) -> str:
+def _summary(instance: Instance, given: argparse.Namespace) -> str:
     command = [sys.executable, "-m", "stoker.embedded", "environment"]
-    if folder is not None:
-        command += ["--folder", str(instance.folder.path)]
+    for option in ("folder", "settings"):
+        if path := getattr(given, option):
+            command += [f"--{option}", str(path.absolute())]
     return "\n".join(
         (
             f"object store  {instance.store.endpoint}  bucket {instance.url}  (data: {instance.folder.path / 'store'})",

@@ -130,7 +130,6 @@ class ObjectStore:
         for port in ports.values():
             for socket in Path(tempfile.gettempdir()).glob(f"seaweedfs-*-{port}.sock"):
                 socket.unlink(missing_ok=True)
-        shutil.rmtree(self.folder.path / "store-master", ignore_errors=True)
         self.folder.record("store", None)
         return count
 
@@ -140,16 +139,17 @@ class ObjectStore:
         ports = {"s3": choose_port("s3", self.settings.ports.s3)}
         ports |= dict(zip(_HIDDEN_PORTS, free_ports(len(_HIDDEN_PORTS)), strict=True))
         log = self.folder.logs / "store.log"
-        data, master = self.folder.path / "store", self.folder.path / "store-master"
-        for place in (data, master):
-            place.mkdir(exist_ok=True, mode=0o700)
+        data = self.folder.path / "store"
+        data.mkdir(exist_ok=True, mode=0o700)
+        for past in data.glob("m[0-9]*"):  # a master's note of its own address; the filer's index must stay
+            shutil.rmtree(past, ignore_errors=True)
         self._write_identities()
         logger.info("starting the object store on 127.0.0.1:%d (data: %s)", ports["s3"], data)
         began = time.monotonic()
         self.folder.record("store", {"ports": ports})  # before the start: a killed starter leaves no unknown port
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "WEED_"))}
         process = self._part.start(
-            [program("weed"), *self._arguments(ports, data, master)],
+            [program("weed"), *self._arguments(ports, data)],
             environment=environment,
             folder=self.folder.path,
             log=log,
@@ -158,10 +158,10 @@ class ObjectStore:
         wait_until(self._takes_writes, "the object store", patience_s=_START_PATIENCE_S, process=process, log=log)
         logger.info("the object store is ready after %.1f s at %s", time.monotonic() - began, self.endpoint)
 
-    def _arguments(self, ports: dict[str, int], data: Path, master: Path) -> Iterator[str]:
+    def _arguments(self, ports: dict[str, int], data: Path) -> Iterator[str]:
         sockets = self.folder.temporary()
         yield from ("-logtostderr=true", "server", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1")
-        yield from (f"-master.dir={master}", "-master.resumeState=false", "-master.electionTimeout=1s")
+        yield from ("-master.resumeState=false", "-master.electionTimeout=1s")
         yield from ("-master.telemetry=false", f"-master.volumeSizeLimitMB={self.settings.volume_size_mb}")
         yield from (f"-volume.max={self.settings.volumes}", "-volume.preStopSeconds=0")
         yield from ("-filer", f"-filer.localSocket={sockets / 'filer.sock'}", "-webdav=false", "-iam=false")

@@ -34,6 +34,8 @@ __all__ = ["Conflict", "Location", "locate"]
 
 Check = Callable[[bytes], None]
 
+_S3 = frozenset({"s3", "s3a"})
+
 
 class Conflict(StorageError):
     """Somebody else wrote first: the object is there already, or is not the version that was expected."""
@@ -79,7 +81,8 @@ class Location:
     @property
     def filesystem(self) -> Any:
         """The fsspec filesystem of this process for the URL's protocol."""
-        return _filesystem(self.url.partition("://")[0] if "://" in self.url else "file")
+        protocol = self.url.partition("://")[0] if "://" in self.url else "file"
+        return _filesystem(protocol, os.getpid(), _surroundings(protocol))
 
     @property
     def path(self) -> str:
@@ -275,18 +278,29 @@ def _says_precondition_failed(error: BaseException) -> bool:
     return bool(codes & {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"})
 
 
-@functools.cache
-def _filesystem(protocol: str) -> Any:
-    """This process's filesystem for ``protocol``; retries are ours, so the libraries' own are off."""
+def _surroundings(protocol: str) -> tuple[tuple[str, str], ...]:
+    """What the environment says about the store: other credentials or another endpoint make another filesystem."""
+    if protocol not in _S3:
+        return ()
+    return tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
+
+
+@functools.lru_cache(maxsize=32)
+def _filesystem(protocol: str, process: int, surroundings: tuple[tuple[str, str], ...]) -> Any:
+    """The filesystem for ``protocol`` of this process (a fork gets its own, as connections cannot be shared).
+
+    Retries are ours, so the libraries' own are off.
+    """
     options: dict[str, Any] = {}
-    if protocol in {"s3", "s3a"}:
+    if protocol in _S3:
         options = {
+            "skip_instance_cache": True,  # fsspec's cache does not see the environment
             "use_listings_cache": False,
             "config_kwargs": {
                 "connect_timeout": 5,
                 "read_timeout": 30,
                 "max_pool_connections": 64,
-                "retries": {"max_attempts": 1, "mode": "standard"},
+                "retries": {"total_max_attempts": 1, "mode": "standard"},
             },
         }
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")

@@ -25,6 +25,17 @@ _LONGEST_DELAY_S = 5.0
 _FINAL_CODES = frozenset(
     {"AccessDenied", "ExpiredToken", "InvalidAccessKeyId", "InvalidBucketName", "SignatureDoesNotMatch"}
 )
+# botocore's and google's errors that no repetition mends, by name: their modules need not be installed
+_FINAL_NAMES = frozenset(
+    {
+        "DefaultCredentialsError",
+        "InvalidRegionError",
+        "NoCredentialsError",
+        "ParamValidationError",
+        "PartialCredentialsError",
+        "ProfileNotFound",
+    }
+)
 
 
 class BadBody(OSError):
@@ -38,6 +49,8 @@ def is_final(error: BaseException) -> bool:
     code = _code(error)
     if code in _FINAL_CODES or code in {"403", "404", "NoSuchKey", "NoSuchBucket", "PreconditionFailed"}:
         return True
+    if any(kind.__name__ in _FINAL_NAMES for kind in type(error).__mro__):
+        return True
     return not (isinstance(error, (OSError, TimeoutError)) or _is_transport(error))
 
 
@@ -50,7 +63,7 @@ def _code(error: BaseException) -> str:
 
 def _is_transport(error: BaseException) -> bool:
     root = type(error).__module__.partition(".")[0]
-    return root in {"aiobotocore", "aiohttp", "botocore", "fsspec", "gcsfs", "http", "s3fs", "ssl", "urllib3"}
+    return root in {"aiobotocore", "aiohttp", "botocore", "fsspec", "gcsfs", "google", "http", "s3fs", "ssl", "urllib3"}
 
 
 def call_with_retries(action: Callable[[], T], *, what: str, url: str, patience_s: float) -> T:
