@@ -1,0 +1,102 @@
+"""Line charts as inline SVG: no script, colours by CSS variables so that light and dark work alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+__all__ = ["Series", "line_chart"]
+
+_WIDTH, _HEIGHT = 520, 260
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 14, 34
+_TICKS = 5
+_MOST_DOTS = 60
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line: (epoch, value) points in order; values that are not finite are left out."""
+
+    name: str
+    points: Sequence[tuple[int, float]]
+    is_dashed: bool = False
+
+
+def line_chart(title: str, series: Sequence[Series], *, unit: str = "", from_zero: bool = False) -> Markup:
+    """A chart over epochs with a legend where it has more than one line; ``unit`` ``%`` shows shares of 1 as such."""
+    drawn = [Series(s.name, [p for p in s.points if math.isfinite(p[1])], s.is_dashed) for s in series]
+    drawn = [s for s in drawn if s.points]
+    if not drawn:
+        return Markup()
+    epochs = [epoch for s in drawn for epoch, _ in s.points]
+    values = [value for s in drawn for _, value in s.points]
+    ticks = _ticks(0.0 if from_zero else min(values), max(values))
+    low, high = ticks[0], ticks[-1]
+    first, last = min(epochs), max(epochs)
+
+    def x(epoch: float) -> float:
+        return _LEFT + (_WIDTH - _LEFT - _RIGHT) * ((epoch - first) / (last - first) if last > first else 0.5)
+
+    def y(value: float) -> float:
+        return _TOP + (_HEIGHT - _TOP - _BOTTOM) * (1 - (value - low) / (high - low))
+
+    parts = []
+    for tick in ticks:
+        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
+        parts.append(f'<text class="tick" x="{_LEFT - 8}" y="{y(tick) + 4:.1f}" text-anchor="end">')
+        parts.append(f"{_text(tick, unit, high - low)}</text>")
+    for epoch in _epoch_ticks(first, last):
+        parts.append(f'<text class="tick" x="{x(epoch):.1f}" y="{_HEIGHT - 14}" text-anchor="middle">{epoch}</text>')
+    for number, s in enumerate(drawn):
+        path = " ".join(f"{x(epoch):.1f},{y(value):.1f}" for epoch, value in s.points)
+        dash = ' stroke-dasharray="6 4"' if s.is_dashed else ""
+        parts.append(f'<polyline class="line s{number}" points="{path}"{dash}/>')
+        for epoch, value in s.points if len(s.points) <= _MOST_DOTS else s.points[-1:]:
+            told = escape(f"{s.name}, epoch {epoch}: {_text(value, unit, high - low, more=True)}")
+            parts.append(f'<circle class="dot s{number}" cx="{x(epoch):.1f}" cy="{y(value):.1f}" r="3">')
+            parts.append(f"<title>{told}</title></circle>")
+    legend = "".join(
+        f'<span class="key s{n}{" dashed" if s.is_dashed else ""}">{escape(s.name)} '
+        f"<b>{_text(s.points[-1][1], unit, high - low, more=True)}</b></span>"
+        for n, s in enumerate(drawn)
+    )
+    body = "".join(parts)
+    return Markup(  # noqa: S704 - every text from outside is escaped above
+        f'<figure class="chart"><figcaption>{escape(title)}<span class="legend">{legend}</span></figcaption>'
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)} by epoch">{body}</svg></figure>'
+    )
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Four to seven round numbers that hold ``low`` and ``high`` between them."""
+    if high - low < 1e-12 * max(1.0, abs(high)):
+        margin = abs(high) / 2 or 1.0
+        low, high = low - (margin if low else 0.0), high + margin
+    rough = (high - low) / _TICKS
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
+    start, stop = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [step * i for i in range(start, stop + 1)]
+
+
+def _epoch_ticks(first: int, last: int) -> list[int]:
+    step = max(1, math.ceil((last - first) / 8))
+    found = list(range(first, last + 1, step))
+    if found[-1] != last:
+        found = [*(epoch for epoch in found if last - epoch > step / 2), last]
+    return found
+
+
+def _text(value: float, unit: str, span: float, *, more: bool = False) -> str:
+    if unit == "%":
+        value, span = value * 100, span * 100
+    digits = max(0, (2 if more else 1) - math.floor(math.log10(span))) if span else 2
+    if value and (digits > 5 or abs(value) >= 1e6):
+        text = f"{value:.{2 if more else 1}e}"
+    else:
+        text = f"{value:,.{min(digits, 5)}f}"
+        text = text.rstrip("0").rstrip(".") if "." in text and not more else text
+    return f"{text} {unit}".strip()
