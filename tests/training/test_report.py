@@ -112,7 +112,7 @@ def test_it_tells_metrics_curves_fingerprint_versions_and_the_recipe_that_reads_
     html = render_report(recipe(), history(12), made)
     tags = parsed(html)
     assert tags.counts["svg"] == 5
-    for words in (f"{made.metrics.accuracy:.2%}", made.dataset_fingerprint, "2.15.0", "1,234", "2 min 31 s"):
+    for words in (f"{made.metrics.accuracy * 100:.2f} %", made.dataset_fingerprint, "2.15.0", "1,234", "2 min 31 s"):
         assert words in html
     text = re.search(r"<pre>(.*?)</pre>", html, re.DOTALL)
     assert text is not None

@@ -93,10 +93,12 @@ def _epoch_ticks(first: int, last: int) -> list[int]:
 def _text(value: float, unit: str, span: float, *, more: bool = False) -> str:
     if unit == "%":
         value, span = value * 100, span * 100
-    digits = max(0, (2 if more else 1) - math.floor(math.log10(span))) if span else 2
-    if value and (digits > 5 or abs(value) >= 1e6):
+    if abs(value) < span * 1e-9:
+        text = "0"
+    elif abs(value) >= 1e6 or span < 1e-4 or (more and abs(value) < 1e-4):
         text = f"{value:.{2 if more else 1}e}"
     else:
-        text = f"{value:,.{min(digits, 5)}f}"
+        size = min(span, abs(value)) if more else span
+        text = f"{value:,.{max(0, (2 if more else 1) - math.floor(math.log10(size)))}f}"
         text = text.rstrip("0").rstrip(".") if "." in text and not more else text
     return f"{text} {unit}".strip()

@@ -87,8 +87,8 @@ def _headlines(history: History, result: Result) -> list[tuple[str, str]]:
     metrics = result.metrics
     waits = [record.data_wait for record in history.epochs]
     found = [
-        (f"{metrics.accuracy:.2%}", "accuracy"),
-        (f"{metrics.top5:.2%}", "among the first five"),
+        (_percent(metrics.accuracy, 2), "accuracy"),
+        (_percent(metrics.top5, 2), "among the first five"),
         (f"{metrics.loss:.4f}", "loss"),
         (f"{result.images_per_s:,.0f}", "images a second"),
         (_duration(result.seconds), "training time"),
@@ -96,7 +96,7 @@ def _headlines(history: History, result: Result) -> list[tuple[str, str]]:
         (f"{result.world_size}", "ranks"),
     ]
     if waits:
-        found.append((f"{sum(waits) / len(waits):.1%}", "waiting for data"))
+        found.append((_percent(sum(waits) / len(waits), 1), "waiting for data"))
     return [pair for pair in found if not (pair[1] == "among the first five" and len(result.classes) <= 5)]
 
 
@@ -169,6 +169,10 @@ def _histogram(lines: list[_ClassLine]) -> list[tuple[str, int, float]]:
             counts[min(_BINS - 1, int(line.accuracy * _BINS))] += 1
     width = 100 // _BINS
     return [(f"{i * width} to {(i + 1) * width} %", n, n / max(*counts, 1)) for i, n in enumerate(counts)]
+
+
+def _percent(share: float, digits: int) -> str:
+    return f"{share * 100:.{digits}f} %"
 
 
 def _duration(seconds: float) -> str:
