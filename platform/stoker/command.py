@@ -9,7 +9,13 @@ from collections.abc import Callable
 
 from stoker.errors import StokerError
 
-__all__ = ["run_command"]
+__all__ = ["quiet_libraries", "run_command"]
+
+
+def quiet_libraries() -> None:
+    """Let the libraries below us speak up only for warnings: for programs and workers, not for somebody's notebook."""
+    for name in ("aiobotocore", "asyncio", "botocore", "fsspec", "httpx", "s3fs", "urllib3"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def run_command(main: Callable[[list[str]], None], arguments: list[str] | None = None) -> None:
@@ -26,8 +32,7 @@ def run_command(main: Callable[[list[str]], None], arguments: list[str] | None =
         level=logging.DEBUG if debug else os.environ.get("STOKER_LOG_LEVEL", "INFO").upper(),
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
-    for noisy in ("botocore", "aiobotocore", "s3fs", "fsspec", "asyncio", "urllib3", "httpx"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    quiet_libraries()
     try:
         main(given)
     except StokerError as error:

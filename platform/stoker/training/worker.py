@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import platform
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ import torch.distributed as dist
 import torchvision
 
 import stoker
+from stoker.command import quiet_libraries
 from stoker.dataset import Batch, Loader
 from stoker.errors import RunError
 from stoker.recipe import Recipe
@@ -28,6 +30,7 @@ from stoker.training.models import build_model
 from stoker.training.optimizers import load_optimizer_tensors, optimizer_tensors
 from stoker.training.progress import Progress
 from stoker.training.records import EpochRecord, History, Result
+from stoker.training.report import render_report
 from stoker.training.runs import RunFolder
 from stoker.training.step import Stepper
 
@@ -36,6 +39,7 @@ __all__ = ["train_worker"]
 
 def train_worker(config: dict[str, Any]) -> None:
     """The function that Ray Train calls on every rank; ``config`` is ``{"recipe": …, "fingerprint": …}``."""
+    quiet_libraries()
     recipe = Recipe.model_validate(config["recipe"])
     torch.set_num_threads(max(1, recipe.workers.cpus if not recipe.workers.gpus else 1))
     Worker(recipe, config["fingerprint"], ray.train.torch.get_device()).run()
@@ -75,7 +79,7 @@ class Worker:
             steps_per_epoch,
             self._step,
             self._recipe.log_every_s,
-            say=(lambda line: print(line, flush=True)) if self._is_first else lambda _: None,  # noqa: T201
+            say=_say if self._is_first else lambda _: None,
         )
         evaluated = None
         for epoch in range(self._step // steps_per_epoch, epochs):
@@ -184,10 +188,9 @@ class Worker:
         self._load(checkpoint)
         if self._is_first:
             position = self._loader.state_dict()
-            print(  # noqa: T201
+            _say(
                 f"{self._recipe.name}: continuing from the checkpoint at step {self._step} "
-                f"(epoch {position['epoch'] + 1}, step {position['step']} of it) with {self._world_size} workers",
-                flush=True,
+                f"(epoch {position['epoch'] + 1}, step {position['step']} of it) with {self._world_size} workers"
             )
 
     def _load(self, checkpoint: Checkpoint) -> None:
@@ -262,6 +265,12 @@ class _Trace:
         line = {"epoch": batches[0].epoch, "step": batches[0].step, "samples": numbers}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
+
+
+def _say(line: str) -> None:
+    """Into the job's log, once: Ray Train would copy what ``print`` prints into its own log as well."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
 
 
 def _versions() -> dict[str, str]:
