@@ -216,7 +216,6 @@ class Worker:
         self._loader.load_state_dict(state["position"])
 
     def _finish(self, evaluated: Evaluated) -> None:
-        from stoker.training.report import render_report
 
         seconds = sum(record.seconds for record in self._history)
         images = sum(record.images_per_s * record.seconds for record in self._history)
