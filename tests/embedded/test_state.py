@@ -169,7 +169,7 @@ def test_settings_that_make_no_sense_are_refused(tmp_path: Path, text: str, said
 
 
 def test_a_settings_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ClusterError, match="cannot read the settings .*absent.yaml"):
+    with pytest.raises(ClusterError, match=r"cannot read the settings .*absent.yaml"):
         Settings.read(tmp_path / "absent.yaml")
 
 

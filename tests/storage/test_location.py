@@ -56,7 +56,7 @@ def test_listing_is_sorted_and_leaves_out_hidden_names(place: Location) -> None:
 
 def test_a_range_past_the_end_is_a_failed_read(place: Location) -> None:
     (place / "a").write(b"0123456789")
-    with pytest.raises(StorageError, match="cannot read .*a: no good answer.*asked for bytes 5 to 20"):
+    with pytest.raises(StorageError, match=r"cannot read .*a: no good answer.*asked for bytes 5 to 20"):
         (place / "a").patient(0.2).read_range(5, 20)
 
 

@@ -1,0 +1,110 @@
+"""The cluster files: what Ray's own schema and Ray's own preparation say to them, and what they promise."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import ray.autoscaler
+import yaml
+from ray.autoscaler._private.util import prepare_config, validate_config
+from stoker.embedded import Settings
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+CLUSTER = CHECKOUT / "cluster"
+HOSTS = ("onprem.yaml", "aws.yaml")
+
+
+def read(name: str) -> dict[str, Any]:
+    found = yaml.safe_load((CLUSTER / name).read_text(encoding="utf-8"))
+    assert isinstance(found, dict)
+    return found
+
+
+@pytest.fixture(params=HOSTS)
+def config(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return read(request.param)
+
+
+def test_local_yaml_says_what_the_defaults_are() -> None:
+    local = Settings.read(CLUSTER / "local.yaml")
+    assert local.model_copy(update={"environment": {}}) == Settings.model_validate({})
+    assert set(read("local.yaml")) == set(Settings.model_fields)
+    assert local.environment["RAY_CHDIR_TO_TRIAL_DIR"] == "0"
+
+
+def test_it_fits_the_schema_that_ray_ships(config: dict[str, Any]) -> None:
+    schema = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text(encoding="utf-8"))
+    jsonschema.validate(config, schema)
+
+
+def test_ray_prepares_it_without_complaint(config: dict[str, Any]) -> None:
+    prepared = prepare_config(config)
+    validate_config(prepared)
+    assert prepared["head_node_type"] in prepared["available_node_types"]
+
+
+def test_all_hosts_are_kept_on_premise() -> None:
+    (node_type,) = prepare_config(read("onprem.yaml"))["available_node_types"].values()
+    hosts = len(read("onprem.yaml")["provider"]["worker_ips"])
+    assert (node_type["min_workers"], node_type["max_workers"]) == (hosts, hosts)
+    assert any(
+        "RAY_enable_autoscaler_v2=0 ray start --head" in line for line in read("onprem.yaml")["head_start_ray_commands"]
+    )
+
+
+def test_gpu_nodes_come_and_go_and_some_are_spot() -> None:
+    types = prepare_config(read("aws.yaml"))["available_node_types"]
+    gpus = {name: node for name, node in types.items() if node["resources"].get("GPU")}
+    assert {node["node_config"]["InstanceType"] for node in gpus.values()} == {"g5.12xlarge", "p4d.24xlarge"}
+    assert all(node["min_workers"] == 0 < node["max_workers"] for node in gpus.values())
+    spot = [
+        node for node in gpus.values() if node["node_config"].get("InstanceMarketOptions") == {"MarketType": "spot"}
+    ]
+    assert spot
+    assert all(node["node_config"]["IamInstanceProfile"] == {"Name": "stoker-node"} for node in types.values())
+    assert types["head"]["max_workers"] == 0
+    assert "InstanceMarketOptions" not in types["head"]["node_config"]
+
+
+def test_what_is_copied_exists_in_the_checkout(config: dict[str, Any]) -> None:
+    copied = dict(config["file_mounts"])
+    assert copied.pop("~/.ray/auth_token") == "~/.ray/auth_token"
+    for on_node, here in copied.items():
+        assert on_node == f"~/stoker/{here}"
+        assert (CHECKOUT / here).exists()
+
+
+def test_every_start_has_the_token_mode_and_keeps_the_dashboard_inside(config: dict[str, Any]) -> None:
+    starts = [*config["head_start_ray_commands"], *config["worker_start_ray_commands"]]
+    assert all(line.startswith(". ~/stoker/cluster/environment.sh; ") for line in starts)
+    begun = [line for line in starts if "ray start" in line]
+    assert len(begun) == 2
+    assert all("--disable-usage-stats" in line for line in begun)
+    assert "--dashboard-host=127.0.0.1" in begun[0]
+    assert not any("0.0.0.0" in line for line in starts)
+
+
+def test_no_secret_stands_in_it(config: dict[str, Any]) -> None:
+    text = yaml.safe_dump(config)
+    assert "AWS_SECRET_ACCESS_KEY" not in text
+    assert "RAY_AUTH_TOKEN=" not in text
+
+
+def test_the_environment_of_a_node_is_a_shell_script_that_works(tmp_path: Path) -> None:
+    (tmp_path / "stoker-site.sh").write_text("export AWS_ENDPOINT_URL=https://s3.example.org\n")
+    shell = ["sh", "-euc", f'. "{CLUSTER}/environment.sh"; env']
+    environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    done = subprocess.run(shell, env=environment, capture_output=True, text=True, timeout=30, check=True)
+    found = dict(line.split("=", 1) for line in done.stdout.splitlines())
+    assert found["RAY_AUTH_MODE"] == "token"
+    assert found["RAY_USAGE_STATS_ENABLED"] == "0"
+    assert found["RAY_JOB_STOP_SIGNAL"] == "SIGINT"
+    assert found["PATH"].startswith(f"{tmp_path}/stoker-venv/bin:")
+    assert found["AWS_ENDPOINT_URL"] == "https://s3.example.org"
+    assert set(found) >= set(Settings.read(CLUSTER / "local.yaml").environment)
