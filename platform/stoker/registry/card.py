@@ -1,0 +1,54 @@
+"""``model.json``: everything that is known about a version, and the checksums of its files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from stoker.training.records import Metrics
+
+__all__ = ["FORMAT", "FORMAT_VERSION", "ModelCard", "Preprocessing", "StoredFile"]
+
+FORMAT = "stoker-model"
+FORMAT_VERSION = (1, 0)
+"""(major, minor): a reader refuses a newer major version and reads any minor one."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+
+class StoredFile(_Part):
+    """``bytes`` and ``sha256`` (64 hexadecimal digits) of one file of a version."""
+
+    bytes: int
+    sha256: str
+
+
+class Preprocessing(_Part):
+    """From an image to what the model sees: shorter side to ``resize``, centre crop, normalised; sizes in pixels."""
+
+    image_size: int
+    resize: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+class ModelCard(_Part):
+    """The content of ``model.json``, files aside."""
+
+    architecture: str
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    metrics: Metrics
+    recipe: dict[str, Any]
+    run: str
+    dataset_url: str
+    dataset_fingerprint: str
+    parent: str | None = None
+    """the version that this one was fine-tuned from, as ``digits@2``"""
+    published: str
+    """when, ISO 8601 in UTC"""
+    versions: dict[str, str]
+    """of the software that trained it"""

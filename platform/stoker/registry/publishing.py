@@ -1,0 +1,93 @@
+"""From a finished run to a published version, through the gate.
+
+The gate: the run is finished; its metrics were measured on every sample of the validation split; and the version, as
+it lies staged in the store, predicts for the run's parity samples what the trainer's own evaluation said.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable
+
+import safetensors.torch
+
+from stoker.dataset import read_manifest
+from stoker.errors import DatasetError, ModelError, RunError
+from stoker.recipe import Recipe
+from stoker.registry.card import ModelCard, Preprocessing
+from stoker.registry.registry import WEIGHTS, ModelVersion, Registry
+from stoker.storage import Location, locate
+from stoker.training.records import Result
+from stoker.training.runs import RunFolder
+
+__all__ = ["publish_run"]
+
+Verify = Callable[[ModelVersion, Recipe, Result], None]
+
+
+def publish_run(storage: Location, run: str, name: str, *, verify: Verify, alias: str | None = None) -> ModelVersion:
+    """Publish the run ``run`` as a new version of ``name``, and point ``alias`` at it.
+
+    ``verify`` is given the staged version, the run's recipe and its result, and raises :class:`ModelError` if the
+    version predicts otherwise than the trainer did (``stoker.predict.check_parity``).
+
+    Raises:
+        RunError: there is no such run, it has no checkpoint, or it is not finished.
+        ModelError: the gate is not passed.
+    """
+    folder = RunFolder(storage, run)
+    recipe = folder.recipe()
+    checkpoint = folder.latest_checkpoint()
+    if checkpoint is None:
+        raise RunError(f"run {run!r} has no checkpoint at {folder.checkpoints}; train it first with jobs/train.py")
+    result = folder.result()
+    if result is None or result.checkpoint != checkpoint.step:
+        raise RunError(
+            f"run {run!r} is not finished (last checkpoint at step {checkpoint.step}); submit jobs/train.py with the "
+            "same name, it goes on from there"
+        )
+    _must_be_whole(recipe, result)
+    card = ModelCard(
+        architecture=recipe.model.name,
+        classes=result.classes,
+        preprocessing=Preprocessing(
+            image_size=recipe.data.image_size,
+            resize=recipe.evaluation_resize,
+            mean=recipe.data.mean,
+            std=recipe.data.std,
+        ),
+        metrics=result.metrics,
+        recipe=recipe.model_dump(mode="json"),
+        run=run,
+        dataset_url=result.dataset_url,
+        dataset_fingerprint=result.dataset_fingerprint,
+        published=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        versions=result.versions,
+    )
+    files = {WEIGHTS: safetensors.torch.save(checkpoint.weights())}
+    report = folder.location / "report.html"
+    if report.exists():
+        files["report.html"] = report.read()
+    registry = Registry(storage)
+    published = registry.publish(name, card, files, verify=lambda staged: verify(staged, recipe, result))
+    if alias is not None:
+        registry.set_alias(name, alias, published.version)
+    return published
+
+
+def _must_be_whole(recipe: Recipe, result: Result) -> None:
+    try:
+        manifest = read_manifest(locate(result.dataset_url))
+    except DatasetError as error:
+        raise ModelError(f"the run's data set is needed to check its metrics: {error}") from None
+    if manifest.fingerprint != result.dataset_fingerprint:
+        raise ModelError(
+            f"the data set at {result.dataset_url} is not the one that run {result.run!r} was trained on any more; "
+            "its metrics cannot be checked"
+        )
+    there = manifest.split(recipe.data.validation_split).samples
+    if result.metrics.samples != there:
+        raise ModelError(
+            f"run {result.run!r} was evaluated on {result.metrics.samples} of {there} validation samples; "
+            "a version needs all of them"
+        )

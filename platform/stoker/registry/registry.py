@@ -1,0 +1,247 @@
+"""The registry itself.
+
+    <storage>/models/<name>/<version>/claim.json       first: the number is taken
+    <storage>/models/<name>/<version>/…                payloads
+    <storage>/models/<name>/<version>/model.json       last: the version is there, and never changes
+    <storage>/models/<name>/aliases/<alias>.json       a pointer with its history, moved by compare-and-swap
+
+A number whose publisher died has a claim and no ``model.json``: nobody sees it, and the next publisher takes the next.
+"""
+
+from __future__ import annotations
+
+import datetime
+import difflib
+import hashlib
+import json
+import re
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import safetensors.torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from stoker.errors import ModelError
+from stoker.registry.card import FORMAT, FORMAT_VERSION, ModelCard, StoredFile
+from stoker.storage import Conflict, Location
+from stoker.storage.retry import BadBody
+
+__all__ = ["WEIGHTS", "ModelVersion", "Registry"]
+
+WEIGHTS = "model.safetensors"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_SWAPS = 20
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """One published version: immutable."""
+
+    name: str
+    version: int
+    location: Location
+    card: ModelCard
+    files: dict[str, StoredFile]
+
+    @property
+    def reference(self) -> str:
+        """``digits@3``: names this version and no other."""
+        return f"{self.name}@{self.version}"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.card.classes
+
+    def read(self, file: str) -> bytes:
+        """One of the version's files, checked against its checksum.
+
+        Raises:
+            ModelError: the version has no such file, or it is missing.
+            StorageError: it cannot be read, or is not what was published.
+        """
+        entry = self.files.get(file)
+        if entry is None:
+            raise ModelError(f"{self.reference} has no file {file!r}; it has {', '.join(sorted(self.files))}")
+
+        def check(data: bytes) -> None:
+            if len(data) != entry.bytes or hashlib.sha256(data).hexdigest() != entry.sha256:
+                raise BadBody(f"{len(data)} bytes came that are not what {self.reference} was published with")
+
+        try:
+            return (self.location / file).read(check)
+        except FileNotFoundError:
+            raise ModelError(f"{self.location / file}: missing, although {self.reference} names it") from None
+
+    def weights(self) -> dict[str, Tensor]:
+        """The state dict, on the CPU."""
+        return safetensors.torch.load(self.read(WEIGHTS))
+
+
+class Registry:
+    """The models below ``storage``."""
+
+    def __init__(self, storage: Location) -> None:
+        self.location = storage / "models"
+
+    def models(self) -> list[str]:
+        """Names that have at least one version, sorted."""
+        return [name for name in self.location.children() if _NAME.fullmatch(name) and self.versions(name)]
+
+    def versions(self, name: str) -> list[int]:
+        """The published versions of ``name``, ascending; empty when there is no such model."""
+        folder = self.location / _checked("model", name)
+        numbers = sorted(int(child) for child in folder.children() if child.isdigit())
+        return [number for number in numbers if (folder / str(number) / "model.json").exists()]
+
+    def resolve(self, reference: str) -> ModelVersion:
+        """The version that ``reference`` means: ``digits@3``, ``digits@production`` (an alias), ``digits`` (newest).
+
+        Raises:
+            ModelError: no such model, version or alias (those that there are are named), or it is damaged.
+        """
+        name, at, which = reference.partition("@")
+        if at and not which:
+            raise ModelError(f"model reference {reference!r}: a version or an alias must stand after @, as in digits@3")
+        if which.isdigit():
+            version = int(which)
+        elif which:
+            version = self._alias(name, _checked("alias", which), reference)
+        else:
+            version = max(self._versions_or_refuse(name, reference))
+        return self._open(name, version, reference)
+
+    def aliases(self, name: str) -> dict[str, int]:
+        """The aliases of ``name`` and the versions that they point at."""
+        folder = self.location / _checked("model", name) / "aliases"
+        names = [child.removesuffix(".json") for child in folder.children() if child.endswith(".json")]
+        return {alias: int(self.alias_history(name, alias)[-1]["version"]) for alias in names}
+
+    def alias_history(self, name: str, alias: str) -> list[dict[str, Any]]:
+        """Each move of ``alias``, oldest first: ``{"version", "moved"}`` (ISO 8601, UTC); empty if there is none."""
+        try:
+            content = json.loads(self._alias_place(name, alias).read())
+            return [dict(entry) for entry in content["history"]]
+        except FileNotFoundError:
+            return []
+        except (ValueError, KeyError, TypeError):
+            raise ModelError(f"{self._alias_place(name, alias)}: damaged; set the alias again") from None
+
+    def set_alias(self, name: str, alias: str, version: int) -> None:
+        """Point ``name@alias`` at ``version``; of two that do so at once, both moves are in the history.
+
+        Raises:
+            ModelError: there is no such version, or the alias would read as a number.
+        """
+        self._open(name, version, f"{name}@{version}")
+        where = self._alias_place(name, alias)
+        for _ in range(_SWAPS):
+            found = where.version()
+            history = self.alias_history(name, alias) if found else []
+            history.append({"version": version, "moved": _now()})
+            content = json.dumps({"version": version, "history": history}, indent=1).encode()
+            try:
+                where.swap(content, found[1] if found else None)
+            except Conflict:
+                continue
+            return
+        raise ModelError(f"alias {name}@{alias}: others keep moving it; try again")
+
+    def publish(
+        self,
+        name: str,
+        card: ModelCard,
+        files: Mapping[str, bytes],
+        verify: Callable[[ModelVersion], None] | None = None,
+    ) -> ModelVersion:
+        """Publish a new version and return it; ``verify`` sees it staged and may raise to call it off.
+
+        Raises:
+            ModelError: the name cannot be one, or ``verify`` refused.
+        """
+        version, folder = self._claim(_checked("model", name))
+        told = {f: StoredFile(bytes=len(d), sha256=hashlib.sha256(d).hexdigest()) for f, d in files.items()}
+        for file, data in files.items():
+            (folder / file).write(data)
+        staged = ModelVersion(name, version, folder, card, told)
+        if verify is not None:
+            verify(staged)
+        content = {
+            "format": FORMAT,
+            "version": list(FORMAT_VERSION),
+            "name": name,
+            "number": version,
+            **card.model_dump(mode="json"),
+            "files": {file: entry.model_dump() for file, entry in told.items()},
+        }
+        (folder / "model.json").create(json.dumps(content, indent=1).encode())
+        return staged
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _claim(self, name: str) -> tuple[int, Location]:
+        taken = [int(child) for child in (self.location / name).children() if child.isdigit()]
+        number = max(taken, default=0) + 1
+        while True:
+            folder = self.location / name / str(number)
+            try:
+                (folder / "claim.json").create(json.dumps({"publisher": uuid.uuid4().hex, "at": _now()}).encode())
+            except Conflict:
+                number += 1
+                continue
+            return number, folder
+
+    def _versions_or_refuse(self, name: str, reference: str) -> list[int]:
+        versions = self.versions(name)
+        if versions:
+            return versions
+        known = self.models()
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known) or 'none yet'}"
+        raise ModelError(f"model {reference!r}: no model is called {name!r} in {self.location}; {hint}")
+
+    def _alias_place(self, name: str, alias: str) -> Location:
+        if alias.isdigit():
+            raise ModelError(f"alias {alias!r}: a number names a version; give the alias a letter")
+        return self.location / _checked("model", name) / "aliases" / f"{_checked('alias', alias)}.json"
+
+    def _alias(self, name: str, alias: str, reference: str) -> int:
+        self._versions_or_refuse(name, reference)
+        history = self.alias_history(name, alias)
+        if not history:
+            known = ", ".join(f"{name}@{a}" for a in self.aliases(name)) or "none yet"
+            raise ModelError(f"model {reference!r}: {name} has no alias {alias!r}; there are: {known}")
+        return int(history[-1]["version"])
+
+    def _open(self, name: str, version: int, reference: str) -> ModelVersion:
+        folder = self.location / _checked("model", name) / str(version)
+        where = folder / "model.json"
+        try:
+            content = json.loads(where.read())
+        except FileNotFoundError:
+            there = ", ".join(str(v) for v in self._versions_or_refuse(name, reference))
+            raise ModelError(f"model {reference!r}: {name} has no version {version}; there are: {there}") from None
+        except ValueError:
+            raise ModelError(f"{where}: damaged, not JSON; publish the run again") from None
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise ModelError(f"{where}: not a model of stoker's registry")
+        if content["version"][0] > FORMAT_VERSION[0]:
+            raise ModelError(f"{where}: format version {content['version']} is newer than this stoker reads; upgrade")
+        try:
+            card = ModelCard.model_validate(content)
+            files = {file: StoredFile.model_validate(entry) for file, entry in content["files"].items()}
+        except (ValidationError, KeyError, AttributeError) as error:
+            raise ModelError(f"{where}: damaged ({type(error).__name__}); publish the run again") from None
+        return ModelVersion(name, version, folder, card, files)
+
+
+def _checked(what: str, name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ModelError(f"{what} name {name!r}: letters, digits, dots, dashes and underscores only, at most 100")
+    return name
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
