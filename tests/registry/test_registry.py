@@ -1,0 +1,151 @@
+"""Versions are immutable and appear whole; aliases move by compare-and-swap and remember."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from published import finished_run
+from stoker.errors import ModelError, RunError, StorageError
+from stoker.predict import check_parity
+from stoker.recipe import Recipe
+from stoker.registry import ModelVersion, Registry, publish_run
+from stoker.storage import Location, locate
+from stoker.training.records import Result
+from stoker.training.runs import RunFolder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Location:
+    return finished_run(tmp_path_factory.mktemp("storage"))
+
+
+@pytest.fixture
+def storage(run: Location, tmp_path: Path) -> Location:
+    """A storage of its own with the run in it."""
+    for path, _ in run.walk():
+        if path.startswith("runs/"):
+            (locate(tmp_path) / path).write((run / path).read())
+    return locate(tmp_path, patience_s=0.3)
+
+
+def publish(storage: Location, alias: str | None = None) -> ModelVersion:
+    return publish_run(storage, "run", "digits", verify=check_parity, alias=alias)
+
+
+def test_versions_count_up_and_are_found_by_number_alias_and_name(storage: Location) -> None:
+    assert [publish(storage).reference, publish(storage, "production").reference] == ["digits@1", "digits@2"]
+    registry = Registry(storage)
+    assert [registry.resolve(r).version for r in ("digits@1", "digits@production", "digits")] == [1, 2, 2]
+    assert registry.models() == ["digits"]
+    assert registry.aliases("digits") == {"production": 2}
+
+
+def test_a_version_tells_what_it_was_trained_on_and_how_good_it_is(storage: Location) -> None:
+    publish(storage)
+    card = Registry(storage).resolve("digits").card
+    result = RunFolder(storage, "run").result()
+    assert result is not None
+    assert (card.architecture, card.classes) == ("digitsnet", ("class0", "class1", "class2"))
+    assert (card.metrics, card.dataset_fingerprint) == (result.metrics, result.dataset_fingerprint)
+    assert card.recipe["optimizer"]["lr"] == 0.1
+    assert Registry(storage).resolve("digits").read("report.html").startswith(b"<!doctype html>")
+
+
+def test_racing_publishers_get_a_number_each(storage: Location) -> None:
+    with ThreadPoolExecutor(6) as pool:
+        numbers = [version.version for version in pool.map(lambda _: publish(storage), range(6))]
+    assert sorted(numbers) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_publisher_that_dies_leaves_nothing_to_be_seen(storage: Location) -> None:
+    def die(staged: ModelVersion, recipe: Recipe, result: Result) -> None:
+        assert (staged.location / "model.safetensors").exists()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        publish_run(storage, "run", "digits", verify=die)
+    assert Registry(storage).models() == []
+    assert publish(storage).version == 2
+    assert Registry(storage).versions("digits") == [2]
+
+
+def test_racing_moves_of_an_alias_are_all_in_its_history(storage: Location) -> None:
+    registry = Registry(storage)
+    versions = [publish(storage).version for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda version: registry.set_alias("digits", "production", version), versions))
+    history = registry.alias_history("digits", "production")
+    assert sorted(entry["version"] for entry in history) == versions
+    assert registry.resolve("digits@production").version == history[-1]["version"]
+
+
+def test_weights_that_were_changed_are_refused(storage: Location) -> None:
+    version = publish(storage)
+    where = version.location / "model.safetensors"
+    where.write(where.read()[:-1] + b"!")
+    with pytest.raises(StorageError, match=r"not what digits@1 was published with"):
+        version.weights()
+
+
+@pytest.mark.parametrize(
+    ("reference", "line"),
+    [
+        ("digit", r"no model is called 'digit' .*; did you mean digits\?"),
+        ("letters", "no model is called 'letters' .*; there are: digits"),
+        ("digits@7", "digits has no version 7; there are: 1"),
+        ("digits@staging", "digits has no alias 'staging'; there are: digits@production"),
+        ("digits@", "a version or an alias must stand after @"),
+        ("../digits", "letters, digits, dots, dashes and underscores only"),
+    ],
+)
+def test_a_reference_to_nothing_gets_one_line_that_says_what_there_is(
+    storage: Location, reference: str, line: str
+) -> None:
+    publish(storage, "production")
+    with pytest.raises(ModelError, match=line) as caught:
+        Registry(storage).resolve(reference)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_alias_of_a_version_that_is_not_there_or_that_is_a_number_is_refused(storage: Location) -> None:
+    publish(storage)
+    with pytest.raises(ModelError, match="digits has no version 9"):
+        Registry(storage).set_alias("digits", "production", 9)
+    with pytest.raises(ModelError, match="a number names a version"):
+        Registry(storage).set_alias("digits", "12", 1)
+
+
+def test_a_run_that_is_missing_unfinished_or_without_checkpoint_is_refused(tmp_path: Path) -> None:
+    storage = finished_run(tmp_path, is_finished=False)
+    with pytest.raises(RunError, match=r"no run at .*/runs/other"):
+        publish_run(storage, "other", "digits", verify=check_parity)
+    with pytest.raises(RunError, match=r"run 'run' is not finished \(last checkpoint at step 1\)"):
+        publish(storage)
+    RunFolder(storage, "run").checkpoints.delete()
+    with pytest.raises(RunError, match="run 'run' has no checkpoint"):
+        publish(storage)
+    assert Registry(storage).models() == []
+
+
+def test_the_gate_refuses_partial_metrics_and_other_predictions(storage: Location) -> None:
+    folder = RunFolder(storage, "run")
+    result = folder.result()
+    assert result is not None
+    partial = result.metrics.model_copy(update={"samples": 20})
+    folder.write_result(result.model_copy(update={"metrics": partial}))
+    with pytest.raises(ModelError, match="evaluated on 20 of 23 validation samples"):
+        publish(storage)
+    odd = result.parity[3].model_copy(update={"probabilities": (0.9, 0.05, 0.05)})
+    folder.write_result(result.model_copy(update={"parity": (*result.parity[:3], odd)}))
+    with pytest.raises(ModelError, match=r"does not predict what run 'run' did: sample 00000\d differs by"):
+        publish(storage)
+    assert Registry(storage).models() == []
+
+
+def test_a_newer_format_is_refused_clearly(storage: Location) -> None:
+    where = publish(storage).location / "model.json"
+    where.write(where.read().replace(b'"version": [\n  1,', b'"version": [\n  2,'))
+    with pytest.raises(ModelError, match="newer than this stoker reads"):
+        Registry(storage).resolve("digits")
