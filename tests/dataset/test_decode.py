@@ -90,18 +90,23 @@ def test_damaged_images_are_refused_or_decoded_but_never_end_the_process() -> No
     code = (
         "import sys, random\n"
         "from stoker.dataset.decode import UndecodableImage, decode\n"
-        "data = sys.stdin.buffer.read(); draw = random.Random(1); refused = 0\n"
-        "for _ in range(400):\n"
-        "    damaged = bytearray(data)\n"
-        "    for _ in range(draw.choice([1, 2, 5])): damaged[draw.randrange(len(data))] = draw.randrange(256)\n"
-        "    try: decode(bytes(damaged))\n"
-        "    except UndecodableImage: refused += 1\n"
-        "print(refused)\n"
+        "draw = random.Random(1)\n"
+        "for encoded in sys.stdin.read().split():\n"
+        "    data, refused = bytes.fromhex(encoded), 0\n"
+        "    for _ in range(400):\n"
+        "        damaged = bytearray(data)\n"
+        "        for _ in range(draw.choice([1, 2, 5])): damaged[draw.randrange(len(data))] = draw.randrange(256)\n"
+        "        try: decode(bytes(damaged))\n"
+        "        except UndecodableImage: refused += 1\n"
+        "    print(refused)\n"
     )
-    for name in ("rgb png", "rgb jpeg", "webp", "gif"):
-        ran = subprocess.run([sys.executable, "-c", code], input=KINDS[name], capture_output=True, check=False)
-        assert ran.returncode == 0, (name, ran.returncode, ran.stderr[-500:])
-        assert int(ran.stdout) > 0
+    encoded = " ".join(KINDS[name].hex() for name in ("rgb png", "rgb jpeg", "webp", "gif"))
+
+    ran = subprocess.run([sys.executable, "-c", code], input=encoded, capture_output=True, check=False, text=True)
+
+    assert ran.returncode == 0, (ran.returncode, ran.stderr[-500:])
+    assert all(int(refused) > 0 for refused in ran.stdout.split())
+    assert len(ran.stdout.split()) == 4
 
 
 def test_the_same_draws_give_the_same_training_image_and_others_another() -> None:

@@ -280,6 +280,39 @@ def test_what_an_abandoned_attempt_left_is_replaced(folder: Path, tmp_path: Path
     assert objects(tmp_path / "data") == objects(tmp_path / "fresh")
 
 
+@pytest.mark.cluster
+def test_tasks_on_ray_make_the_same_bytes_and_their_errors_are_ours(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    code = """if True:
+        import sys, ray
+        from stoker.dataset.prepare import ImageFolder, Options, on_ray, prepare
+        from stoker.errors import DatasetError
+        from stoker.storage import locate
+        folder, destination, gone = map(locate, sys.argv[1:])
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+        options = Options(shard_samples=7)
+        source = ImageFolder.scan(folder, options)
+        print(prepare(source, destination, options, map=on_ray()).manifest.fingerprint)
+        lost = ImageFolder(gone, source.classes, source.splits)
+        try: prepare(lost, gone.__class__(gone.url + "-data"), options, map=on_ray())
+        except DatasetError as error: print(error)
+    """
+    ran = subprocess.run(
+        [sys.executable, "-c", code, str(folder), str(tmp_path / "on-ray"), str(tmp_path / "gone")],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+        | {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"},
+        timeout=300,
+    )
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    fingerprint, error = ran.stdout.splitlines()
+    assert fingerprint == make(folder, tmp_path / "here").manifest.fingerprint
+    assert objects(tmp_path / "on-ray") == objects(tmp_path / "here")
+    assert "listed a moment ago but not there now" in error
+
+
 def test_damage_on_the_store_is_found_and_named(folder: Path, tmp_path: Path) -> None:
     made = make(folder, tmp_path / "data")
     tar = tmp_path / "data" / "train" / "000001.tar"
@@ -473,8 +506,7 @@ def test_bad_files_end_the_preparation_with_one_line_that_names_the_first_and_co
     assert len((tmp_path / "data" / "bad.jsonl").read_text().splitlines()) == 6
     for path in BAD:
         (source / path).unlink()
-    mended = run(source, tmp_path / "data", "--local")
-    assert mended.returncode == 0, mended.stderr
+    assert make(source, tmp_path / "data").bad == ()
     assert not (tmp_path / "data" / "bad.jsonl").exists()
 
 

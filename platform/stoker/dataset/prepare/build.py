@@ -138,6 +138,7 @@ def _look(root: Location, source: ImageFolder, identity: _Identity, options: Opt
             if is_same:
                 (root / PREPARED).write(json.dumps(told | asdict(identity), indent=1).encode())
         if is_same:
+            (root / BUILD).delete()
             return True
         if not replaces:
             origin = f"prepared from {told['source']} " if "source" in told else ""
@@ -147,7 +148,7 @@ def _look(root: Location, source: ImageFolder, identity: _Identity, options: Opt
             )
     elif not replaces and "plan.json" not in (root / BUILD).children():
         there = root.children()
-        if there:
+        if there and any(True for _ in root.walk()):  # some stores list prefixes whose objects are gone
             raise DatasetError(
                 f"{root} is not empty ({', '.join(there[:3])}{', ...' if len(there) > 3 else ''}) and holds no data "
                 "set; choose another destination, or --replace what is in the way"

@@ -17,6 +17,8 @@ __all__ = ["add_arguments", "prepare_command"]
 
 _DOOR_PATIENCE_S = 5.0
 _BAD_SHOWN = 20
+_WORTH_A_CLUSTER_BYTES = 256 * 10**6
+"""of images; with less, the start of workers on other nodes (10 to 20 s) takes longer than the work"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,7 +58,7 @@ def prepare_command(given: argparse.Namespace) -> str:
         source,
         locate(given.destination, patience_s=given.patience_s),
         options,
-        map=_map(is_local=given.local),
+        map=_map(source, is_local=given.local),
         replaces=given.replace,
         verifies_all=given.verify == "full",
     )
@@ -114,6 +116,7 @@ def _check(options: Options) -> None:
         raise DatasetError(f"--shard-samples {options.shard_samples}: must be at least 1")
 
 
-def _map(*, is_local: bool) -> Map:
-    is_job = "RAY_ADDRESS" in os.environ or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-    return on_ray() if is_job and not is_local else on_threads()
+def _map(source: ImageFolder, *, is_local: bool) -> Map:
+    has_cluster = "RAY_ADDRESS" in os.environ or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    size = sum(entry.bytes for entries in source.splits.values() for entry in entries)
+    return on_ray() if has_cluster and not is_local and size >= _WORTH_A_CLUSTER_BYTES else on_threads()

@@ -58,7 +58,7 @@ def on_ray() -> Map:
 
     if not ray.is_initialized():
         try:
-            ray.init(address="auto", log_to_driver=False)
+            ray.init(address="auto", log_to_driver=False, logging_level="warning")
         except (ConnectionError, RuntimeError) as error:
             first = str(error).splitlines()[0]
             raise ClusterError(f"no Ray cluster to prepare on ({first}); start one, or give --local") from None
