@@ -130,13 +130,14 @@ def test_up_survives_a_killed_start_and_down_leaves_nothing(own: Instance) -> No
     own.start("quickstart")
     assert own.owner == "up"
     taken = listening(own)
-    temporary = own.folder.temporary()
+    temporary = own.folder.temporary("r").parent
     (own.folder.path / "state.json").unlink()
     down = subprocess.run(command_line(own, "down"), capture_output=True, text=True, timeout=120, check=False)
     assert down.returncode == 0, down.stderr
     assert processes(own) == []
     assert all(is_free(port) for _, port in taken)
     assert not temporary.exists()
+    assert not [path for _, port in taken for path in Path("/tmp").glob(f"seaweedfs-*-{port}.sock")]
     status = subprocess.run(command_line(own, "status"), capture_output=True, text=True, timeout=120, check=False)
     assert status.returncode == 1
     assert "the object store and the Ray cluster not answering" in status.stdout

@@ -85,12 +85,16 @@ def test_a_socket_path_fits_however_long_the_temporary_folder_is(
     long = tmp_path / ("long" * 20)
     long.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(long))
-    made = StateFolder(tmp_path / "state").temporary()
+    folder = StateFolder(tmp_path / "state")
+    one, two = folder.temporary("a"), folder.temporary("b")
     try:
-        assert len(str(made)) <= 32
-        assert mode(made) == 0o700
+        assert len(str(one)) <= 34
+        assert mode(one.parent) == 0o700
     finally:
-        made.rmdir()
+        folder.remove_temporary("a")
+        assert two.exists()
+        folder.remove_temporary("b")
+    assert not one.parent.exists()
 
 
 def test_a_process_that_took_over_a_pid_is_not_ours() -> None:

@@ -70,7 +70,8 @@ def test_it_listens_on_loopback_only_and_leaves_nothing(own: ObjectStore) -> Non
     assert all(is_free(port) for port in taken)
     assert not process.is_alive()
     temporary = Path(tempfile.gettempdir())
-    assert not [path for port in taken for path in temporary.glob(f"seaweedfs-*{port}*")]
+    assert not (temporary / f"stoker-{own.folder.instance}").exists()
+    assert not [path for port in taken for path in Path("/tmp").glob(f"seaweedfs-*{port}*")]
     assert not (own.folder.path / "state.json").exists()
 
 
@@ -85,8 +86,10 @@ def test_a_second_start_reuses_it_and_a_lost_or_wrong_note_does_not_matter(own: 
     own.start()
     assert not first.is_alive()
     assert own.is_healthy()
+    taken = ports(own)
     (own.folder.path / "state.json").unlink()
     assert own.stop() == 1
+    assert not [path for port in taken for path in Path("/tmp").glob(f"seaweedfs-*{port}*")]
 
 
 def test_a_store_that_does_not_run_says_how_to_start_it(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import sys
 import time
 import urllib.error
@@ -120,7 +119,7 @@ class RayCluster:
         deadline = time.monotonic() + 20.0
         while count and time.monotonic() < deadline and not all(is_free(port) for port in ports.values()):
             time.sleep(0.1)
-        shutil.rmtree(self.folder.temporary(), ignore_errors=True)
+        self.folder.remove_temporary("r")
         self.folder.record("cluster", None)
         return count
 
@@ -155,7 +154,7 @@ class RayCluster:
             "ray-client-server-port": ports["client"],
             "min-worker-port": 0,
             "max-worker-port": 0,
-            "temp-dir": self.folder.temporary() / "r",
+            "temp-dir": self.folder.temporary("r"),
             "num-cpus": self.settings.ray_cpus,
             "object-store-memory": memory,
         }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -104,7 +103,6 @@ class Instance:
         """
         with self.folder.lock():
             count = self.cluster.stop() + self.store.stop()
-            shutil.rmtree(self.folder.temporary(), ignore_errors=True)
             self.folder.record("workers_store", None)
             self.folder.record("owner", None)
             return count

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import secrets
+import shutil
 import stat
 import tempfile
 import time
@@ -162,19 +163,31 @@ class StateFolder:
                     time.sleep(0.2)
             yield
 
-    def temporary(self) -> Path:
-        """A folder in the system's temporary folder, short enough for unix sockets, ours alone.
+    def temporary(self, part: str) -> Path:
+        """The folder ``part`` in a folder of ours in the system's temporary one; short enough for unix sockets.
 
         Raises:
             ClusterError: somebody else made it first.
         """
-        base = Path(tempfile.gettempdir())
-        if len(str(base)) > _LONGEST_TEMPORARY - len("/stoker-") - len(self.instance):
-            base = Path("/tmp")  # noqa: S108 - checked below; $TMPDIR is too long for a socket's path
-        path = base / f"stoker-{self.instance}"
+        path = self._temporary_path()
         path.mkdir(mode=0o700, exist_ok=True)
         about = path.lstat()
         if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid():
             raise ClusterError(f"{path} belongs to somebody else; remove it, or set TMPDIR to a folder of your own")
         path.chmod(0o700)
-        return path
+        (path / part).mkdir(exist_ok=True, mode=0o700)
+        return path / part
+
+    def remove_temporary(self, part: str) -> None:
+        """Remove what :meth:`temporary` made for ``part``, and the whole with the last part."""
+        path = self._temporary_path()
+        if not path.is_symlink():
+            shutil.rmtree(path / part, ignore_errors=True)
+            with contextlib.suppress(OSError):  # absent, or another part is in it
+                path.rmdir()
+
+    def _temporary_path(self) -> Path:
+        base = Path(tempfile.gettempdir())
+        if len(str(base)) > _LONGEST_TEMPORARY - len("/stoker-") - len(self.instance):
+            base = Path("/tmp")  # noqa: S108 - its owner is checked; $TMPDIR is too long for a socket's path
+        return base / f"stoker-{self.instance}"

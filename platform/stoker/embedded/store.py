@@ -6,16 +6,18 @@ index are found again by what is on disk, and the master, which would remember i
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
+import re
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 from botocore.config import Config  # type: ignore[import-untyped]
 from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]
 from botocore.session import Session  # type: ignore[import-untyped]
@@ -31,6 +33,7 @@ __all__ = ["ObjectStore"]
 logger = logging.getLogger(__name__)
 
 _HIDDEN_PORTS = ("s3-grpc", "master", "master-grpc", "volume", "volume-grpc", "filer", "filer-grpc")
+_PORT = re.compile(r"^-\w+\.port(?:\.\w+)?=(\d+)$")
 _REGION = "us-east-1"
 _START_PATIENCE_S = 120.0
 # weed takes 15 s to leave its own open streams; what is written lies with the kernel by then and survives a SIGKILL.
@@ -119,17 +122,15 @@ class ObjectStore:
 
     def stop(self) -> int:
         """End it and free its ports; returns how many processes there were. The data stay."""
-        ports = self._ports()
+        ports = {*self._ports().values(), *self._ports_in_command_lines()}
         count = self._part.end(patience_s=_STOP_PATIENCE_S)
         deadline = time.monotonic() + 20.0
-        while taken := [port for port in ports.values() if not is_free(port)]:
-            if not count or time.monotonic() > deadline:
-                break  # somebody else took them after our store had ended
-            logger.debug("waiting for ports %s", taken)
+        while count and time.monotonic() < deadline and not all(is_free(port) for port in ports):
             time.sleep(0.1)
-        for port in ports.values():
-            for socket in Path(tempfile.gettempdir()).glob(f"seaweedfs-*-{port}.sock"):
+        for port in ports:  # a killed weed leaves its sockets; their folder is built into it
+            for socket in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):  # noqa: S108
                 socket.unlink(missing_ok=True)
+        self.folder.remove_temporary("s")
         self.folder.record("store", None)
         return count
 
@@ -159,7 +160,7 @@ class ObjectStore:
         logger.info("the object store is ready after %.1f s at %s", time.monotonic() - began, self.endpoint)
 
     def _arguments(self, ports: dict[str, int], data: Path) -> Iterator[str]:
-        sockets = self.folder.temporary()
+        sockets = self.folder.temporary("s")
         yield from ("-logtostderr=true", "server", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1")
         yield from ("-master.resumeState=false", "-master.electionTimeout=1s")
         yield from ("-master.telemetry=false", f"-master.volumeSizeLimitMB={self.settings.volume_size_mb}")
@@ -211,6 +212,14 @@ class ObjectStore:
         recorded = self.folder.read().get("store")
         ports = recorded.get("ports") if isinstance(recorded, dict) else None
         return ports if isinstance(ports, dict) and all(isinstance(p, int) for p in ports.values()) else {}
+
+    def _ports_in_command_lines(self) -> set[int]:
+        """The ports of what runs, also if the note about them was lost."""
+        found = set()
+        for process in self._part.processes():
+            with contextlib.suppress(psutil.Error):
+                found |= {int(port) for word in process.cmdline() for port in _PORT.findall(word)}
+        return found - {0}
 
     def process(self) -> Started | None:
         """The process as recorded, which may have ended since."""
