@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from stoker.embedded import Instance, ObjectStore, Settings
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
+
 from stoker.dataset.index import ShardIndex, payload_checksum
 from stoker.dataset.manifest import Manifest, Shard, Split, checksum, write_manifest
 from stoker.storage import Location, locate

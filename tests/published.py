@@ -6,6 +6,7 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
+
 from made import write_dataset
 from stoker.dataset import Loader, read_manifest
 from stoker.recipe import Recipe, parse_recipe

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.distributed as dist
+
 from stoker.dataset import Loader
 from stoker.recipe import Recipe
 from stoker.training.evaluation import evaluate

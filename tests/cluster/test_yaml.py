@@ -13,6 +13,7 @@ import pytest
 import ray.autoscaler
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
+
 from stoker.embedded import Settings
 
 CHECKOUT = Path(__file__).resolve().parents[2]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
 from stoker.dataset.decode import (
     UndecodableImage,
     decode,

@@ -8,6 +8,7 @@ import pytest
 import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
+
 from stoker.dataset.index import ShardIndex, read_index
 from stoker.dataset.manifest import Shard, checksum
 from stoker.errors import DatasetError

@@ -12,6 +12,7 @@ import torch
 from fsspec.implementations.local import LocalFileSystem
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from made import write_dataset
 from stoker.dataset import Batch, Loader, SampleReader
 from stoker.errors import DatasetError, StorageError

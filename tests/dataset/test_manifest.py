@@ -3,6 +3,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from stoker.dataset.manifest import Manifest, Shard, Split, checksum, expect, read_manifest, write_manifest
 from stoker.errors import DatasetError
 from stoker.storage import locate

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from stoker.dataset.order import EpochOrder, key_of, micro_batches_of, uniform
 
 keys = st.integers(0, 2**64 - 1)

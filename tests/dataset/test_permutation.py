@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from stoker.dataset.order import Permutation
 
 keys = st.integers(0, 2**64 - 1)

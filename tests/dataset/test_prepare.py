@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
 from stoker.dataset import SampleReader, read_manifest
 from stoker.dataset.decode import decode
 from stoker.dataset.index import payload_checksum, read_index

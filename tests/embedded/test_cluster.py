@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+
 from conftest import Store
 from stoker.embedded import Instance, Settings
 from stoker.embedded.ports import is_free

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from stoker.embedded import Settings, StateFolder
 from stoker.embedded.ports import choose_port, free_ports, is_free
 from stoker.embedded.processes import Part, Started, wait_until

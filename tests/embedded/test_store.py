@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from conftest import environment_with
 from stoker.embedded import ObjectStore, Settings, StateFolder
 from stoker.embedded.ports import is_free

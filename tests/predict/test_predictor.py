@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
 from published import finished_run, weights_of
 from stoker.dataset import SampleReader, UndecodableImage
 from stoker.dataset.decode import evaluation_image

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from stoker.errors import RecipeError
 from stoker.recipe import Recipe, as_yaml, changed_keys, json_schema, parse_recipe, read_recipe
 

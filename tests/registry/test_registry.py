@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
 from published import finished_run
 from stoker.errors import ModelError, RunError, StorageError
 from stoker.predict import check_parity

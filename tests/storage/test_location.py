@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
 from stoker.errors import StorageError
 from stoker.storage import Conflict, Location, locate
 from stoker.storage.retry import BadBody

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+
 from conftest import Store
 from stoker.embedded.ports import free_ports
 from stoker.storage import Conflict, Location, locate

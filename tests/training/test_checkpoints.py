@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from stoker.errors import RunError, StorageError
 from stoker.storage import Location, locate
 from stoker.training.checkpoints import CheckpointWriter, latest_checkpoint, list_checkpoints

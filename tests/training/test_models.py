@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from stoker.errors import ModelError
 from stoker.training.models import build_model, check_model, model_names
 

@@ -3,6 +3,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+
 from stoker.recipe import Recipe, as_yaml
 from stoker.recipe.reading import parse_recipe
 from stoker.training.charts import Series, line_chart

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.multiprocessing as processes
+from torch import Tensor, nn
+
 from made import write_dataset
 from ranks import train_rank
 from stoker.recipe import Recipe, Schedule, parse_recipe
@@ -15,7 +17,6 @@ from stoker.training.models import build_model
 from stoker.training.normalization import RunningStatistics
 from stoker.training.optimizers import build_optimizer, load_optimizer_tensors, optimizer_tensors
 from stoker.training.schedule import learning_rate_ratio
-from torch import Tensor, nn
 
 RECIPE = """
 name: step
