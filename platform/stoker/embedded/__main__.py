@@ -9,11 +9,12 @@ import sys
 from pathlib import Path
 
 from stoker.command import run_command
+from stoker.embedded.endpoint import deploy_endpoint
 from stoker.embedded.instance import Instance
 from stoker.embedded.settings import Settings
 
 _COMMANDS = {
-    "up": "start what is not up already, and keep it running",
+    "up": "start what is not up already, the endpoint too if a model was published, and keep it running",
     "down": "end both and everything that runs there; the data stay",
     "status": "say what answers where; exit status 1 if something does not",
     "environment": "print shell exports for clients; THEY HOLD SECRETS (S3 key, API key): for eval, not for a log",

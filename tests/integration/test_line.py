@@ -1,0 +1,92 @@
+"""The whole line as a user drives it: real digits, real store, real cluster, real jobs, real HTTP."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+from conftest import Store
+
+from stoker.dataset.prepare.digits import digit_files
+from stoker.embedded import Instance
+from stoker.registry import Registry
+from stoker.storage import locate
+
+CHECKOUT = Path(__file__).parents[2]
+PER_CLASS = {"train": 24, "validation": 8}
+
+
+def run(*command: str) -> list[str]:
+    """The lines that a command printed; it must succeed."""
+    programs = str(Path(sys.executable).parent)
+    environment = os.environ | {"PATH": programs + os.pathsep + os.environ["PATH"]}
+    done = subprocess.run(
+        command, check=False, cwd=CHECKOUT, env=environment, text=True, capture_output=True, timeout=500
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout.strip().splitlines()
+
+
+def submit(*entrypoint: str) -> list[str]:
+    return run("ray", "job", "submit", "--working-dir", ".", "--", "python", *entrypoint)
+
+
+@pytest.fixture
+def slice_of_digits(tmp_path: Path) -> Path:
+    """A few scans of each digit, as files."""
+    taken: dict[str, int] = {}
+    for path, data in sorted(digit_files().items()):
+        split, _, rest = path.partition("/")
+        folder = f"{split}/{rest.partition('/')[0]}"
+        taken[folder] = taken.get(folder, 0) + 1
+        if taken[folder] <= PER_CLASS[split]:
+            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / path).write_bytes(data)
+    return tmp_path
+
+
+@pytest.mark.store
+@pytest.mark.cluster
+@pytest.mark.timeout(900)
+def test_images_go_through_the_line_and_come_back_as_an_answer(
+    cluster: Instance, store: Store, slice_of_digits: Path
+) -> None:
+    storage = store.fresh("line")
+    data = f"{storage}/datasets/digits"
+    submit("jobs/prepare.py", str(slice_of_digits), data)
+
+    overrides = (f"storage={storage}", f"data.url={data}", "schedule.epochs=3", "checkpoint.every_steps=5")
+    log = submit("jobs/train.py", "jobs/recipes/digits.yaml", *overrides)
+    assert any("epoch 3/3 done" in line and "of 80" in line and "images/s" in line for line in log)
+    trained = json.loads(next(line for line in reversed(log) if line.startswith('{"run"')))
+    assert trained["samples"] == 80
+
+    python = sys.executable
+    published = json.loads(
+        run(python, "jobs/publish.py", "digits", "digits", "--storage", storage, "--alias", "production")[-1]
+    )
+    assert published["model"] == "digits@1"
+    evaluated = json.loads(run(python, "jobs/evaluate.py", "digits@production", "--storage", storage)[-1])
+    assert evaluated["accuracy"] == pytest.approx(trained["accuracy"])
+    assert b"<html" in Registry(locate(storage)).resolve("digits").read("report.html")
+
+    port = str(cluster.serve_port)
+    run(python, "-m", "stoker_serve.deploy", "serve/digits.yaml", "--storage", storage, "--port", port)
+    url = f"{cluster.serve_url}/v1/models/digits/predict"
+    key = {"Authorization": f"Bearer {cluster.api_key}", "Content-Type": "image/jpeg"}
+    with httpx.Client(timeout=60, trust_env=False) as client:
+        assert client.get(f"{cluster.serve_url}/readyz").status_code == 200
+        right = 0
+        for path in sorted(slice_of_digits.glob("validation/*/*.jpg")):
+            answer = client.post(url, content=path.read_bytes(), headers=key)
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["model"] == "digits@1"
+            right += answer.json()["predictions"][0][0]["label"] == path.parent.name
+        assert right == round(trained["accuracy"] * 80)
+        assert client.post(url, content=b"no image", headers=key).status_code == 415
+        assert client.post(url, content=b"x").status_code == 401
