@@ -10,8 +10,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import Store
 
+from conftest import Store
 from stoker.dataset.prepare.digits import digit_files
 from stoker.embedded import Instance
 from stoker.registry import Registry

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 from stoker.command import run_command
-from stoker.embedded.endpoint import deploy_endpoint
 from stoker.embedded.instance import Instance
 from stoker.embedded.settings import Settings
 
@@ -31,7 +30,11 @@ def main(arguments: list[str]) -> None:
     given = parser.parse_args(arguments)
     instance = Instance(given.folder, Settings.read(given.settings))
     if given.command == "up":
+        from stoker.embedded.endpoint import deploy_endpoint  # torch comes with it, which the others need not wait for
+
         instance.start("up")
+        if deploy_endpoint(instance) is None:
+            _say("nothing to serve yet: make quickstart trains and publishes a first model")
         _say(_summary(instance, given))
     elif given.command == "down":
         count = instance.stop()
