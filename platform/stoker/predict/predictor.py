@@ -33,7 +33,7 @@ class Predictor:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.reference = version.reference
         self.classes = version.classes
-        self._preprocessing = version.card.preprocessing
+        self.card = version.card
         model = build_model(version.card.architecture, classes=len(self.classes))
         try:
             model.load_state_dict(version.weights())
@@ -43,7 +43,7 @@ class Predictor:
                 f"{self.reference}: its weights are not those of a {version.card.architecture} ({reason})"
             ) from None
         self._model = model.eval().requires_grad_(False).to(self.device).to(memory_format=torch.channels_last)
-        self._normalize = Normalize(self._preprocessing.mean, self._preprocessing.std).to(self.device)
+        self._normalize = Normalize(self.card.preprocessing.mean, self.card.preprocessing.std).to(self.device)
         self._pool = ThreadPoolExecutor(max(1, min(8, os.cpu_count() or 1)), thread_name_prefix="stoker-predict")
 
     @classmethod
@@ -65,7 +65,8 @@ class Predictor:
         Raises:
             UndecodableImage: ``data`` is not an image, or damaged.
         """
-        return evaluation_image(data, image_size=self._preprocessing.image_size, resize=self._preprocessing.resize)
+        how = self.card.preprocessing
+        return evaluation_image(data, image_size=how.image_size, resize=how.resize)
 
     @torch.inference_mode()
     def predict_images(self, images: Tensor) -> NDArray[np.float32]:
