@@ -1,0 +1,198 @@
+"""Deploy a Serve config and wait until it answers: python -m stoker_serve.deploy serve/digits.yaml
+
+The file and every model that it names are checked before anything is deployed. Deploying again after an alias has
+moved replaces the replicas by those of the new version, one after another. The cluster is the one whose dashboard
+RAY_DASHBOARD_ADDRESS names (default http://127.0.0.1:8265). Closes with a line of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import re
+import socket
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stoker.command import run_command
+from stoker.errors import ClusterError
+
+from .config import Plan, read_plan
+
+if TYPE_CHECKING:
+    from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
+
+__all__ = ["deploy", "remove"]
+
+logger = logging.getLogger(__name__)
+
+_EVERY_S = 0.3
+_SAY_EVERY_S = 10.0
+_LOOPBACK = ("127.0.0.1", "localhost")
+_NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+def deploy(plan: Plan, address: str, *, patience_s: float = 300.0) -> None:
+    """Bring ``plan`` to the cluster whose dashboard is at ``address``; returns when it answers with its versions.
+
+    Raises:
+        ClusterError: no cluster there, the port is taken, the application fails, or ``patience_s`` has passed.
+    """
+    with _understood(address):
+        client = _client(address)
+        _check_port(plan, client, address)
+        client.deploy_applications(plan.config)
+    deadline = time.monotonic() + patience_s
+    say_at = time.monotonic() + _SAY_EVERY_S
+    while True:
+        with _understood(address):
+            details = client.get_serve_details()
+        found = details["applications"].get(plan.application) or {}
+        if found.get("status") == "DEPLOY_FAILED":
+            raise ClusterError(f"{plan.application} cannot be deployed: {_reason(found)} (more: serve status)")
+        if found.get("status") == "RUNNING" and _answers(plan):
+            return
+        state = str(found.get("status", "NOT_STARTED")).lower().replace("_", " ")
+        if time.monotonic() > deadline:
+            raise ClusterError(
+                f"{plan.application} does not answer at {plan.url} after {patience_s:g} s (it is {state}: "
+                f"{_reason(found)}); see serve status, and ray status for free CPUs"
+            )
+        if time.monotonic() > say_at:
+            say_at += _SAY_EVERY_S
+            logger.info("still waiting for %s (%s)", plan.application, state)
+        time.sleep(_EVERY_S)
+
+
+def remove(address: str, *, patience_s: float = 60.0) -> None:
+    """End Serve on the cluster, with all its applications.
+
+    Raises:
+        ClusterError: no cluster there, or it did not end in time.
+    """
+    with _understood(address):
+        client = _client(address)
+        client.delete_applications()
+        deadline = time.monotonic() + patience_s
+        while client.get_serve_details()["applications"]:
+            if time.monotonic() > deadline:
+                raise ClusterError(f"Serve on {address} has not ended after {patience_s:g} s; see serve status")
+            time.sleep(_EVERY_S)
+
+
+def _client(address: str) -> ServeSubmissionClient:
+    from ray.dashboard.modules.serve.sdk import ServeSubmissionClient  # sends the cluster's token by itself
+
+    return ServeSubmissionClient(address)
+
+
+@contextlib.contextmanager
+def _understood(address: str) -> Iterator[None]:
+    """The client's errors in one line."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError) as error:
+        text = str(error).strip()
+        if isinstance(error, OSError) and "onnect" in text:
+            raise ClusterError(
+                f"no Ray cluster answers at {address}; start one (make up), or set RAY_DASHBOARD_ADDRESS"
+            ) from None
+        if "uthenticat" in text:
+            raise ClusterError(
+                f"the Ray cluster at {address} does not accept our token; set RAY_AUTH_MODE=token and "
+                "RAY_AUTH_TOKEN_PATH as it has them"
+            ) from None
+        raise ClusterError(f"the Ray cluster at {address} refused: {_last_line(text)}") from None
+
+
+def _check_port(plan: Plan, client: ServeSubmissionClient, address: str) -> None:
+    """Serve takes its port once, when it starts; a port that another program has makes it fail late and obscurely."""
+    running = client.get_serve_details().get("http_options")
+    if running:
+        if running["port"] != plan.port:
+            raise ClusterError(
+                f"Serve runs already and listens on port {running['port']}, not {plan.port}; give --port "
+                f"{running['port']}, or end it first with --delete"
+            )
+        return
+    if plan.host in _LOOPBACK and any(name in address for name in _LOOPBACK):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((plan.host, plan.port))
+            except OSError:
+                raise ClusterError(f"port {plan.port} is taken by another program; choose one with --port N") from None
+
+
+def _answers(plan: Plan) -> bool:
+    """Whether the endpoint is ready with the very versions of ``plan``: not still with those before it."""
+    try:
+        with _NO_PROXY.open(f"{plan.url}/readyz", timeout=15) as answer:
+            models = json.load(answer)["models"]
+    except (OSError, ValueError, KeyError):
+        return False
+    return bool(models == [model.version for model in plan.deployed])
+
+
+def _reason(found: dict[str, Any]) -> str:
+    """The line of Serve's messages, tracebacks included, that says why."""
+    rows = found.get("deployments") or {}
+    messages = [str(row.get("message") or "") for row in rows.values()] + [str(found.get("message") or "")]
+    lines = [line.strip() for message in messages for line in message.splitlines() if line.strip()]
+    errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Warning)\b.*:", line)]
+    return _last_line("\n".join(errors or lines)) or "no reason given yet"
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:500] if lines else ""
+
+
+def _address() -> str:
+    named = os.environ.get("RAY_DASHBOARD_ADDRESS") or os.environ.get("RAY_API_SERVER_ADDRESS")
+    return named or "http://127.0.0.1:8265"
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m stoker_serve.deploy",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("config", type=Path, nargs="?", help="a Serve YAML")
+    parser.add_argument("--storage", help="URL below which models/ lies (default: the YAML's, or STOKER_STORAGE)")
+    parser.add_argument("--model", action="append", default=[], metavar="REF", help="instead of the YAML's; repeatable")
+    parser.add_argument("--port", type=int, help="instead of the YAML's")
+    parser.add_argument("--address", default=_address(), help="the cluster's dashboard")
+    parser.add_argument("--patience", type=float, default=300.0, metavar="S", help="seconds to wait (default: 300)")
+    parser.add_argument("--delete", action="store_true", help="end Serve and all its applications")
+    given = parser.parse_args(arguments)
+    if given.delete:
+        remove(given.address)
+        _say(f"Serve on {given.address} has ended")
+        return
+    if given.config is None:
+        raise ClusterError("which application is not said; give a Serve YAML, as in: serve/digits.yaml")
+    plan = read_plan(given.config, storage=given.storage, models=given.model, port=given.port)
+    versions = [model.version for model in plan.deployed]
+    _say(f"deploying {', '.join(versions)} to {given.address}")
+    deploy(plan, given.address, patience_s=given.patience)
+    _say(f"serving {', '.join(versions)} at {plan.url}")
+    _say(json.dumps({"url": plan.url, "models": versions}))
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,91 @@
+"""One replica of one model: decodes each request's images, and predicts those of several requests together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from ray import serve
+
+from .answers import Answer, Description, Refusal
+from .settings import Batching
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+__all__ = ["Model"]
+
+
+class Model:
+    """Holds the version ``reference`` of the registry below ``storage``; see :class:`stoker_serve.answers.Served`."""
+
+    def __init__(self, reference: str, storage: str, batching: Batching, threads: int = 0) -> None:
+        """``threads`` is for decoding and for torch; 0: as many as the CPUs that Ray gave this replica.
+
+        Raises:
+            ModelError, StorageError: the version cannot be loaded.
+        """
+        import torch  # here, so that only replicas import it and not whoever deploys them
+
+        from stoker.dataset import UndecodableImage
+        from stoker.predict import Predictor
+        from stoker.storage import locate
+
+        threads = threads or _threads_given()
+        torch.set_num_threads(threads)
+        self._undecodable = UndecodableImage
+        self._stack = torch.stack
+        self._decoders = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._forward = ThreadPoolExecutor(1, thread_name_prefix="forward")
+        self._predictor = Predictor.load(reference, storage=locate(storage, patience_s=20))
+        size = self._predictor.card.preprocessing.image_size
+        self._predictor.predict_images(torch.zeros(1, 3, size, size, dtype=torch.uint8))  # the first pass is slow
+        self._row.set_max_batch_size(batching.images)
+        self._row.set_batch_wait_timeout_s(batching.wait_ms / 1000)
+
+    async def predict(self, images: list[bytes], top: int) -> Answer | Refusal:
+        """Probabilities of ``images``; a refusal with status 422 if one of them cannot be decoded."""
+        loop = asyncio.get_running_loop()
+        decoding = [loop.run_in_executor(self._decoders, self._predictor.preprocess, data) for data in images]
+        decoded = await asyncio.gather(*decoding, return_exceptions=True)
+        pixels: list[Tensor] = []
+        for number, found in enumerate(decoded, 1):
+            if isinstance(found, self._undecodable):
+                where = f"image {number} of {len(images)}: " if len(images) > 1 else ""
+                return Refusal(422, "undecodable_image", f"{where}{found}")
+            if isinstance(found, BaseException):
+                raise found
+            pixels.append(found)
+        rows = await asyncio.gather(*(self._row(image) for image in pixels))
+        return Answer(self._predictor.reference, tuple(tuple(row[:top]) for row in rows))
+
+    async def describe(self) -> Description:
+        card = self._predictor.card
+        return Description(
+            model=self._predictor.reference,
+            architecture=card.architecture,
+            classes=card.classes,
+            image_size=card.preprocessing.image_size,
+            accuracy=card.metrics.accuracy,
+            published=card.published,
+        )
+
+    @serve.batch  # type: ignore[untyped-decorator]
+    async def _row(self, images: Any) -> Any:
+        """All (label, probability) of an image; the images (uint8 [3, S, S]) of a batch arrive here together."""
+        return await asyncio.get_running_loop().run_in_executor(self._forward, self._rows, images)
+
+    def _rows(self, images: Sequence[Tensor]) -> list[list[tuple[str, float]]]:
+        probabilities: NDArray[np.float32] = self._predictor.predict_images(self._stack(list(images)))
+        return self._predictor.top(probabilities, len(self._predictor.classes))
+
+
+def _threads_given() -> int:
+    import ray
+
+    given = ray.get_runtime_context().get_assigned_resources().get("CPU", 1.0)
+    return max(1, int(given))
