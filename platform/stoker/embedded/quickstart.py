@@ -66,7 +66,7 @@ class _Stages:
 
     @contextlib.contextmanager
     def stage(self, name: str, what: str) -> Iterator[None]:
-        self.say(f"\n[{len(self.seconds) + 1}/7] {what}")
+        self.say(f"\n[{len(self.seconds) + 1}/6] {what}")
         began = time.monotonic()
         yield
         self.seconds[name] = round(time.monotonic() - began, 1)
