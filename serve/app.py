@@ -13,7 +13,7 @@ from ray.serve.handle import DeploymentHandle
 
 from .answers import Answer, Description, Refusal
 from .keys import Keys
-from .model import Model
+from .model import Replica
 from .protocol import make_app
 from .settings import INGRESS, Deployed, Settings
 
@@ -75,7 +75,7 @@ def build(settings: Settings) -> serve.Application:
     if settings.authentication == "keys":
         Keys.from_environment()
     deployed = settings.deployed()
-    replicas = serve.deployment(Model)
+    replicas = serve.deployment(Replica)
     models = {
         model.name: replicas.options(name=model.name, max_ongoing_requests=64, **_BOUNDED).bind(
             model.version, settings.storage, settings.batching

@@ -75,6 +75,8 @@ async def _files(request: Request, body: bytes, limits: Limits) -> list[bytes]:
     async def once() -> AsyncGenerator[bytes, None]:
         yield body
 
+    if not body.rstrip(b"\r\n").endswith(b"--"):
+        raise Refusal(400, "bad_form", "the form is cut off: its last boundary is missing")
     try:
         form = await MultiPartParser(request.headers, once()).parse()
     except (MultiPartException, KeyError, ValueError) as error:

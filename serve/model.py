@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+import ray
 from ray import serve
 
 from .answers import Answer, Description, Refusal
@@ -17,14 +18,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-__all__ = ["Model"]
+__all__ = ["Model", "Replica"]
+
+Row = list[tuple[str, float]]
 
 
 class Model:
     """Holds the version ``reference`` of the registry below ``storage``; see :class:`stoker_serve.answers.Served`."""
 
-    def __init__(self, reference: str, storage: str, batching: Batching, threads: int = 0) -> None:
-        """``threads`` is for decoding and for torch; 0: as many as the CPUs that Ray gave this replica.
+    def __init__(self, reference: str, storage: str, threads: int) -> None:
+        """``threads`` is how many decode, and how many torch takes.
 
         Raises:
             ModelError, StorageError: the version cannot be loaded.
@@ -35,7 +38,6 @@ class Model:
         from stoker.predict import Predictor
         from stoker.storage import locate
 
-        threads = threads or _threads_given()
         torch.set_num_threads(threads)
         self._undecodable = UndecodableImage
         self._stack = torch.stack
@@ -44,8 +46,6 @@ class Model:
         self._predictor = Predictor.load(reference, storage=locate(storage, patience_s=20))
         size = self._predictor.card.preprocessing.image_size
         self._predictor.predict_images(torch.zeros(1, 3, size, size, dtype=torch.uint8))  # the first pass is slow
-        self._row.set_max_batch_size(batching.images)
-        self._row.set_batch_wait_timeout_s(batching.wait_ms / 1000)
 
     async def predict(self, images: list[bytes], top: int) -> Answer | Refusal:
         """Probabilities of ``images``; a refusal with status 422 if one of them cannot be decoded."""
@@ -74,18 +74,27 @@ class Model:
             published=card.published,
         )
 
-    @serve.batch  # type: ignore[untyped-decorator]
-    async def _row(self, images: Any) -> Any:
-        """All (label, probability) of an image; the images (uint8 [3, S, S]) of a batch arrive here together."""
-        return await asyncio.get_running_loop().run_in_executor(self._forward, self._rows, images)
+    async def _row(self, image: Any) -> Any:
+        """All (label, probability) of ``image``, uint8 [3, S, S], the most probable first."""
+        return (await self._rows([image]))[0]
 
-    def _rows(self, images: Sequence[Tensor]) -> list[list[tuple[str, float]]]:
+    async def _rows(self, images: Sequence[Tensor]) -> list[Row]:
+        return await asyncio.get_running_loop().run_in_executor(self._forward, self._forward_pass, images)
+
+    def _forward_pass(self, images: Sequence[Tensor]) -> list[Row]:
         probabilities: NDArray[np.float32] = self._predictor.predict_images(self._stack(list(images)))
         return self._predictor.top(probabilities, len(self._predictor.classes))
 
 
-def _threads_given() -> int:
-    import ray
+class Replica(Model):
+    """A model inside Serve: images of requests that arrive together go through it together."""
 
-    given = ray.get_runtime_context().get_assigned_resources().get("CPU", 1.0)
-    return max(1, int(given))
+    def __init__(self, reference: str, storage: str, batching: Batching) -> None:
+        given = ray.get_runtime_context().get_assigned_resources().get("CPU", 1.0)
+        super().__init__(reference, storage, max(1, int(given)))
+        self._row.set_max_batch_size(batching.images)
+        self._row.set_batch_wait_timeout_s(batching.wait_ms / 1000)
+
+    @serve.batch  # type: ignore[untyped-decorator]
+    async def _row(self, images: Any) -> Any:
+        return await self._rows(images)
