@@ -9,16 +9,12 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable
 
-import safetensors.torch
-
-from stoker.dataset import read_manifest
 from stoker.errors import DatasetError, ModelError, RunError
 from stoker.recipe import Recipe
 from stoker.registry.card import ModelCard, Preprocessing
 from stoker.registry.registry import WEIGHTS, ModelVersion, Registry
 from stoker.storage import Location, locate
 from stoker.training.records import Result
-from stoker.training.runs import RunFolder
 
 __all__ = ["publish_run"]
 
@@ -35,6 +31,10 @@ def publish_run(storage: Location, run: str, name: str, *, verify: Verify, alias
         RunError: there is no such run, it has no checkpoint, or it is not finished.
         ModelError: the gate is not passed.
     """
+    import safetensors.torch  # torch and what needs it, here: looking a version up imports this package too
+
+    from stoker.training.runs import RunFolder
+
     folder = RunFolder(storage, run)
     recipe = folder.recipe()
     checkpoint = folder.latest_checkpoint()
@@ -76,6 +76,8 @@ def publish_run(storage: Location, run: str, name: str, *, verify: Verify, alias
 
 
 def _must_be_whole(recipe: Recipe, result: Result) -> None:
+    from stoker.dataset import read_manifest
+
     try:
         manifest = read_manifest(locate(result.dataset_url))
     except DatasetError as error:

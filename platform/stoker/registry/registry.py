@@ -18,16 +18,17 @@ import re
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import safetensors.torch
 from pydantic import ValidationError
-from torch import Tensor
 
 from stoker.errors import ModelError
 from stoker.registry.card import FORMAT, FORMAT_VERSION, ModelCard, StoredFile
 from stoker.storage import Conflict, Location
 from stoker.storage.retry import BadBody
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["WEIGHTS", "ModelVersion", "Registry"]
 
@@ -77,6 +78,8 @@ class ModelVersion:
 
     def weights(self) -> dict[str, Tensor]:
         """The state dict, on the CPU."""
+        import safetensors.torch  # brings torch, seconds that whoever only looks a version up does not pay
+
         return safetensors.torch.load(self.read(WEIGHTS))
 
 
