@@ -59,7 +59,9 @@ def make(source: Path, destination: Path, options: Options | None = None, **how:
 
 
 def objects(root: Path) -> dict[str, str]:
-    files = (path for path in root.rglob("*") if path.is_file())
+    files = (
+        path for path in root.rglob("*") if path.is_file() and not path.name.startswith(".")
+    )  # a killed write leaves a hidden file
     return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
