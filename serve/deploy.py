@@ -97,14 +97,18 @@ def _client(address: str) -> ServeSubmissionClient:
 @contextlib.contextmanager
 def _understood(address: str) -> Iterator[None]:
     """The client's errors in one line."""
+    from ray.exceptions import RayError
+
     try:
         yield
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, RayError) as error:
         text = str(error).strip()
         if isinstance(error, OSError) and "onnect" in text:
             raise ClusterError(
                 f"no Ray cluster answers at {address}; start one (make up), or set RAY_DASHBOARD_ADDRESS"
             ) from None
+        if isinstance(error, ValueError) and "http://" in text:
+            raise ClusterError(f"{address} is no dashboard's URL; write it as http://127.0.0.1:8265") from None
         if "uthenticat" in text:
             raise ClusterError(
                 f"the Ray cluster at {address} does not accept our token; set RAY_AUTH_MODE=token and "
