@@ -37,12 +37,13 @@ def written(folder: Path, **changed: object) -> Path:
     return folder / "serve.yaml"
 
 
-def test_the_shipped_config_is_on_loopback_with_keys_and_bounds(storage: Location) -> None:
+def test_the_shipped_config_is_on_loopback_with_keys_and_bounds_and_rolls_without_a_gap(storage: Location) -> None:
     plan = read_plan(YAML, storage=storage.url)
     application = plan.config["applications"][0]
     assert (plan.url, application["args"]["authentication"]) == ("http://127.0.0.1:8000", "keys")
     assert [entry["name"] for entry in application["deployments"]] == ["http", "digits"]
     assert all(entry["max_queued_requests"] > 0 for entry in application["deployments"])
+    assert all(entry["max_surge_percent"] > 0 for entry in application["deployments"])
 
 
 def test_a_moved_alias_changes_what_is_deployed(storage: Location) -> None:
