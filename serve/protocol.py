@@ -112,7 +112,7 @@ def make_app(settings: Settings, deployed: list[Deployed], served: Mapping[str, 
     async def described(model: Deployed) -> ModelEntry:
         try:
             found = await asyncio.wait_for(served[model.name].describe(), _PATIENCE_S)
-        except (TimeoutError, Refusal):
+        except TimeoutError:
             raise Refusal(503, "not_ready", f"{model.version} is not ready yet", {"Retry-After": "1"}) from None
         return ModelEntry(
             name=model.name,
@@ -125,6 +125,14 @@ def make_app(settings: Settings, deployed: list[Deployed], served: Mapping[str, 
             published=found.published,
         )
 
+    async def ready(model: Deployed) -> str:
+        try:
+            return (await described(model)).model
+        except Refusal as refusal:
+            if refusal.code == "busy":  # else a load balancer takes us away just when there is work
+                return model.version
+            raise
+
     @app.get("/healthz")
     async def healthz() -> Health:
         """Whether this process answers."""
@@ -132,9 +140,8 @@ def make_app(settings: Settings, deployed: list[Deployed], served: Mapping[str, 
 
     @app.get("/readyz", responses={503: _ERRORS[503]})
     async def readyz() -> Readiness:
-        """Whether every model has a replica that answers; names the versions."""
-        entries = await asyncio.gather(*(described(model) for model in deployed))
-        return Readiness(status="ready", models=[entry.model for entry in entries])
+        """Whether every model has a replica that answers, or is too busy to; names the versions."""
+        return Readiness(status="ready", models=list(await asyncio.gather(*(ready(model) for model in deployed))))
 
     @app.get("/v1/models", dependencies=[Depends(admit)], responses={s: _ERRORS[s] for s in (401, 503)})
     async def models() -> Models:

@@ -8,10 +8,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 
 from conftest import Store
 from published import finished_run
@@ -24,6 +26,16 @@ from stoker.storage import Location
 pytestmark = [pytest.mark.store, pytest.mark.cluster]
 
 YAML = Path(__file__).parents[2] / "serve" / "digits.yaml"
+
+
+def tight(folder: Path) -> Path:
+    """The shipped YAML with room for one request and one that waits, each of which takes a while."""
+    config = yaml.safe_load(YAML.read_text())
+    application = config["applications"][0]
+    application["args"]["batching"] = {"images": 32, "wait_ms": 400}
+    application["deployments"][1] |= {"max_ongoing_requests": 1, "max_queued_requests": 1}
+    (folder / "tight.yaml").write_text(yaml.safe_dump(config))
+    return folder / "tight.yaml"
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -42,8 +54,8 @@ def storage(cluster: Instance, store: Store) -> Iterator[Location]:
 
 
 @pytest.mark.timeout(900)
-def test_a_model_is_served_and_a_moved_alias_rolls_it_without_a_failed_request(
-    cluster: Instance, storage: Location
+def test_a_model_is_served_rolled_without_a_failed_request_and_refuses_what_is_too_much(
+    cluster: Instance, storage: Location, tmp_path: Path
 ) -> None:
     where = ("--storage", storage.url, "--port", str(cluster.serve_port))
     first = command(str(YAML), *where)
@@ -83,7 +95,15 @@ def test_a_model_is_served_and_a_moved_alias_rolls_it_without_a_failed_request(
             asking.join()
         assert second.returncode == 0, second.stdout + second.stderr
         assert client.post(path, content=image).json()["model"] == "digits@2"
-        assert {status for status, _ in answers} == {200}, answers
+        assert [answer for answer in answers if answer[0] != 200] == []
+
+        third = command(str(tight(tmp_path)), *where)
+        assert third.returncode == 0, third.stdout + third.stderr
+        with ThreadPoolExecutor(16) as pool:
+            burst = list(pool.map(lambda _: client.post(path, content=image), range(16)))
+        assert {answer.status_code for answer in burst} == {200, 503}
+        refused = next(answer for answer in burst if answer.status_code == 503)
+        assert (refused.headers["Retry-After"], refused.json()["error"]["code"]) == ("1", "busy")
 
     other = command(str(YAML), "--storage", storage.url, "--port", "1")
     assert other.returncode == 2

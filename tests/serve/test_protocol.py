@@ -233,22 +233,25 @@ def test_errors_of_every_kind_have_one_form(client: httpx.Client) -> None:
     assert (bad.status_code, bad.json()["error"]["code"]) == (400, "bad_parameter")
 
 
-def test_a_busy_model_answers_503_with_retry_after() -> None:
-    class Busy:
+@pytest.mark.parametrize(("code", "readiness"), [("busy", 200), ("unavailable", 503)])
+def test_a_model_that_cannot_answer_now_gives_503_with_retry_after_and_is_ready_if_only_busy(
+    code: str, readiness: int
+) -> None:
+    class Away:
         async def predict(self, images: list[bytes], top: int) -> Answer | Refusal:
-            return Refusal(503, "busy", "every replica of digits is busy", {"Retry-After": "1"})
+            return Refusal(503, code, "come again", {"Retry-After": "1"})
 
         async def describe(self) -> Description:
-            raise Refusal(503, "unavailable", "no replica of digits answers")
+            raise Refusal(503, code, "come again", {"Retry-After": "1"})
 
     with (
-        serving(Busy(), Deployed(name="digits", reference="digits", version="digits@1")) as url,
+        serving(Away(), Deployed(name="digits", reference="digits", version="digits@1")) as url,
         httpx.Client(base_url=url, headers={"Authorization": f"Bearer {KEY}"}, trust_env=False) as client,
     ):
         answer = post(client, JPEG)
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
-        assert answer.json()["error"]["code"] == "busy"
-        assert client.get("/readyz").status_code == 503
+        assert answer.json()["error"]["code"] == code
+        assert client.get("/readyz").status_code == readiness
 
 
 def test_keys_come_from_a_file_and_there_must_be_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
