@@ -2,6 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 UV := $(BIN)/uv
+# Debian keeps the half of Python that makes virtual environments in a package of its own.
+VENV_PACKAGE := { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "installing python3-venv" && \
+	{ apt-get install -qq -y python3-venv || { apt-get update -qq && apt-get install -qq -y python3-venv; }; } >/dev/null; } || \
+	{ echo "error: this Python cannot make virtual environments; on Debian: sudo apt install python3-venv"; exit 2; }
 UV_VERSION := 0.13.9
 
 .DEFAULT_GOAL := help
@@ -15,8 +19,9 @@ install: .venv/installed ## make the virtual environment and install the pinned 
 .venv/installed: cluster/requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: stoker needs Python 3.11 or newer; say which: make PYTHON=python3.12"; exit 2; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { test -x $(UV) || $(VENV_PACKAGE); }
 	@test -x $(UV) || { $(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet uv==$(UV_VERSION); } || \
-		{ rm -rf .venv; echo "error: no virtual environment could be made; on Debian: apt install python3-venv"; exit 2; }
+		{ rm -rf .venv; echo "error: the virtual environment .venv could not be made; the lines above say why"; exit 2; }
 	$(UV) pip install --quiet --python $(BIN)/python -r cluster/requirements.txt
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@
