@@ -120,6 +120,7 @@ class RayCluster:
         while count and time.monotonic() < deadline and not all(is_free(port) for port in ports.values()):
             time.sleep(0.1)
         self.folder.remove_temporary("r")
+        self.folder.remove_temporary("t")
         self.folder.record("cluster", None)
         return count
 
@@ -171,6 +172,7 @@ class RayCluster:
             "PATH": os.pathsep.join([programs, *([ours["PATH"]] if ours.get("PATH") else [])]),
             "GLOO_SOCKET_IFNAME": "lo",
             "NCCL_SOCKET_IFNAME": "lo",
+            "TMPDIR": str(self.folder.temporary("t")),  # goes with the cluster, also when its workers are killed
             "RAY_SERVE_DEFAULT_HTTP_HOST": "127.0.0.1",
             "RAY_SERVE_ENABLE_HA_PROXY": "0",
             # Nothing to drain to: without this SIGTERM waits half a minute.

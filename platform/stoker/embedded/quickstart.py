@@ -139,6 +139,8 @@ def quickstart(instance: Instance) -> dict[str, Any]:
         began = time.monotonic()
         with contextlib.ExitStack() as running:
             with stages.stage("start", "An object store and a Ray cluster on this machine"):
+                if instance.owner == "quickstart":  # one that was killed: its job may still train under our run's name
+                    stages.say(f"  ending what an interrupted quickstart left: {instance.stop()} processes")
                 running.enter_context(instance.started("quickstart"))
                 stages.say(f"  store {instance.store.endpoint}, Ray {instance.dashboard_url}")
             os.environ.update(instance.environment() | {"STOKER_STORAGE": instance.url})
