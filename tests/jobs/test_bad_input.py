@@ -136,6 +136,10 @@ def test_a_store_that_cannot_be_reached(recipe: str) -> None:
     assert "check that the store runs and that its address is right" in line
 
 
+def test_a_cluster_that_is_not_there(recipe: str) -> None:
+    assert line_of("train", recipe).startswith("no Ray cluster answers at RAY_ADDRESS 127.0.0.1:1 (Connection refused)")
+
+
 def test_a_run_that_was_started_with_another_recipe(tmp_path: Path) -> None:
     storage = finished_run(tmp_path)
     recipe = str(tmp_path / "runs" / "run" / "recipe.yaml")

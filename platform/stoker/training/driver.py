@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import socket
 import tempfile
 import uuid
 
@@ -12,7 +14,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from stoker.dataset import Manifest, read_manifest
 from stoker.dataset.order import EpochOrder
-from stoker.errors import RecipeError, RunError, StokerError
+from stoker.errors import ClusterError, RecipeError, RunError, StokerError
 from stoker.recipe import Recipe
 from stoker.storage import locate
 from stoker.training.models import check_model
@@ -75,6 +77,7 @@ def train(recipe: Recipe) -> Result:
         + (f"continuing from step {newest.step}" if newest else "from the beginning")
     )
     if not ray.is_initialized():
+        _must_answer(os.environ.get("RAY_ADDRESS", ""))
         ray.init(log_to_driver=True)
     _fit(recipe, manifest.fingerprint)
     if result := run.result():
@@ -106,6 +109,24 @@ def _fit(recipe: Recipe, fingerprint: str) -> None:
             trainer.fit()
         except ray.train.TrainingFailedError as error:
             raise _reason(error, recipe) from error
+
+
+def _must_answer(address: str) -> None:
+    """Refuse an address where no cluster listens in seconds; ``ray.init`` would try for minutes.
+
+    Raises:
+        ClusterError: nothing listens at ``address`` (``host:port``; anything else is Ray's to judge).
+    """
+    host, colon, port = address.rpartition(":")
+    if not colon or "/" in address or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_DOOR_PATIENCE_S).close()
+    except OSError as error:
+        raise ClusterError(
+            f"no Ray cluster answers at RAY_ADDRESS {address} ({error.strerror or error}); start one with make up, "
+            "or unset it"
+        ) from None
 
 
 def _reason(error: BaseException, recipe: Recipe) -> StokerError:
