@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from stoker.dataset.index import ShardIndex, payload_checksum
+from stoker.dataset.index import IndexRow, ShardIndex, payload_checksum
+from stoker.dataset.jpeg import read_marks
 from stoker.dataset.manifest import Manifest, Shard, Split, checksum, write_manifest
 from stoker.storage import Location, locate
 
@@ -51,16 +52,13 @@ def _shard(
             image = b"this is no image" if number == broken else _jpeg(rng, size, number % classes, classes)
             key, label = f"{number:06d}", number % classes
             offset = body.tell() + tarfile.BLOCKSIZE
-            rows.append((offset, len(image), label, *size, payload_checksum(image), key))
+            sum_ = payload_checksum(image)
+            rows.append(IndexRow(offset, len(image), label, *size, sum_, key, marks=read_marks(image)))
             for name, data in ((f"{key}.jpg", image), (f"{key}.cls", str(label).encode())):
                 member = tarfile.TarInfo(name)
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
-    columns = list(zip(*rows, strict=True))
-    index = ShardIndex(
-        *(np.array(column) for column in columns[:5]), np.array(columns[5], np.uint64), tuple(columns[6])
-    )
-    return body.getvalue(), index.to_bytes()
+    return body.getvalue(), ShardIndex.of(rows).to_bytes()
 
 
 def _jpeg(rng: np.random.Generator, size: tuple[int, int], label: int, classes: int) -> bytes:
@@ -69,5 +67,5 @@ def _jpeg(rng: np.random.Generator, size: tuple[int, int], label: int, classes: 
     noise = rng.integers(-30, 31, (8, 8, 3))
     picture = Image.fromarray(np.clip(level + noise, 0, 255).astype(np.uint8)).resize(size)
     data = io.BytesIO()
-    picture.save(data, "JPEG", quality=90)
+    picture.save(data, "JPEG", quality=90, restart_marker_blocks=1)
     return data.getvalue()

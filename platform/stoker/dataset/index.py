@@ -3,21 +3,34 @@
 An index is a safetensors file of columns, one row a sample, in the order of the samples in the tar:
 
 ==================  =========  =======================================================================
-``offset``          int64 [n]  where the image's bytes begin in the tar, in bytes
+``offset``          int64 [n]  where the sample's bytes begin in the tar, in bytes
 ``length``          int64 [n]  how many they are
 ``label``           int64 [n]  index into the manifest's classes
-``width, height``   int32 [n]  of the decoded image, in pixels, before any EXIF rotation
-``checksum``        uint64 [n] xxh3_64 of the image's bytes
+``width, height``   int32 [n]  of the decoded image, in pixels, before any EXIF rotation; 0 if it is no image
+``checksum``        uint64 [n] xxh3_64 of the sample's bytes
 ``keys``            uint8 [k]  the samples' keys (the tar member's name up to its first dot), UTF-8, joined
 ``key_ends``        int64 [n]  where each key ends in ``keys``
 ==================  =========  =======================================================================
+
+Since 1.1, for images that can be cut before they are decoded (``stoker.dataset.jpeg``):
+
+=========================  =========  =================================================================
+``orientation``            uint8 [n]  EXIF orientation, 1 to 8
+``frame, scan``            int32 [n]  offsets of the frame header and of the first interval in the bytes
+``mcu_width, mcu_height``  uint8 [n]  of a minimum coded unit, in pixels
+``interval``               uint16 [n] MCUs of a restart interval; 0 where an image cannot be cut
+``intervals``              uint16 [t] bytes of each interval of each sample, joined
+``interval_ends``          int64 [n]  where each sample's intervals end in ``intervals``
+=========================  =========  =================================================================
 
 Further columns may be added in a minor version; readers ignore those that they do not know.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -25,19 +38,29 @@ import safetensors.numpy
 import xxhash
 from numpy.typing import NDArray
 
+from stoker.dataset.jpeg import Marks
 from stoker.dataset.manifest import Shard, expect
 from stoker.errors import DatasetError
 from stoker.storage import Location
 
-__all__ = ["ShardIndex", "payload_checksum", "read_index"]
+__all__ = ["IndexRow", "ShardIndex", "payload_checksum", "read_index"]
 
-_COLUMNS = {
+_COLUMNS: dict[str, Any] = {
     "offset": np.int64,
     "length": np.int64,
     "label": np.int64,
     "width": np.int32,
     "height": np.int32,
     "checksum": np.uint64,
+}
+_MARKS: dict[str, Any] = {
+    "orientation": np.uint8,
+    "frame": np.int32,
+    "scan": np.int32,
+    "mcu_width": np.uint8,
+    "mcu_height": np.uint8,
+    "interval": np.uint16,
+    "interval_ends": np.int64,
 }
 
 
@@ -47,8 +70,26 @@ def payload_checksum(data: bytes | memoryview) -> int:
 
 
 @dataclass(frozen=True)
+class IndexRow:
+    """One sample: the columns above in their singular; ``marks`` if its bytes are a JPEG that can be cut."""
+
+    offset: int
+    length: int
+    label: int
+    width: int
+    height: int
+    checksum: int
+    key: str
+    orientation: int = 1
+    marks: Marks | None = None
+
+
+@dataclass(frozen=True)
 class ShardIndex:
-    """The columns of an index as arrays; see the module for shapes and types."""
+    """The columns of an index as arrays; see the module for shapes and types. Make one by :meth:`of`.
+
+    ``marked`` holds the columns since 1.1 that say where intervals lie, or nothing if the index is older.
+    """
 
     offset: NDArray[np.int64]
     length: NDArray[np.int64]
@@ -57,18 +98,57 @@ class ShardIndex:
     height: NDArray[np.int32]
     checksum: NDArray[np.uint64]
     keys: tuple[str, ...]
+    marked: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.offset)
+
+    @classmethod
+    def of(cls, rows: Iterable[IndexRow]) -> ShardIndex:
+        """The index of ``rows``, in their order."""
+        found = list(rows)
+        columns = {name: np.array([getattr(r, name) for r in found], kind) for name, kind in _COLUMNS.items()}
+        lengths = [r.marks.lengths if r.marks else np.empty(0, np.uint16) for r in found]
+        marked = {
+            name: np.array([getattr(r.marks, name) if r.marks else 0 for r in found], kind)
+            for name, kind in _MARKS.items()
+            if name not in {"orientation", "interval_ends"}
+        }
+        marked["orientation"] = np.array([r.orientation for r in found], np.uint8)
+        marked["interval_ends"] = np.cumsum([len(part) for part in lengths], dtype=np.int64)
+        marked["intervals"] = np.concatenate(lengths) if lengths else np.empty(0, np.uint16)
+        return cls(**columns, keys=tuple(r.key for r in found), marked=marked)
+
+    def orientation(self, row: int) -> int:
+        """The EXIF orientation of sample ``row``, 1 to 8; 1 means upright."""
+        return int(self.marked["orientation"][row]) if self.marked else 1
+
+    def marks(self, row: int) -> Marks | None:
+        """Where the intervals of sample ``row`` lie, or None if it cannot be cut."""
+        if not self.marked or not self.marked["interval"][row]:
+            return None
+        columns = self.marked
+        begin, end = (int(columns["interval_ends"][row - 1]) if row else 0), int(columns["interval_ends"][row])
+        return Marks(
+            width=int(self.width[row]),
+            height=int(self.height[row]),
+            frame=int(columns["frame"][row]),
+            scan=int(columns["scan"][row]),
+            mcu_width=int(columns["mcu_width"][row]),
+            mcu_height=int(columns["mcu_height"][row]),
+            interval=int(columns["interval"][row]),
+            lengths=columns["intervals"][begin:end],
+        )
 
     def to_bytes(self) -> bytes:
         """The index file."""
         encoded = [key.encode() for key in self.keys]
         columns = {name: np.ascontiguousarray(getattr(self, name), dtype=kind) for name, kind in _COLUMNS.items()}
+        columns |= self.marked
         columns["keys"] = np.frombuffer(b"".join(encoded), np.uint8)
         columns["key_ends"] = np.cumsum([len(key) for key in encoded], dtype=np.int64)
         # One entry only: safetensors writes several in an order that differs from call to call.
-        return safetensors.numpy.save(columns, metadata={"stoker-index": "1.0"})
+        return safetensors.numpy.save(columns, metadata={"stoker-index": "1.1" if self.marked else "1.0"})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> ShardIndex:
@@ -88,9 +168,14 @@ class ShardIndex:
         text = columns["keys"].tobytes()
         keys = tuple(text[a:b].decode() for a, b in zip([0, *ends[:-1]], ends, strict=True)) if ends else ()
         found = {name: columns[name] for name in _COLUMNS}
-        if len({len(keys), *(len(column) for column in found.values())}) != 1:
+        marked = {name: columns[name] for name in _MARKS if name in columns}
+        if len({len(keys), *(len(column) for column in (*found.values(), *marked.values()))}) != 1:
             raise ValueError("the index's columns differ in length")
-        return cls(**found, keys=keys)
+        if len(marked) < len(_MARKS) or "intervals" not in columns:
+            return cls(**found, keys=keys)
+        if ends and marked["interval_ends"][-1] != len(columns["intervals"]):
+            raise ValueError("the index's intervals do not fit their ends")
+        return cls(**found, keys=keys, marked=marked | {"intervals": columns["intervals"]})
 
 
 def read_index(root: Location, shard: Shard) -> ShardIndex:

@@ -15,14 +15,14 @@ from typing import Any
 import xxhash
 
 from stoker.errors import DatasetError
-from stoker.storage import Location
+from stoker.storage import Location, locate
 from stoker.storage.retry import BadBody
 
 __all__ = ["FORMAT_VERSION", "MANIFEST", "Manifest", "Shard", "Split", "checksum", "read_manifest", "write_manifest"]
 
 MANIFEST = "dataset.json"
 FORMAT = "stoker-dataset"
-FORMAT_VERSION = (1, 0)
+FORMAT_VERSION = (1, 1)
 """(major, minor): a reader refuses a newer major version and reads any minor one."""
 
 
@@ -33,7 +33,8 @@ def checksum(data: bytes | memoryview) -> str:
 
 @dataclass(frozen=True)
 class Shard:
-    """One tar file and its index; paths are relative to the data set, sizes in bytes."""
+    """One tar file and its index; sizes in bytes. Paths are relative to the data set, or absolute: tars that were
+    indexed where they are stay there."""
 
     path: str
     bytes: int
@@ -42,6 +43,11 @@ class Shard:
     index_path: str
     index_bytes: int
     index_checksum: str
+
+    def tar(self, root: Location) -> Location:
+        """Where the tar of this shard of the data set at ``root`` lies."""
+        is_absolute = "://" in self.path or self.path.startswith("/")
+        return locate(self.path, patience_s=root.patience_s) if is_absolute else root / self.path
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ class ShardReader:
                 if payload_checksum(view[a - start : b - start]) != expected:
                     raise BadBody(f"wrong checksum of sample {index.keys[row]} at offset {a}")
 
-        where = self._root / shard.path
+        where = shard.tar(self._root)
         try:
             body = memoryview(where.read_range(start, max(ends), check))
         except FileNotFoundError:

@@ -13,12 +13,10 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
-
-import numpy as np
+from typing import Protocol
 
 from stoker.dataset.decode import UndecodableImage, decode, image_kind, image_size
-from stoker.dataset.index import ShardIndex, payload_checksum
+from stoker.dataset.index import IndexRow, ShardIndex, payload_checksum
 from stoker.dataset.manifest import Shard, checksum
 from stoker.dataset.prepare.plan import Entry, ShardPlan, digest
 from stoker.storage import Location
@@ -87,7 +85,7 @@ def build_shard(task: ShardTask) -> Built:
     found = _recorded(task)
     if found is not None:
         return found
-    tar, columns, keys, bad = io.BytesIO(), _Columns(), [], []
+    tar, rows, bad = io.BytesIO(), list[IndexRow](), list[BadFile]()
     with tarfile.open(fileobj=tar, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         for entry, data, size in _images(task):
             if isinstance(size, BadFile):
@@ -95,9 +93,8 @@ def build_shard(task: ShardTask) -> Built:
                 continue
             offset = _add(archive, tar, f"{entry.key}.{image_kind(data)}", data)
             _add(archive, tar, f"{entry.key}.cls", str(entry.label).encode())
-            columns.add(offset, len(data), entry.label, size, payload_checksum(data))
-            keys.append(entry.key)
-    shard = _write(task, tar.getvalue(), columns.index(keys)) if keys else None
+            rows.append(IndexRow(offset, len(data), entry.label, *size, payload_checksum(data), entry.key))
+    shard = _write(task, tar.getvalue(), ShardIndex.of(rows)) if rows else None
     built = Built(
         split=task.plan.split,
         number=task.plan.number,
@@ -105,27 +102,10 @@ def build_shard(task: ShardTask) -> Built:
         bad=tuple(bad),
         source_bytes=sum(entry.bytes for entry in task.plan.entries),
         images=len(task.plan.entries),
-        labels=dict(Counter(columns.rows["label"])),
+        labels=dict(Counter(row.label for row in rows)),
     )
     task.record.write(json.dumps({"digest": task.digest, "built": asdict(built)}).encode())
     return built
-
-
-class _Columns:
-    """The rows of an index while they grow."""
-
-    def __init__(self) -> None:
-        names = ("offset", "length", "label", "width", "height", "checksum")
-        self.rows: dict[str, list[int]] = {name: [] for name in names}
-
-    def add(self, offset: int, length: int, label: int, size: tuple[int, int], sum_: int) -> None:
-        for name, value in zip(self.rows, (offset, length, label, *size, sum_), strict=True):
-            self.rows[name].append(value)
-
-    def index(self, keys: list[str]) -> ShardIndex:
-        kinds = {"width": np.int32, "height": np.int32, "checksum": np.uint64}
-        columns: dict[str, Any] = {n: np.array(v, dtype=kinds.get(n, np.int64)) for n, v in self.rows.items()}
-        return ShardIndex(**columns, keys=tuple(keys))
 
 
 def _images(task: ShardTask) -> Iterator[tuple[Entry, bytes, tuple[int, int] | BadFile]]:

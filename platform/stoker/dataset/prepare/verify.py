@@ -57,7 +57,7 @@ def verify(root: Location, *, is_full: bool = False) -> Verified:
 
 def _check_shard(root: Location, shard: Shard, *, is_full: bool) -> ShardIndex:
     index = read_index(root, shard)
-    where = root / shard.path
+    where = shard.tar(root)
     try:
         size = where.size()
         if size != shard.bytes:
