@@ -155,7 +155,7 @@ def _header(data: memoryview) -> tuple[int, int, int, int, int, int, int] | None
 
 
 def _frame(data: memoryview, at: int) -> tuple[int, int, int, int, int] | None:
-    """(width, height, ``at``, MCU width, MCU height) of the frame header at ``at``, or None if it is of no such kind."""
+    """(width, height, ``at``, MCU width, MCU height) of the frame header at ``at``, or None if it is no such."""
     components = data[at + 9]
     height, width = data[at + 5] << 8 | data[at + 6], data[at + 7] << 8 | data[at + 8]
     if data[at + 1] not in _SEQUENTIAL or data[at + 4] != _BLOCK or components not in {1, 3, 4} or not width * height:
