@@ -7,10 +7,9 @@ Every batch is a function of (data set, seed, epoch, batch sizes) and the positi
 
 from __future__ import annotations
 
-import queue
 import threading
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Literal
@@ -20,10 +19,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stoker.dataset.decode import UndecodableImage, evaluation_image, training_image
+from stoker.dataset.ahead import ahead
+from stoker.dataset.decode import Decoder, EvaluationImages, TrainingImages, UndecodableSample
+from stoker.dataset.decode.pool import decode_pool
 from stoker.dataset.manifest import read_manifest
 from stoker.dataset.order import EpochOrder, key_of, micro_batches_of, uniform
-from stoker.dataset.samples import Sample, ShardReader
+from stoker.dataset.samples import ShardReader
 from stoker.dataset.stream import BlockStream, Streamed
 from stoker.errors import DatasetError
 from stoker.recipe import Data, Recipe
@@ -31,7 +32,6 @@ from stoker.storage import Location, locate
 
 __all__ = ["Batch", "Loader"]
 
-_DRAWS = 23
 _AHEAD = 4
 
 
@@ -39,9 +39,9 @@ _AHEAD = 4
 class Batch:
     """One micro-batch.
 
-    ``images``: uint8 [m, 3, H, W], channels_last, RGB. ``labels``: int64 [m]. ``numbers``: int64 [m], of the samples
-    in their split. Places that the epoch's last, partial global batch does not fill are padding: label and number -1,
-    image zeros; they come last.
+    ``images``: uint8 [m, 3, H, W], channels_last, RGB (or what another decoder makes). ``labels``: int64 [m].
+    ``numbers``: int64 [m], of the samples in their split. Places that the epoch's last, partial global batch does not
+    fill are padding: label and number -1, image zeros; they come last.
     """
 
     images: Tensor
@@ -62,7 +62,8 @@ class Loader:
 
     ``global_batch`` samples a step over all ranks, in micro-batches of ``micro_batch``; ``rank`` and ``world_size``
     choose which of them come here and change nothing else. ``shuffled=False`` gives every sample once in its own
-    order, resized and centre-cropped (``resize``), with the last batch padded: an evaluation.
+    order, resized and centre-cropped (``resize``), with the last batch padded: an evaluation. ``decoder`` makes samples
+    of another kind, or images in another way, into batches.
 
     Raises:
         DatasetError: the data set is missing or damaged; while iterating, a sample cannot be decoded.
@@ -83,10 +84,11 @@ class Loader:
         shuffled: bool = True,
         rank: int = 0,
         world_size: int = 1,
+        decoder: Decoder | None = None,
     ) -> None:
         self._root = locate(root) if isinstance(root, str) else root
         self._data = data if data is not None else Data(url=self._root.url)
-        self._resize = resize or round(self._data.image_size / 0.875)
+        self._decoder = decoder or _image_decoder(self._data, resize, is_training=shuffled)
         self._seed, self._shuffled = seed, shuffled
         self._global_batch, self._micro_batch = global_batch, micro_batch
         if global_batch % micro_batch:
@@ -191,11 +193,11 @@ class Loader:
             memory_bytes=self._data.memory_mb * 2**20,
         )
         with (
-            ThreadPoolExecutor(self._data.decode_threads, thread_name_prefix="stoker-decode") as pool,
-            closing(_ahead(self._batches(stream, pool, epoch, first_step), _AHEAD * len(self._micro_batches))) as ahead,
+            decode_pool(self._data.decode_threads) as pool,
+            closing(ahead(self._batches(stream, pool, epoch, first_step), _AHEAD * len(self._micro_batches))) as ready,
             stream,
         ):
-            for batch in ahead:
+            for batch in ready:
                 if batch.micro_batch == self._micro_batches.stop - 1:
                     is_end = batch.step + 1 == order.steps
                     self._epoch, self._step = (epoch + 1, 0) if is_end else (epoch, batch.step + 1)
@@ -203,7 +205,7 @@ class Loader:
 
     def _batches(
         self, stream: BlockStream, pool: ThreadPoolExecutor, epoch: int, first_step: int
-    ) -> Iterator[_Pending]:
+    ) -> Iterator[Callable[[], Batch]]:
         key = key_of("augment", self._seed, epoch)
         for step, samples in enumerate(stream, first_step):
             for i, number in enumerate(self._micro_batches):
@@ -212,97 +214,52 @@ class Loader:
 
     def _submit(
         self, pool: ThreadPoolExecutor, streamed: list[Streamed | None], key: int, place: tuple[int, int, int]
-    ) -> _Pending:
-        size = self._data.image_size
-        images = torch.zeros((len(streamed), 3, size, size), dtype=torch.uint8).to(memory_format=torch.channels_last)
-        labels = torch.full((len(streamed),), -1, dtype=torch.int64)
+    ) -> Callable[[], Batch]:
+        inputs = self._decoder.empty(len(streamed))
         numbers = torch.tensor([-1 if s is None else s.sample.number for s in streamed], dtype=torch.int64)
-        present = [(i, s) for i, s in enumerate(streamed) if s is not None]
-        draws = uniform(key, [s.sample.number for _, s in present], _DRAWS)
+        labels = torch.tensor([-1 if s is None else s.sample.label for s in streamed], dtype=torch.int64)
+        present = [s for s in streamed if s is not None]  # padding comes last
+        inputs[len(present) :] = 0
+        draws = uniform(key, [s.sample.number for s in present], self._decoder.draws)
 
         def fill(part: slice) -> None:
-            for (i, sample), own in zip(present[part], draws[part], strict=True):
-                labels[i], images[i] = self._pixels(sample, own)
+            members = present[part]
+            failed = self._decoder.decode([s.sample for s in members], draws[part], inputs[part])
+            for i, error in failed.items():
+                at = part.start + i
+                labels[at] = self._replace(members[i], error, draws[at : at + 1], inputs[at : at + 1])
 
         share = -(-len(present) // self._data.decode_threads) or 1
-        parts = [slice(a, a + share) for a in range(0, len(present), share)]
-        return _Pending(Batch(images, labels, numbers, *place), [pool.submit(fill, part) for part in parts])
+        parts = [slice(a, min(a + share, len(present))) for a in range(0, len(present), share)]
+        filling = [pool.submit(fill, part) for part in parts]
 
-    def _pixels(self, streamed: Streamed, draws: NDArray[np.float64]) -> tuple[int, Tensor]:
+        def finished() -> Batch:
+            for part in filling:
+                part.result()
+            return Batch(inputs, labels, numbers, *place)
+
+        return finished
+
+    def _replace(self, streamed: Streamed, error: UndecodableSample, draws: NDArray[np.float64], out: Tensor) -> int:
+        """Put the next good sample of the block into ``out``, if the user allows it; its label."""
         sample, block = streamed.sample, streamed.block
-        try:
-            return sample.label, self._decode(sample, draws)
-        except UndecodableImage as error:
-            where = f"{self._root / sample.shard}, sample {sample.key} at offset {sample.offset}"
-            if self._data.on_corrupt == "fail":
-                raise DatasetError(
-                    f"{where}: {error}; prepare the data set again, or set data.on_corrupt to skip"
-                ) from error
+        where = f"{self._root / sample.shard}, sample {sample.key} at offset {sample.offset}"
+        if self._data.on_corrupt == "fail":
+            raise DatasetError(
+                f"{where}: {error}; prepare the data set again, or set data.on_corrupt to skip"
+            ) from error
         with self._lock:
             self.corrupt += 1
         if self.corrupt > self._data.corrupt_limit:
             raise DatasetError(f"{where}: the {self.corrupt}th corrupt sample, above data.corrupt_limit")
         at = next(i for i, other in enumerate(block) if other.number == sample.number)
         for other in block[at + 1 :] + block[:at]:
-            try:
-                return other.label, self._decode(other, draws)
-            except UndecodableImage:
-                continue
+            if not self._decoder.decode([other], draws, out):
+                return other.label
         raise DatasetError(f"{where}: no sample of its block can be decoded; prepare the data set again")
 
-    def _decode(self, sample: Sample, draws: NDArray[np.float64]) -> Tensor:
-        size = self._data.image_size
-        if self._shuffled:
-            return training_image(sample.data, draws, image_size=size, augment=self._data.augment)
-        return evaluation_image(sample.data, image_size=size, resize=self._resize)
 
-
-@dataclass(frozen=True)
-class _Pending:
-    """A batch whose pixels are on their way."""
-
-    batch: Batch
-    parts: list[Future[None]]
-
-    def finished(self) -> Batch:
-        for part in self.parts:
-            part.result()
-        return self.batch
-
-
-def _ahead(source: Iterator[_Pending], most: int) -> Generator[Batch, None, None]:
-    """The batches of ``source``, which a thread of its own drives up to ``most`` batches ahead."""
-    ready: queue.Queue[Callable[[], Batch] | None] = queue.Queue(most)
-    is_closed = threading.Event()
-
-    def put(value: Callable[[], Batch] | None) -> bool:
-        while not is_closed.is_set():
-            try:
-                ready.put(value, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def drive() -> None:
-        try:
-            for pending in source:
-                if not put(pending.finished):
-                    return
-            put(None)
-        except BaseException as error:
-            failure = error
-
-            def fail() -> Batch:
-                raise failure
-
-            put(fail)
-
-    thread = threading.Thread(target=drive, name="stoker-ahead", daemon=True)
-    thread.start()
-    try:
-        while (take := ready.get()) is not None:
-            yield take()
-    finally:
-        is_closed.set()
-        thread.join()
+def _image_decoder(data: Data, resize: int | None, *, is_training: bool) -> Decoder:
+    if is_training:
+        return TrainingImages(data.image_size, data.augment, scales_in_dct=data.scales_in_dct)
+    return EvaluationImages(data.image_size, resize or round(data.image_size / 0.875))

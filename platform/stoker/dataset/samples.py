@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stoker.dataset.index import ShardIndex, payload_checksum, read_index
+from stoker.dataset.jpeg import Marks
 from stoker.dataset.manifest import Split, read_manifest
 from stoker.errors import DatasetError
 from stoker.storage import Location
@@ -23,7 +24,11 @@ _INDEX_CACHE_BYTES = 256 * 2**20
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample as it is stored. ``data`` holds the encoded image; ``shard`` and ``offset`` say where it came from."""
+    """One sample as it is stored.
+
+    ``data`` holds the encoded bytes; ``shard`` and ``offset`` say where they came from. ``orientation`` is EXIF's, 1 to
+    8; ``marks`` say where a JPEG can be cut (``stoker.dataset.jpeg``).
+    """
 
     number: int
     key: str
@@ -31,6 +36,8 @@ class Sample:
     data: memoryview
     shard: str
     offset: int
+    orientation: int = 1
+    marks: Marks | None = None
 
 
 class ShardReader:
@@ -93,7 +100,16 @@ class ShardReader:
             raise DatasetError(f"{where}: missing, although the manifest names it; prepare it again") from None
         self.bytes_read += len(body)
         return [
-            Sample(begin + row, index.keys[row], int(index.label[row]), body[a - start : b - start], shard.path, a)
+            Sample(
+                begin + row,
+                index.keys[row],
+                int(index.label[row]),
+                body[a - start : b - start],
+                shard.path,
+                a,
+                index.orientation(row),
+                index.marks(row),
+            )
             for row, a, b in zip(rows, starts, ends, strict=True)
         ]
 

@@ -48,6 +48,9 @@ class Data(_Section):
     memory_mb: Positive = Field(1024, description="bound on a rank's encoded bytes in flight and waiting, in MB")
     read_threads: Positive = 8
     decode_threads: Positive = 2
+    scales_in_dct: bool = Field(
+        False, description="decode crops of twice the output's side and more at a fraction: faster, not exact"
+    )
     on_corrupt: Literal["fail", "skip"] = Field("fail", description="what to do with a sample that cannot be decoded")
     corrupt_limit: Positive = Field(100, description="with on_corrupt skip: corrupt samples a rank bears an epoch")
 

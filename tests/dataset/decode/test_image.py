@@ -15,7 +15,6 @@ from stoker.dataset.decode import (
     image_kind,
     image_size,
     random_resized_crop,
-    training_image,
 )
 from stoker.recipe import Augment
 
@@ -108,16 +107,6 @@ def test_damaged_images_are_refused_or_decoded_but_never_end_the_process() -> No
     assert ran.returncode == 0, (ran.returncode, ran.stderr[-500:])
     assert all(int(refused) > 0 for refused in ran.stdout.split())
     assert len(ran.stdout.split()) == 4
-
-
-def test_the_same_draws_give_the_same_training_image_and_others_another() -> None:
-    draws = np.random.default_rng(3).random((2, 23))
-    first, again, other = (
-        training_image(KINDS["rgb jpeg"], draws[i], image_size=32, augment=Augment()) for i in (0, 0, 1)
-    )
-    assert tuple(first.shape) == (3, 32, 32)
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
 
 
 def test_crops_lie_inside_images_of_any_shape() -> None:

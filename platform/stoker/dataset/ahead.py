@@ -1,0 +1,56 @@
+"""Results a few ahead of whoever takes them."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Generator, Iterator
+from typing import TypeVar
+
+__all__ = ["ahead"]
+
+T = TypeVar("T")
+
+_LOOK_EVERY_S = 0.1
+
+
+def ahead(source: Iterator[Callable[[], T]], most: int) -> Generator[T, None, None]:
+    """What the callables of ``source`` return, in order; a thread of its own drives ``source`` up to ``most`` ahead.
+
+    ``source`` starts work and yields how to wait for it. An exception in it is raised where its result would be.
+    Close the generator to end the thread.
+    """
+    ready: queue.Queue[Callable[[], T] | None] = queue.Queue(most)
+    is_closed = threading.Event()
+
+    def put(value: Callable[[], T] | None) -> bool:
+        while not is_closed.is_set():
+            try:
+                ready.put(value, timeout=_LOOK_EVERY_S)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def drive() -> None:
+        try:
+            for pending in source:
+                if not put(pending):
+                    return
+            put(None)
+        except BaseException as error:
+            failure = error
+
+            def fail() -> T:
+                raise failure
+
+            put(fail)
+
+    thread = threading.Thread(target=drive, name="stoker-ahead", daemon=True)
+    thread.start()
+    try:
+        while (take := ready.get()) is not None:
+            yield take()
+    finally:
+        is_closed.set()
+        thread.join()

@@ -1,0 +1,23 @@
+"""Bytes to arrays: whole images, the crops that training wants of them, and other kinds of sample.
+
+A decoder is a small object (:class:`Decoder`): give a :class:`stoker.dataset.Loader` your own for another kind.
+"""
+
+from stoker.dataset.decode.crop import random_resized_crop
+from stoker.dataset.decode.decoder import Decoder, UndecodableSample
+from stoker.dataset.decode.evaluation import EvaluationImages, evaluation_image
+from stoker.dataset.decode.image import UndecodableImage, decode, image_kind, image_size
+from stoker.dataset.decode.training import TrainingImages
+
+__all__ = [
+    "Decoder",
+    "EvaluationImages",
+    "TrainingImages",
+    "UndecodableImage",
+    "UndecodableSample",
+    "decode",
+    "evaluation_image",
+    "image_kind",
+    "image_size",
+    "random_resized_crop",
+]

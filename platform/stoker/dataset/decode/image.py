@@ -1,0 +1,147 @@
+"""Encoded image bytes to the pixels of the whole image.
+
+Pixels are uint8 [3, H, W], RGB. Images are turned upright by their EXIF orientation, so that the model sees what
+people see. Decoders and resampling release the interpreter's lock: call from threads.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torchvision.io import ImageReadMode  # registers torch.ops.image too
+
+from stoker.dataset.decode.decoder import UndecodableSample
+
+__all__ = ["UndecodableImage", "decode", "decode_jpeg", "empty_images", "image_kind", "image_size", "resample"]
+
+_RGB = ImageReadMode.RGB.value
+_PNG_END = b"IEND\xaeB`\x82"
+_WEBP_ANIMATED, _WEBP_EXIF = 0x02, 0x08
+_PILLOW_ERRORS = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
+
+
+class UndecodableImage(UndecodableSample):
+    """Bytes are not an image that can be decoded: empty, truncated, or of another kind."""
+
+
+def image_kind(data: bytes | memoryview) -> str:
+    """What the bytes begin as, whatever their file's name says: ``jpg``, ``png``, ``webp`` or ``gif``.
+
+    Raises:
+        UndecodableImage: none of these.
+    """
+    start = bytes(data[:12])
+    if start.startswith(b"\xff\xd8\xff"):
+        return "jpg"
+    if start.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "png"
+    if start.startswith(b"RIFF") and start[8:12] == b"WEBP":
+        return "webp"
+    if start.startswith((b"GIF87a", b"GIF89a")):
+        return "gif"
+    if not start:
+        raise UndecodableImage("the image is empty (0 bytes)")
+    raise UndecodableImage("not an image that stoker decodes (it begins as no JPEG, PNG, WebP or GIF does)")
+
+
+def image_size(data: bytes | memoryview) -> tuple[int, int]:
+    """(width, height) in pixels by the image's header alone, before any EXIF rotation; no pixel is decoded.
+
+    Raises:
+        UndecodableImage: the header is not that of an image, or promises more than 179 million pixels.
+    """
+    kind = image_kind(data)
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return image.size
+    except _PILLOW_ERRORS as error:
+        raise UndecodableImage(f"the {kind} image's header cannot be read ({_one_line(error)})") from None
+
+
+def decode(data: bytes | memoryview) -> Tensor:
+    """The whole image in ``data`` (JPEG, PNG, WebP or GIF; the first picture if it moves): uint8 [3, H, W], upright.
+
+    Grey, palette and CMYK become RGB, transparency is dropped, 16 bits a channel become 8.
+
+    torchvision decodes JPEG and still WebP. PNG never goes there: its decoder ends the process (SIGSEGV, torchvision
+    0.29.2) on a PNG whose data is damaged in the middle, and a server takes pictures from anybody. Pillow decodes PNG
+    and whatever else torchvision cannot.
+
+    Raises:
+        UndecodableImage: ``data`` is no such image, is truncated, or is damaged so that it shows.
+    """
+    kind = image_kind(data)
+    if kind == "jpg":
+        return decode_jpeg(bytearray(data))
+    if kind == "webp" and not _needs_pillow(data):
+        try:
+            return torch.ops.image.decode_webp(torch.frombuffer(bytearray(data), dtype=torch.uint8), _RGB)
+        except (RuntimeError, ValueError):
+            pass  # Pillow decodes it or says in plain words why not
+    if kind == "png" and bytes(data).rfind(_PNG_END) < 0:
+        raise UndecodableImage("the png image cannot be decoded (it is truncated)")
+    return _decode_by_pillow(data, kind)
+
+
+def decode_jpeg(data: bytearray, *, is_turned: bool = True) -> Tensor:
+    """The whole JPEG in ``data``: uint8 [3, H, W]; upright unless ``is_turned`` is False.
+
+    Raises:
+        UndecodableImage: see :func:`decode`.
+    """
+    try:
+        # what torchvision.io.decode_jpeg calls; here without a deprecation warning an image
+        return torch.ops.image.decode_jpeg(torch.frombuffer(data, dtype=torch.uint8), _RGB, is_turned)
+    except (RuntimeError, ValueError):
+        return _decode_by_pillow(data, "jpg", is_turned=is_turned)  # or says in plain words why not
+
+
+def resample(pixels: Tensor, height: int, width: int, out: Tensor | None = None) -> Tensor:
+    """``pixels`` (uint8 [3, H, W]) resized with antialiased bilinear interpolation: uint8 [3, height, width].
+
+    To ``out`` if given, any channels_last view of that shape. Equal in every value to torchvision's resize with
+    ``antialias=True``, at two thirds of its time, because pixels whose channels lie together are not taken apart.
+    """
+    together = pixels[None].contiguous(memory_format=torch.channels_last)
+    if out is None:
+        out = torch.empty((1, 3, height, width), dtype=torch.uint8, memory_format=torch.channels_last)[0]
+    torch.ops.aten._upsample_bilinear2d_aa.out(together, [height, width], False, None, None, out=out[None])
+    return out
+
+
+def empty_images(count: int, side: int) -> Tensor:
+    """Place for ``count`` images: uint8 [count, 3, side, side], channels_last, in pinned memory if there is a GPU.
+
+    The memory of batches that were let go is used again, by the C library or by PyTorch's pinned-memory cache.
+    """
+    shape = (count, 3, side, side)
+    is_pinned = torch.cuda.is_available()
+    return torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last, pin_memory=is_pinned)
+
+
+def _needs_pillow(data: bytes | memoryview) -> bool:
+    """Whether a WebP moves or carries EXIF, which torchvision refuses and ignores (WebP container, extended format)."""
+    return bytes(data[12:16]) == b"VP8X" and len(data) > 20 and bool(data[20] & (_WEBP_ANIMATED | _WEBP_EXIF))
+
+
+def _decode_by_pillow(data: bytes | bytearray | memoryview, kind: str, *, is_turned: bool = True) -> Tensor:
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP", "GIF")) as opened:
+            opened.load()
+            image: Image.Image = ImageOps.exif_transpose(opened) if is_turned else opened
+            if image.mode.startswith("I"):  # 16 bits: Pillow's own conversion clips instead of scaling
+                wide = np.asarray(image).astype(np.uint32)
+                image = Image.fromarray((wide >> 8).clip(0, 255).astype(np.uint8))
+            pixels = np.array(image.convert("RGB"))
+    except _PILLOW_ERRORS as error:
+        raise UndecodableImage(f"the {kind} image cannot be decoded ({_one_line(error)})") from None
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
