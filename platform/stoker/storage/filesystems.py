@@ -1,0 +1,64 @@
+"""The fsspec filesystem of this process for a protocol, with the libraries' own retries off: ours act and count."""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Any
+
+import fsspec
+
+from stoker.errors import StorageError
+
+__all__ = ["S3_PROTOCOLS", "filesystem_of", "surroundings"]
+
+S3_PROTOCOLS = frozenset({"s3", "s3a"})
+
+
+def filesystem_of(protocol: str) -> Any:
+    """The filesystem for ``protocol`` under the environment of now.
+
+    Raises:
+        StorageError: the protocol is unknown or its package is not installed.
+    """
+    return _filesystem(protocol, os.getpid(), surroundings(protocol))
+
+
+def surroundings(protocol: str) -> tuple[tuple[str, str], ...]:
+    """What the environment says about the store: other credentials or another endpoint make another filesystem."""
+    if protocol not in S3_PROTOCOLS:
+        return ()
+    return tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
+
+
+@functools.lru_cache(maxsize=32)
+def _filesystem(protocol: str, process: int, surroundings: tuple[tuple[str, str], ...]) -> Any:
+    """The filesystem for ``protocol`` of this process (a fork gets its own, as connections cannot be shared).
+
+    Retries are ours, so the libraries' own are off.
+    """
+    options: dict[str, Any] = {}
+    if protocol in S3_PROTOCOLS:
+        options = {
+            "skip_instance_cache": True,  # fsspec's cache does not see the environment
+            "use_listings_cache": False,
+            "config_kwargs": {
+                "connect_timeout": 5,
+                "read_timeout": 30,
+                "max_pool_connections": 64,
+                "retries": {"total_max_attempts": 1, "mode": "standard"},
+            },
+        }
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+        if region is None and os.environ.get("AWS_ENDPOINT_URL"):
+            options["client_kwargs"] = {"region_name": "us-east-1"}
+    try:
+        filesystem = fsspec.filesystem(protocol, **options)
+    except ValueError:
+        known = "s3://, gs://, file:// or a path"
+        raise StorageError(f"cannot read {protocol}:// URLs: unknown protocol; use {known}") from None
+    except ImportError as error:
+        raise StorageError(f"cannot read {protocol}:// URLs: {error}") from None
+    if hasattr(filesystem, "retries"):
+        filesystem.retries = 1
+    return filesystem
