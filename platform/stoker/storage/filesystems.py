@@ -10,9 +10,9 @@ import fsspec
 
 from stoker.errors import StorageError
 
-__all__ = ["S3_PROTOCOLS", "filesystem_of", "surroundings"]
+__all__ = ["filesystem_of", "is_s3", "surroundings"]
 
-S3_PROTOCOLS = frozenset({"s3", "s3a"})
+_S3 = frozenset({"s3", "s3a"})
 
 
 def filesystem_of(protocol: str) -> Any:
@@ -24,9 +24,14 @@ def filesystem_of(protocol: str) -> Any:
     return _filesystem(protocol, os.getpid(), surroundings(protocol))
 
 
+def is_s3(url: str) -> bool:
+    """Whether ``url`` is of S3 or a store that speaks its API."""
+    return url.partition("://")[0] in _S3
+
+
 def surroundings(protocol: str) -> tuple[tuple[str, str], ...]:
     """What the environment says about the store: other credentials or another endpoint make another filesystem."""
-    if protocol not in S3_PROTOCOLS:
+    if protocol not in _S3:
         return ()
     return tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
 
@@ -38,7 +43,7 @@ def _filesystem(protocol: str, process: int, surroundings: tuple[tuple[str, str]
     Retries are ours, so the libraries' own are off.
     """
     options: dict[str, Any] = {}
-    if protocol in S3_PROTOCOLS:
+    if protocol in _S3:
         options = {
             "skip_instance_cache": True,  # fsspec's cache does not see the environment
             "use_listings_cache": False,

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field, fields
-from typing import Any
 
+from stoker.storage.hedging import Hedging
 from stoker.storage.in_flight import InFlight
 from stoker.storage.retry import failure_kind
 
@@ -17,7 +17,7 @@ __all__ = ["ReadCounters", "Reads"]
 
 @dataclass
 class ReadCounters:
-    """What became of the requests so far. Safe to use from many threads; a pickled copy starts with the same figures.
+    """What became of the requests so far. Safe to use from many threads.
 
     ``requests`` were sent, ``bytes`` came and were good. Failures by kind: ``bad_bodies`` (wrong length or checksum),
     ``deadlines`` (no answer in time), ``slow_downs`` (429, 503), ``server_errors`` (other 5xx), ``resets`` (the
@@ -53,16 +53,14 @@ class ReadCounters:
         """Count a request that failed with ``error``."""
         self.add(**{failure_kind(error): 1})
 
+    def hedged(self, has_won: bool) -> None:
+        """Count a second request that is sent, and later, if it was first to answer, that it won."""
+        self.add(**{"hedges_won" if has_won else "hedges": 1})
+
     def snapshot(self) -> dict[str, float]:
         """The counters by name, all taken at one moment."""
         with self._lock:
             return {f.name: getattr(self, f.name) for f in fields(self) if f.init}
-
-    def __getstate__(self) -> dict[str, float]:
-        return self.snapshot()
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=threading.Lock())
 
 
 @dataclass(frozen=True)
@@ -82,9 +80,12 @@ class Reads:
     hedge_percentile: float | None = None
     in_flight: InFlight | None = None
     counters: ReadCounters = field(default_factory=ReadCounters, compare=False)
+    hedging: Hedging | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.deadline_s > 0:
             raise ValueError(f"deadline_s is {self.deadline_s}; give seconds above 0")
         if self.hedge_percentile is not None and not 50 <= self.hedge_percentile < 100:
             raise ValueError(f"hedge_percentile is {self.hedge_percentile}; give 50 to below 100, or None")
+        if self.hedge_percentile is not None:
+            object.__setattr__(self, "hedging", Hedging(self.hedge_percentile))
