@@ -29,15 +29,17 @@ def is_s3(url: str) -> bool:
     return url.partition("://")[0] in _S3
 
 
-def surroundings(protocol: str) -> tuple[tuple[str, str], ...]:
+def surroundings(protocol: str) -> tuple[tuple[bytes, bytes], ...]:
     """What the environment says about the store: other credentials or another endpoint make another filesystem."""
     if protocol not in _S3:
         return ()
-    return tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
+    # environb, as it is asked for at each request and os.environ decodes every variable: 60 us against 10
+    names = sorted(name for name in os.environb if name.startswith(b"AWS_"))
+    return tuple((name, os.environb.get(name, b"")) for name in names)
 
 
 @functools.lru_cache(maxsize=32)
-def _filesystem(protocol: str, process: int, surroundings: tuple[tuple[str, str], ...]) -> Any:
+def _filesystem(protocol: str, process: int, surroundings: tuple[tuple[bytes, bytes], ...]) -> Any:
     """The filesystem for ``protocol`` of this process (a fork gets its own, as connections cannot be shared).
 
     Retries are ours, so the libraries' own are off.

@@ -113,8 +113,6 @@ class ObstoreClient:
             return "obstore is not installed (pip install obstore)"
         if _first_user not in {None, os.getpid()}:
             return "this process was forked from one that uses obstore, whose threads a fork does not have"
-        if os.environ.get("AWS_CA_BUNDLE"):
-            return "AWS_CA_BUNDLE is set, which obstore does not read"
         filesystem = filesystem_of("s3")
         client = filesystem.s3
         self._credentials = fsspec.asyn.sync(filesystem.loop, filesystem.session.get_credentials)
@@ -134,6 +132,8 @@ class ObstoreClient:
         }
         if parts.path not in {"/key", f"/{self._bucket}/key"}:
             return f"the store's address {parts.scheme}://{parts.netloc} has a path"
+        if not self._allows_http and os.environ.get("AWS_CA_BUNDLE"):
+            return "AWS_CA_BUNDLE is set, which obstore does not read"
         _first_user = os.getpid()
         return ""
 
@@ -171,7 +171,7 @@ class ObstoreClient:
 
 
 @functools.lru_cache(maxsize=32)
-def _client(bucket: str, process: int, environment: tuple[tuple[str, str], ...]) -> ObstoreClient:
+def _client(bucket: str, process: int, environment: tuple[tuple[bytes, bytes], ...]) -> ObstoreClient:
     return ObstoreClient(bucket)
 
 

@@ -77,10 +77,8 @@ def _timeout_s(deadline_s: float, left_s: float) -> float:
 
 def _request(location: Location, start: int, stop: int, timeout_s: float) -> memoryview:
     """One request by the client at hand. Raises what the client raises, TimeoutError after ``timeout_s`` seconds."""
-    if location.is_local:
-        return memoryview(read_file_range(location.path, start, stop))
     if is_s3(location.url):
-        bucket, _, key = location.path.partition("/")
+        bucket, _, key = location.url.partition("://")[2].partition("/")
         client = obstore_client(bucket, key) if key and stop > start else None
         if client is not None:
             try:
@@ -89,6 +87,8 @@ def _request(location: Location, start: int, stop: int, timeout_s: float) -> mem
                 if error.status not in _MISTAKEN or not client.may_give_up:
                     raise
                 client.give_up(str(error))
+    elif location.is_local:
+        return memoryview(read_file_range(location.path, start, stop))
     filesystem, path = location.filesystem, location.path
     if isinstance(filesystem, AsyncFileSystem) and not filesystem.asynchronous:
         data = fsspec.asyn.sync(filesystem.loop, filesystem._cat_file, path, start=start, end=stop, timeout=timeout_s)
