@@ -14,27 +14,25 @@ filesystem would.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import functools
 import hashlib
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from stoker.errors import StorageError
-from stoker.storage.retry import BadBody, call_with_retries
+from stoker.storage.filesystems import filesystem_of
+from stoker.storage.local import create_file, locked, write_file
+from stoker.storage.ranges import read_range
+from stoker.storage.reads import Reads
+from stoker.storage.retry import call_with_retries
 
 __all__ = ["Conflict", "Location", "locate"]
 
-Check = Callable[[bytes], None]
-
-_S3 = frozenset({"s3", "s3a"})
+Check = Callable[[Any], None]  # of bytes from read, of a memoryview of bytes from read_range
 
 
 class Conflict(StorageError):
@@ -82,7 +80,7 @@ class Location:
     def filesystem(self) -> Any:
         """The fsspec filesystem of this process for the URL's protocol."""
         protocol = self.url.partition("://")[0] if "://" in self.url else "file"
-        return _filesystem(protocol, os.getpid(), _surroundings(protocol))
+        return filesystem_of(protocol)
 
     @property
     def path(self) -> str:
@@ -115,18 +113,19 @@ class Location:
 
         return self._retry(once, "read")
 
-    def read_range(self, start: int, stop: int, check: Check | None = None) -> bytes:
-        """The bytes ``[start, stop)``, exactly as many as asked for; ``check`` as in :meth:`read`."""
+    def read_range(
+        self, start: int, stop: int, check: Check | None = None, *, reads: Reads | None = None
+    ) -> memoryview:
+        """The bytes ``[start, stop)``, exactly as many as asked for, as a memoryview of unsigned bytes.
 
-        def once() -> bytes:
-            data = bytes(self.filesystem.cat_file(self.path, start=start, end=stop))
-            if len(data) != stop - start:
-                raise BadBody(f"asked for bytes {start} to {stop}, got {len(data)} of them")
-            if check is not None:
-                check(data)
-            return data
+        ``check`` as in :meth:`read`, given the memoryview. ``reads`` says how long a request may take and counts what
+        happens to it; the patience of this place bounds all of its requests together.
 
-        return self._retry(once, "read")
+        Raises:
+            FileNotFoundError: there is no such object.
+            StorageError: refused, or no good answer within the patience.
+        """
+        return read_range(self, start, stop, check, reads or Reads())
 
     def exists(self) -> bool:
         """Whether an object (not a prefix) is there now."""
@@ -179,7 +178,7 @@ class Location:
     def write(self, data: bytes) -> None:
         """Put ``data`` here, replacing what was; visible whole or not at all."""
         if self.is_local:
-            self._retry(lambda: _write_local(Path(self.path), data), "write")
+            self._retry(lambda: write_file(Path(self.path), data), "write")
         else:
             self._retry(lambda: self.filesystem.pipe_file(self.path, data), "write")
 
@@ -192,7 +191,7 @@ class Location:
         """
         try:
             if self.is_local:
-                self._retry(lambda: _create_local(Path(self.path), data), "create")
+                self._retry(lambda: create_file(Path(self.path), data), "create")
             else:
                 self._retry(lambda: self._create_remote(data), "create")
         except FileExistsError:
@@ -220,7 +219,7 @@ class Location:
             self.create(data)
             return
         if self.is_local:
-            with _lock(Path(self.path)):
+            with locked(Path(self.path)):
                 self._must_be(expected)
                 self.write(data)
         elif hasattr(self.filesystem, "call_s3"):
@@ -276,73 +275,3 @@ def _says_precondition_failed(error: BaseException) -> bool:
     causes = (error, error.__cause__, error.__context__)
     codes = {str(getattr(e, "response", {}).get("Error", {}).get("Code", "")) for e in causes if e is not None}
     return bool(codes & {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"})
-
-
-def _surroundings(protocol: str) -> tuple[tuple[str, str], ...]:
-    """What the environment says about the store: other credentials or another endpoint make another filesystem."""
-    if protocol not in _S3:
-        return ()
-    return tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
-
-
-@functools.lru_cache(maxsize=32)
-def _filesystem(protocol: str, process: int, surroundings: tuple[tuple[str, str], ...]) -> Any:
-    """The filesystem for ``protocol`` of this process (a fork gets its own, as connections cannot be shared).
-
-    Retries are ours, so the libraries' own are off.
-    """
-    options: dict[str, Any] = {}
-    if protocol in _S3:
-        options = {
-            "skip_instance_cache": True,  # fsspec's cache does not see the environment
-            "use_listings_cache": False,
-            "config_kwargs": {
-                "connect_timeout": 5,
-                "read_timeout": 30,
-                "max_pool_connections": 64,
-                "retries": {"total_max_attempts": 1, "mode": "standard"},
-            },
-        }
-        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-        if region is None and os.environ.get("AWS_ENDPOINT_URL"):
-            options["client_kwargs"] = {"region_name": "us-east-1"}
-    try:
-        filesystem = fsspec.filesystem(protocol, **options)
-    except ValueError:
-        known = "s3://, gs://, file:// or a path"
-        raise StorageError(f"cannot read {protocol}:// URLs: unknown protocol; use {known}") from None
-    except ImportError as error:
-        raise StorageError(f"cannot read {protocol}:// URLs: {error}") from None
-    if hasattr(filesystem, "retries"):
-        filesystem.retries = 1
-    return filesystem
-
-
-def _write_local(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def _create_local(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.link(temporary, path)
-    finally:
-        os.unlink(temporary)
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    with open(path.with_name(f".{path.name}.lock"), "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from stoker.errors import StokerError, StorageError
 
-__all__ = ["BadBody", "call_with_retries", "is_final"]
+__all__ = ["BadBody", "StoreAnswer", "call_with_retries", "failure_kind", "is_final"]
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -24,6 +24,17 @@ _FIRST_DELAY_S = 0.05
 _LONGEST_DELAY_S = 5.0
 _FINAL_CODES = frozenset(
     {"AccessDenied", "ExpiredToken", "InvalidAccessKeyId", "InvalidBucketName", "SignatureDoesNotMatch"}
+)
+_PASSING_CODES = frozenset({"InternalError", "RequestTimeout", "SlowDown"})
+# names of errors, and of their causes, when a connection failed or ended before the answer did
+_BROKEN_OFF = (
+    "Connection",
+    "Disconnected",
+    "IncompleteRead",
+    "PayloadError",
+    "Streaming",
+    "BrokenPipe",
+    "ClientOSError",
 )
 # botocore's and google's errors that no repetition mends, by name: their modules need not be installed
 _FINAL_NAMES = frozenset(
@@ -42,10 +53,20 @@ class BadBody(OSError):
     """A body came with the wrong length or the wrong checksum: a failed read, never data."""
 
 
+class StoreAnswer(OSError):
+    """A store answered with the HTTP status ``status`` and, where it gave one, the error code ``code``."""
+
+    def __init__(self, message: str, status: int, code: str = "") -> None:
+        super().__init__(message)
+        self.status, self.code = status, code
+
+
 def is_final(error: BaseException) -> bool:
     """Whether trying again cannot help: not found, not permitted, already there, or not a store's answer at all."""
     if isinstance(error, (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)):
         return True
+    if isinstance(error, StoreAnswer) and error.code not in _FINAL_CODES and error.code not in _PASSING_CODES:
+        return error.status < 500 and error.status not in {408, 425, 429}
     code = _code(error)
     if code in _FINAL_CODES or code in {"403", "404", "NoSuchKey", "NoSuchBucket", "PreconditionFailed"}:
         return True
@@ -54,7 +75,41 @@ def is_final(error: BaseException) -> bool:
     return not (isinstance(error, (OSError, TimeoutError)) or _is_transport(error))
 
 
+def failure_kind(error: BaseException) -> str:
+    """What kind of failure of one request ``error`` is, as a name that metrics use.
+
+    One of bad_bodies, refusals, deadlines, slow_downs, server_errors, resets (the connection failed or ended early)
+    and other_failures.
+    """
+    if isinstance(error, BadBody):
+        return "bad_bodies"
+    status, code = _status(error), _code(error)
+    if is_final(error):
+        return "refusals"
+    if status in {429, 503} or code in {"SlowDown", "Throttling", "TooManyRequests"}:
+        return "slow_downs"
+    if status >= 500:
+        return "server_errors"
+    names = " ".join(kind.__name__ for kind in type(error).__mro__)
+    if isinstance(error, TimeoutError) or "Timeout" in names:
+        return "deadlines"
+    causes = f"{names} {type(error.__cause__).__name__} {type(error.__context__).__name__}"
+    return "resets" if any(word in causes for word in _BROKEN_OFF) else "other_failures"
+
+
+def _status(error: BaseException) -> int:
+    if isinstance(error, StoreAnswer):
+        return error.status
+    for e in (error, error.__cause__, error.__context__):
+        response = getattr(e, "response", None)
+        if isinstance(response, dict):
+            return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) or 0)
+    return 0
+
+
 def _code(error: BaseException) -> str:
+    if isinstance(error, StoreAnswer):
+        return error.code
     response = getattr(error, "response", None)
     if isinstance(response, dict):
         return str(response.get("Error", {}).get("Code", ""))
@@ -66,10 +121,18 @@ def _is_transport(error: BaseException) -> bool:
     return root in {"aiobotocore", "aiohttp", "botocore", "fsspec", "gcsfs", "google", "http", "s3fs", "ssl", "urllib3"}
 
 
-def call_with_retries(action: Callable[[], T], *, what: str, url: str, patience_s: float) -> T:
+def call_with_retries(
+    action: Callable[[], T],
+    *,
+    what: str,
+    url: str,
+    patience_s: float,
+    on_retry: Callable[[BaseException, float], None] | None = None,
+) -> T:
     """The result of ``action``, tried until it succeeds, fails for good, or ``patience_s`` seconds have passed.
 
     ``what`` is a verb for the message ("read", "write"); ``url`` names the place.
+    ``on_retry`` is told each failure that is tried again, and the seconds of the pause before.
 
     Raises:
         FileNotFoundError, FileExistsError: unchanged, for callers to whom absence is an answer; our own errors too.
@@ -96,6 +159,8 @@ def call_with_retries(action: Callable[[], T], *, what: str, url: str, patience_
                     url=url,
                 ) from error
             logger.debug("%s %s failed (%s), attempt %d, again in %.2f s", what, url, _cause(error), attempt, pause)
+            if on_retry is not None:
+                on_retry(error, pause)
             time.sleep(pause)
             delay = min(2 * delay, _LONGEST_DELAY_S)
 

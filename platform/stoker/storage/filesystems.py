@@ -1,0 +1,71 @@
+"""The fsspec filesystem of this process for a protocol, with the libraries' own retries off: ours act and count."""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Any
+
+import fsspec
+
+from stoker.errors import StorageError
+
+__all__ = ["filesystem_of", "is_s3", "surroundings"]
+
+_S3 = frozenset({"s3", "s3a"})
+
+
+def filesystem_of(protocol: str) -> Any:
+    """The filesystem for ``protocol`` under the environment of now.
+
+    Raises:
+        StorageError: the protocol is unknown or its package is not installed.
+    """
+    return _filesystem(protocol, os.getpid(), surroundings(protocol))
+
+
+def is_s3(url: str) -> bool:
+    """Whether ``url`` is of S3 or a store that speaks its API."""
+    return url.partition("://")[0] in _S3
+
+
+def surroundings(protocol: str) -> tuple[tuple[bytes, bytes], ...]:
+    """What the environment says about the store: other credentials or another endpoint make another filesystem."""
+    if protocol not in _S3:
+        return ()
+    # environb, as it is asked for at each request and os.environ decodes every variable: 60 us against 10
+    names = sorted(name for name in os.environb if name.startswith(b"AWS_"))
+    return tuple((name, os.environb.get(name, b"")) for name in names)
+
+
+@functools.lru_cache(maxsize=32)
+def _filesystem(protocol: str, process: int, surroundings: tuple[tuple[bytes, bytes], ...]) -> Any:
+    """The filesystem for ``protocol`` of this process (a fork gets its own, as connections cannot be shared).
+
+    Retries are ours, so the libraries' own are off.
+    """
+    options: dict[str, Any] = {}
+    if protocol in _S3:
+        options = {
+            "skip_instance_cache": True,  # fsspec's cache does not see the environment
+            "use_listings_cache": False,
+            "config_kwargs": {
+                "connect_timeout": 5,
+                "read_timeout": 30,
+                "max_pool_connections": 64,
+                "retries": {"total_max_attempts": 1, "mode": "standard"},
+            },
+        }
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+        if region is None and os.environ.get("AWS_ENDPOINT_URL"):
+            options["client_kwargs"] = {"region_name": "us-east-1"}
+    try:
+        filesystem = fsspec.filesystem(protocol, **options)
+    except ValueError:
+        known = "s3://, gs://, file:// or a path"
+        raise StorageError(f"cannot read {protocol}:// URLs: unknown protocol; use {known}") from None
+    except ImportError as error:
+        raise StorageError(f"cannot read {protocol}:// URLs: {error}") from None
+    if hasattr(filesystem, "retries"):
+        filesystem.retries = 1
+    return filesystem

@@ -1,0 +1,117 @@
+"""How many requests to have under way: grows while the store answers as fast as it can, shrinks when they queue.
+
+The scheme is TCP Vegas (Brakmo, O'Malley and Peterson, *TCP Vegas: New Techniques for Congestion Detection and
+Avoidance*, SIGCOMM 1994), as Netflix applied it to requests (Netflix/concurrency-limits, ``VegasLimit``): with
+``limit`` requests under way, a window's mean latency against the least seen lately tells how many of them only wait,
+``limit * (1 - least / mean)``. A request that the store refuses for its load, or that does not answer, shrinks the
+limit by a share at once (additive increase, multiplicative decrease: Chiu and Jain, 1989).
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from stoker.storage.retry import failure_kind
+
+__all__ = ["InFlight"]
+
+_SHRINK = 0.7
+_LEAST_WINDOW = 8  # requests
+_PROBE_EVERY = 30  # windows: then the least latency is measured anew, with half as many under way
+
+
+class InFlight:
+    """A bound on concurrent requests between ``least`` and ``most`` that adapts. Safe to use from many threads.
+
+    Raises:
+        ValueError: unless 1 <= least <= start <= most.
+    """
+
+    def __init__(
+        self, least: int = 2, most: int = 64, start: int = 8, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        start = min(start, most)
+        if not 1 <= least <= start <= most:
+            raise ValueError(
+                f"cannot bound requests by {least} to {most} from {start}; give 1 <= least <= start <= most"
+            )
+        self._least, self._most, self._clock = least, most, clock
+        self._limit = float(start)
+        self._change = threading.Condition()
+        self._under_way = 0
+        self._base_s = math.inf
+        self._windows = 0
+        self._resume: float | None = None
+        self._begin_window()
+
+    @property
+    def limit(self) -> int:
+        """How many requests may be under way now."""
+        return int(self._limit)
+
+    @contextmanager
+    def slot(self) -> Iterator[None]:
+        """One request's place; waits until there is one. What is raised inside counts as a sign of overload if it is
+        a time-out, a slow-down or a connection that failed, and is raised on."""
+        with self._change:
+            while self._under_way >= self.limit:
+                self._change.wait()
+            self._under_way += 1
+            was_full = self._under_way >= self.limit
+        began = self._clock()
+        failure: BaseException | None = None
+        try:
+            yield
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            with self._change:
+                self._under_way -= 1
+                if failure is None:
+                    self._answered(self._clock() - began, was_full)
+                elif failure_kind(failure) in {"deadlines", "resets", "slow_downs"}:
+                    self._overloaded(began)
+                self._change.notify_all()
+
+    def _begin_window(self) -> None:
+        self._sum_s, self._answers, self._was_full = 0.0, 0, False
+        self._window_began = self._clock()
+
+    def _answered(self, latency_s: float, was_full: bool) -> None:
+        self._sum_s += latency_s
+        self._answers += 1
+        self._was_full |= was_full
+        if self._answers >= max(_LEAST_WINDOW, self.limit):
+            self._end_window(self._sum_s / self._answers)
+            self._begin_window()
+
+    def _end_window(self, mean_s: float) -> None:
+        self._base_s = min(self._base_s, mean_s)
+        self._windows += 1
+        if self._resume is not None:  # the probe is over: what it saw is the new least
+            self._limit, self._resume = self._resume, None
+            return
+        if self._windows % _PROBE_EVERY == 0:
+            self._resume, self._limit = self._limit, max(float(self._least), self._limit / 2)
+            self._base_s = math.inf
+            return
+        if not self._was_full:  # the reader, not the limit, held back: nothing was learnt
+            return
+        queued = self._limit * (1 - self._base_s / mean_s) if mean_s > 0 else 0.0
+        step = max(1.0, math.log10(self._limit))
+        if queued < 3 * step:
+            self._limit = min(float(self._most), self._limit + step)
+        elif queued > 6 * step:
+            self._limit = max(float(self._least), self._limit - step)
+
+    def _overloaded(self, began: float) -> None:
+        if began < self._window_began:  # sent before the last cut: the same sign once more
+            return
+        self._limit = max(float(self._least), self._limit * _SHRINK)
+        self._resume = None
+        self._begin_window()

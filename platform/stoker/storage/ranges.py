@@ -1,0 +1,97 @@
+"""A range of an object, read until it is right: the client at hand, deadline, second request, check and retries."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import fsspec.asyn
+from fsspec.asyn import AsyncFileSystem
+
+from stoker.storage.filesystems import is_s3
+from stoker.storage.local import read_file_range
+from stoker.storage.obstore_client import obstore_client
+from stoker.storage.reads import Reads
+from stoker.storage.retry import BadBody, StoreAnswer, call_with_retries
+
+if TYPE_CHECKING:
+    from stoker.storage.location import Location
+
+__all__ = ["read_range"]
+
+_SHORTEST_TIMEOUT_S = 0.05
+# What a client answers that takes the store for another than it is (region, signature): s3fs may know better.
+_MISTAKEN = frozenset({301, 307, 400})
+
+
+def read_range(
+    location: Location, start: int, stop: int, check: Callable[[Any], None] | None, reads: Reads
+) -> memoryview:
+    """See :meth:`Location.read_range`."""
+    until = time.monotonic() + location.patience_s
+    counters, hedging = reads.counters, reads.hedging
+
+    def request(timeout_s: float) -> memoryview:
+        began = time.monotonic()
+        try:
+            data = _request(location, start, stop, timeout_s)
+            if len(data) != stop - start:
+                raise BadBody(f"asked for bytes {start} to {stop}, got {len(data)} of them")
+            if check is not None:
+                check(data)
+        except BaseException as error:
+            counters.add(requests=1, request_s=time.monotonic() - began)
+            counters.failed(error)
+            raise
+        took_s = time.monotonic() - began
+        counters.add(requests=1, bytes=len(data), request_s=took_s)
+        if hedging is not None:
+            hedging.observe(len(data), took_s)
+        return data
+
+    def once() -> memoryview:
+        with reads.in_flight.slot() if reads.in_flight else nullcontext():
+            timeout_s = _timeout_s(reads.deadline_s, until - time.monotonic())
+            if hedging is None:
+                return request(timeout_s)
+            return hedging.run(lambda: request(timeout_s), stop - start, counters.hedged)
+
+    return call_with_retries(
+        once,
+        what="read",
+        url=location.url,
+        patience_s=location.patience_s,
+        on_retry=lambda _, pause_s: counters.add(retries=1, backoff_s=pause_s),
+    )
+
+
+def _timeout_s(deadline_s: float, left_s: float) -> float:
+    """The deadline, or what is left of the patience in one of few steps, as obstore keeps a client for each."""
+    if left_s >= deadline_s:
+        return deadline_s
+    return 2 ** (math.floor(4 * math.log2(max(_SHORTEST_TIMEOUT_S, left_s))) / 4)
+
+
+def _request(location: Location, start: int, stop: int, timeout_s: float) -> memoryview:
+    """One request by the client at hand. Raises what the client raises, TimeoutError after ``timeout_s`` seconds."""
+    if is_s3(location.url):
+        bucket, _, key = location.url.partition("://")[2].partition("/")
+        client = obstore_client(bucket, key) if key and stop > start else None
+        if client is not None:
+            try:
+                return client.read_range(key, start, stop, timeout_s)
+            except StoreAnswer as error:
+                if error.status not in _MISTAKEN or not client.may_give_up:
+                    raise
+                client.give_up(str(error))
+    elif location.is_local:
+        return memoryview(read_file_range(location.path, start, stop))
+    filesystem, path = location.filesystem, location.path
+    if isinstance(filesystem, AsyncFileSystem) and not filesystem.asynchronous:
+        data = fsspec.asyn.sync(filesystem.loop, filesystem._cat_file, path, start=start, end=stop, timeout=timeout_s)
+    else:
+        data = filesystem.cat_file(path, start=start, end=stop)
+    return memoryview(data)
