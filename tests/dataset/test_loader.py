@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from fsspec.implementations.local import LocalFileSystem
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -17,7 +16,7 @@ from made import write_dataset
 from stoker.dataset import Batch, Loader, SampleReader
 from stoker.errors import DatasetError, StorageError
 from stoker.recipe import Data
-from stoker.storage import Location, locate
+from stoker.storage import Location, locate, ranges
 
 SHARDS = [50, 7, 1, 80, 33]
 SAMPLES = sum(SHARDS)
@@ -130,10 +129,10 @@ class _Faults:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, share: float) -> None:
         self.count, self._share, self._random, self._lock = 0, share, random.Random(1), threading.Lock()
-        original = LocalFileSystem.cat_file
+        original = ranges.read_file_range
 
-        def cat_file(filesystem: LocalFileSystem, path: str, **options: object) -> bytes:
-            data = original(filesystem, path, **options)
+        def read_file_range(path: str, start: int, stop: int) -> bytes:
+            data = bytes(original(path, start, stop))
             with self._lock:
                 draw, kind = self._random.random(), self._random.randrange(3)
                 time.sleep(self._random.random() * 0.002)
@@ -147,7 +146,7 @@ class _Faults:
             at = len(data) // 3
             return data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :]
 
-        monkeypatch.setattr(LocalFileSystem, "cat_file", cat_file)
+        monkeypatch.setattr(ranges, "read_file_range", read_file_range)
 
 
 def test_late_short_wrong_and_failed_reads_change_nothing(root: Location, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -189,9 +189,11 @@ def test_the_clients_see_the_credentials_of_a_profile(
 
 @pytest.mark.usefixtures("client")
 def test_wrong_credentials_are_one_clear_line_without_the_secret(place: Location) -> None:
-    with environment_with({"AWS_SECRET_ACCESS_KEY": "not-the-secret"}):
-        with pytest.raises(StorageError, match="not permitted to read") as raised:
-            read(place, Reads())
+    with (
+        environment_with({"AWS_SECRET_ACCESS_KEY": "not-the-secret"}),
+        pytest.raises(StorageError, match="not permitted to read") as raised,
+    ):
+        read(place, Reads())
     assert "not-the-secret" not in str(raised.value)
 
 

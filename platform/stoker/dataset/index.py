@@ -41,7 +41,7 @@ from numpy.typing import NDArray
 from stoker.dataset.jpeg import Marks
 from stoker.dataset.manifest import Shard, expect
 from stoker.errors import DatasetError
-from stoker.storage import Location
+from stoker.storage import BlockCache, Location, Reads
 
 __all__ = ["IndexRow", "ShardIndex", "payload_checksum", "read_index"]
 
@@ -97,11 +97,22 @@ class ShardIndex:
     width: NDArray[np.int32]
     height: NDArray[np.int32]
     checksum: NDArray[np.uint64]
-    keys: tuple[str, ...]
+    key_bytes: NDArray[np.uint8]
+    key_ends: NDArray[np.int64]
     marked: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.offset)
+
+    @property
+    def keys(self) -> list[str]:
+        """All keys, in the order of the samples."""
+        return [self.key(row) for row in range(len(self))]
+
+    def key(self, row: int) -> str:
+        """The key of sample ``row``."""
+        begin = int(self.key_ends[row - 1]) if row else 0
+        return self.key_bytes[begin : int(self.key_ends[row])].tobytes().decode()
 
     @classmethod
     def of(cls, rows: Iterable[IndexRow]) -> ShardIndex:
@@ -117,7 +128,11 @@ class ShardIndex:
         marked["orientation"] = np.array([r.orientation for r in found], np.uint8)
         marked["interval_ends"] = np.cumsum([len(part) for part in lengths], dtype=np.int64)
         marked["intervals"] = np.concatenate(lengths) if lengths else np.empty(0, np.uint16)
-        return cls(**columns, keys=tuple(r.key for r in found), marked=marked)
+        keys = [r.key.encode() for r in found]
+        key_bytes = np.frombuffer(b"".join(keys), np.uint8)
+        return cls(
+            **columns, key_bytes=key_bytes, key_ends=np.cumsum([len(k) for k in keys], dtype=np.int64), marked=marked
+        )
 
     def orientation(self, row: int) -> int:
         """The EXIF orientation of sample ``row``, 1 to 8; 1 means upright."""
@@ -142,11 +157,9 @@ class ShardIndex:
 
     def to_bytes(self) -> bytes:
         """The index file."""
-        encoded = [key.encode() for key in self.keys]
         columns = {name: np.ascontiguousarray(getattr(self, name), dtype=kind) for name, kind in _COLUMNS.items()}
         columns |= self.marked
-        columns["keys"] = np.frombuffer(b"".join(encoded), np.uint8)
-        columns["key_ends"] = np.cumsum([len(key) for key in encoded], dtype=np.int64)
+        columns |= {"keys": self.key_bytes, "key_ends": self.key_ends}
         # One entry only: safetensors writes several in an order that differs from call to call.
         return safetensors.numpy.save(columns, metadata={"stoker-index": "1.1" if self.marked else "1.0"})
 
@@ -164,31 +177,40 @@ class ShardIndex:
         missing = [name for name in (*_COLUMNS, "keys", "key_ends") if name not in columns]
         if missing:
             raise ValueError(f"the index lacks the columns {', '.join(missing)}")
-        ends = columns["key_ends"].tolist()
-        text = columns["keys"].tobytes()
-        keys = tuple(text[a:b].decode() for a, b in zip([0, *ends[:-1]], ends, strict=True)) if ends else ()
         found = {name: columns[name] for name in _COLUMNS}
+        found |= {"key_bytes": columns["keys"], "key_ends": columns["key_ends"]}
         marked = {name: columns[name] for name in _MARKS if name in columns}
-        if len({len(keys), *(len(column) for column in (*found.values(), *marked.values()))}) != 1:
+        rows = (*(found[name] for name in (*_COLUMNS, "key_ends")), *marked.values())
+        if len({len(column) for column in rows}) != 1:
             raise ValueError("the index's columns differ in length")
         if len(marked) < len(_MARKS) or "intervals" not in columns:
-            return cls(**found, keys=keys)
-        if ends and marked["interval_ends"][-1] != len(columns["intervals"]):
+            return cls(**found)
+        if len(rows[0]) and marked["interval_ends"][-1] != len(columns["intervals"]):
             raise ValueError("the index's intervals do not fit their ends")
-        return cls(**found, keys=keys, marked=marked | {"intervals": columns["intervals"]})
+        return cls(**found, marked=marked | {"intervals": columns["intervals"]})
 
 
-def read_index(root: Location, shard: Shard) -> ShardIndex:
-    """The index of ``shard`` of the data set at ``root``, checked against the manifest.
+def read_index(
+    root: Location, shard: Shard, *, reads: Reads | None = None, cache: BlockCache | None = None
+) -> ShardIndex:
+    """The index of ``shard`` of the data set at ``root``, checked against the manifest; from ``cache`` if it is there.
 
     Raises:
         DatasetError: it is missing or damaged for good.
         StorageError: it cannot be read, or comes with a wrong checksum however often it is read.
     """
     where = root / shard.index_path
+
+    def check(body: memoryview) -> None:
+        expect(body, shard.index_bytes, shard.index_checksum)
+
     try:
-        data = where.read(lambda body: expect(body, shard.index_bytes, shard.index_checksum))
-        index = ShardIndex.from_bytes(data)
+        data = cache.get(shard.index_checksum, check) if cache else None
+        if data is None:
+            data = where.read_range(0, shard.index_bytes, check, reads=reads)
+            if cache:
+                cache.put(shard.index_checksum, data)
+        index = ShardIndex.from_bytes(bytes(data))
     except FileNotFoundError:
         raise DatasetError(f"{where}: missing, although the manifest names it; prepare the data set again") from None
     except ValueError as error:

@@ -24,15 +24,16 @@ from stoker.dataset.decode import Decoder, EvaluationImages, TrainingImages, Und
 from stoker.dataset.decode.pool import decode_pool
 from stoker.dataset.manifest import read_manifest
 from stoker.dataset.order import EpochOrder, key_of, micro_batches_of, uniform
-from stoker.dataset.samples import ShardReader
+from stoker.dataset.samples import INDEX_BYTES, ShardReader
 from stoker.dataset.stream import BlockStream, Streamed
 from stoker.errors import DatasetError
 from stoker.recipe import Data, Recipe
-from stoker.storage import Location, locate
+from stoker.storage import BlockCache, InFlight, Location, Reads, locate
 
 __all__ = ["Batch", "Loader"]
 
 _AHEAD = 4
+"""micro-batches that are ready before they are asked for"""
 
 
 @dataclass(frozen=True)
@@ -98,10 +99,21 @@ class Loader:
         self._split_name, self._split = split, manifest.split(split)
         self._fingerprint = manifest.fingerprint
         self.classes = manifest.classes
-        self._reader = ShardReader(self._root, self._split)
+        self._reads = Reads(
+            deadline_s=self._data.read_deadline_s,
+            hedge_percentile=self._data.hedge_percentile,
+            in_flight=InFlight(
+                min(2, self._data.read_threads), self._data.read_threads, min(8, self._data.read_threads)
+            ),
+        )
+        self._cache = BlockCache(self._data.cache_dir, self._data.cache_mb * 2**20) if self._data.cache_dir else None
+        self._reader = ShardReader(
+            self._root, self._split, reads=self._reads, cache=self._cache, block=self._data.block_samples
+        )
         self._epoch, self._step = 0, 0
         self.corrupt = 0
         """Samples of this epoch that were replaced because they could not be decoded."""
+        self._most_held_bytes = 0
         self._lock = threading.Lock()
         self.order(0)
 
@@ -153,8 +165,34 @@ class Loader:
 
     @property
     def bytes_read(self) -> int:
-        """Bytes of samples read from the store so far."""
-        return self._reader.bytes_read
+        """Bytes read from the store so far."""
+        return self._reads.counters.bytes
+
+    @property
+    def memory_bound_bytes(self) -> int:
+        """The most memory that this loader takes, in bytes.
+
+        Encoded samples (``data.memory_mb``, or what one window of each slot takes if that is more), indexes, and the
+        batches that are ready or under way.
+        """
+        slots = len(self._micro_batches) * self._micro_batch
+        of_slot = self._data.block_samples * self._data.window_blocks
+        split = self._split
+        sample = sum(shard.bytes for shard in split.shards) // max(1, split.samples)
+        encoded = max(self._data.memory_mb * 2**20, min(slots * of_slot, split.samples) * sample)
+        indexes = min(INDEX_BYTES, sum(shard.index_bytes for shard in split.shards))
+        batch = self._decoder.empty(1).nbytes * self._micro_batch
+        return encoded + indexes + (_AHEAD + 2) * batch
+
+    def metrics(self) -> dict[str, float]:
+        """What became of the reads so far, by name: of the store (``read_…``) and of the cache (``cache_…``).
+
+        Among them every failure by kind, what was tried again and what a second request won; see docs/streaming.md.
+        """
+        found = {f"read_{name}": float(value) for name, value in self._reads.counters.snapshot().items()}
+        if self._cache:
+            found |= {f"cache_{name}": float(value) for name, value in self._cache.counters.snapshot().items()}
+        return found | {"corrupt_samples": float(self.corrupt), "most_held_bytes": float(self._most_held_bytes)}
 
     def order(self, epoch: int) -> EpochOrder:
         """The order of ``epoch``: which sample each slot takes at each step."""
@@ -194,10 +232,11 @@ class Loader:
         )
         with (
             decode_pool(self._data.decode_threads) as pool,
-            closing(ahead(self._batches(stream, pool, epoch, first_step), _AHEAD * len(self._micro_batches))) as ready,
+            closing(ahead(self._batches(stream, pool, epoch, first_step), _AHEAD)) as ready,
             stream,
         ):
             for batch in ready:
+                self._most_held_bytes = max(self._most_held_bytes, stream.most_bytes)
                 if batch.micro_batch == self._micro_batches.stop - 1:
                     is_end = batch.step + 1 == order.steps
                     self._epoch, self._step = (epoch + 1, 0) if is_end else (epoch, batch.step + 1)

@@ -149,7 +149,7 @@ def _parse(where: Location, content: dict[str, Any]) -> Manifest:
     return manifest
 
 
-def expect(data: bytes, size: int, sum_: str) -> None:
+def expect(data: bytes | memoryview, size: int, sum_: str) -> None:
     """Check a whole object against its manifest entry; raises :class:`BadBody` so that it is read again."""
     if len(data) != size:
         raise BadBody(f"{len(data)} bytes came instead of {size}")

@@ -14,15 +14,16 @@ from stoker.dataset.index import ShardIndex, payload_checksum, read_index
 from stoker.dataset.jpeg import Marks
 from stoker.dataset.manifest import Split, read_manifest
 from stoker.errors import DatasetError
-from stoker.storage import Location
+from stoker.storage import BlockCache, Location, Reads
 from stoker.storage.retry import BadBody
 
-__all__ = ["Sample", "SampleReader", "ShardReader"]
+__all__ = ["INDEX_BYTES", "Sample", "SampleReader", "ShardReader"]
 
-_INDEX_CACHE_BYTES = 256 * 2**20
+INDEX_BYTES = 256 * 2**20
+"""of indexes that a reader holds at most (or one index, if that is larger)"""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One sample as it is stored.
 
@@ -44,23 +45,32 @@ class ShardReader:
     """Reads samples of one split by number. Safe to use from many threads.
 
     Indexes are read when their shard is first needed and kept up to a bound in bytes, the least recently used leaving
-    first.
+    first. With a ``cache``, whole blocks of ``block`` samples are read and kept there, so that whoever needs another
+    part of one, in this epoch or a later one, finds it.
     """
 
-    def __init__(self, root: Location, split: Split) -> None:
+    def __init__(
+        self,
+        root: Location,
+        split: Split,
+        *,
+        reads: Reads | None = None,
+        cache: BlockCache | None = None,
+        block: int = 1,
+    ) -> None:
         self._root = root
         self._shards = split.shards
         self._first = np.cumsum([0, *(shard.samples for shard in split.shards)])
+        self._reads = reads or Reads()
+        self._cache, self._block = cache, block
         self._indexes: OrderedDict[int, ShardIndex] = OrderedDict()
         self._index_bytes = 0
         self._lock = threading.Lock()
         self._loading: dict[int, threading.Lock] = {}
-        self.bytes_read = 0
 
     def expected_bytes(self, first: int, stop: int) -> int:
         """About how many bytes the samples ``first`` to ``stop`` take, from the manifest alone."""
-        number = int(np.searchsorted(self._first, first, side="right")) - 1
-        shard = self._shards[number]
+        shard = self._shards[self._shard_of(first)]
         return int((stop - first) * shard.bytes / max(1, shard.samples))
 
     def read(self, first: int, stop: int) -> list[Sample]:
@@ -72,46 +82,66 @@ class ShardReader:
         """
         found: list[Sample] = []
         while first < stop:
-            number = int(np.searchsorted(self._first, first, side="right")) - 1
-            end = min(stop, int(self._first[number + 1]))
-            begin = int(self._first[number])
-            found.extend(self._read_rows(number, first - begin, end - begin, begin))
+            number = self._shard_of(first)
+            begin, end = int(self._first[number]), min(stop, int(self._first[number + 1]))
+            if self._cache:
+                end = min(end, (first // self._block + 1) * self._block)
+            found.extend(self._rows(number, first - begin, end - begin))
             first = end
         return found
 
-    def _read_rows(self, number: int, first: int, stop: int, begin: int) -> list[Sample]:
-        shard, index = self._shards[number], self._index(number)
-        rows = range(first, stop)
-        start = int(index.offset[first])
-        ends = (index.offset[first:stop] + index.length[first:stop]).tolist()
-        starts = index.offset[first:stop].tolist()
-        sums = index.checksum[first:stop].tolist()
+    def _shard_of(self, number: int) -> int:
+        return int(np.searchsorted(self._first, number, side="right")) - 1
 
-        def check(body: bytes) -> None:
-            view = memoryview(body)
-            for row, a, b, expected in zip(rows, starts, ends, sums, strict=True):
-                if payload_checksum(view[a - start : b - start]) != expected:
-                    raise BadBody(f"wrong checksum of sample {index.keys[row]} at offset {a}")
-
-        where = shard.tar(self._root)
+    def _rows(self, number: int, first: int, stop: int) -> list[Sample]:
+        shard, begin = self._shards[number], int(self._first[number])
         try:
-            body = memoryview(where.read_range(start, max(ends), check))
+            index = self._index(number)
+            start, body = self._bytes(number, index, first, stop)
         except FileNotFoundError:
+            where = shard.tar(self._root)
             raise DatasetError(f"{where}: missing, although the manifest names it; prepare it again") from None
-        self.bytes_read += len(body)
+        offsets = index.offset[first:stop].tolist()
+        lengths = index.length[first:stop].tolist()
+        labels = index.label[first:stop].tolist()
         return [
             Sample(
                 begin + row,
-                index.keys[row],
-                int(index.label[row]),
-                body[a - start : b - start],
+                index.key(row),
+                label,
+                body[offset - start : offset - start + length],
                 shard.path,
-                a,
+                offset,
                 index.orientation(row),
                 index.marks(row),
             )
-            for row, a, b in zip(rows, starts, ends, strict=True)
+            for row, offset, length, label in zip(range(first, stop), offsets, lengths, labels, strict=True)
         ]
+
+    def _bytes(self, number: int, index: ShardIndex, first: int, stop: int) -> tuple[int, memoryview]:
+        """(offset in the tar, bytes from there on that hold rows ``first`` to ``stop``)."""
+        shard, begin = self._shards[number], int(self._first[number])
+        if self._cache:
+            first = max(0, (begin + first) // self._block * self._block - begin)
+            stop = min(len(index), -(-(begin + stop) // self._block) * self._block - begin)
+        start = int(index.offset[first])
+        starts = (index.offset[first:stop] - start).tolist()
+        ends = (index.offset[first:stop] - start + index.length[first:stop]).tolist()
+        sums = index.checksum[first:stop].tolist()
+
+        def check(body: memoryview) -> None:
+            for row, a, b, expected in zip(range(first, stop), starts, ends, sums, strict=True):
+                if payload_checksum(body[a:b]) != expected:
+                    raise BadBody(f"wrong checksum of sample {index.key(row)} at offset {start + a}")
+
+        length = max(ends)
+        key = f"{shard.checksum}/{start}-{start + length}"
+        body = self._cache.get(key, check) if self._cache else None
+        if body is None:
+            body = shard.tar(self._root).read_range(start, start + length, check, reads=self._reads)
+            if self._cache:
+                self._cache.put(key, body)
+        return start, body
 
     def _index(self, number: int) -> ShardIndex:
         with self._lock:
@@ -124,11 +154,11 @@ class ShardReader:
                 if number in self._indexes:
                     return self._indexes[number]
             shard = self._shards[number]
-            index = read_index(self._root, shard)
+            index = read_index(self._root, shard, reads=self._reads, cache=self._cache)
             with self._lock:
                 self._indexes[number] = index
                 self._index_bytes += shard.index_bytes
-                while self._index_bytes > _INDEX_CACHE_BYTES and len(self._indexes) > 1:
+                while self._index_bytes > INDEX_BYTES and len(self._indexes) > 1:
                     dropped, _ = self._indexes.popitem(last=False)
                     self._index_bytes -= self._shards[dropped].index_bytes
                 self._loading.pop(number, None)

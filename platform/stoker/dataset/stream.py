@@ -1,7 +1,7 @@
 """The samples of some slots, step by step, read ahead of need.
 
     windows of all slots, by the step that first needs them  ──planner thread──▶  range reads, many in flight
-    range reads  ──reader threads──▶  checked samples, waiting in their windows  ──▶  one sample a slot and step
+    range reads, the most urgent first  ──reader threads──▶  checked samples  ──▶  one sample a slot and step
 
 The planner admits windows in the order of need while the bytes in flight and waiting stay under ``memory_bytes``; a
 window that the step under way needs is admitted in any case, so that a bound that is too small makes the stream slow
@@ -14,21 +14,39 @@ import heapq
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
+from functools import partial
 
 from stoker.dataset.order import EpochOrder, Window
+from stoker.dataset.read_pool import ReadPool
 from stoker.dataset.samples import Sample, ShardReader
 
 __all__ = ["BlockStream", "Streamed"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Streamed:
-    """A sample and the samples that were read with it, its block: where a replacement for a corrupt one comes from."""
+    """A sample, and among what was read with it its block: where a replacement for a corrupt one comes from."""
 
     sample: Sample
-    block: list[Sample]
+    read: list[Sample]
+    first: int
+    stop: int
+
+    @property
+    def block(self) -> list[Sample]:
+        return self.read[self.first : self.stop]
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Contiguous samples ``first`` to ``stop`` of a window, and the read that brings them from ``read_first`` on."""
+
+    first: int
+    stop: int
+    read_first: int
+    read: Future[list[Sample]]
 
 
 class _Held:
@@ -37,15 +55,15 @@ class _Held:
     def __init__(self, window: Window, bytes_: int) -> None:
         self.window = window
         self.bytes = bytes_
-        self.reads: list[Future[list[Sample]]] = []
+        self.pieces: list[_Piece] = []
 
     def at(self, step: int) -> Streamed:
         """The slot's sample at ``step``; waits for the read that brings it, and for no other."""
         number = int(self.window.samples[step - self.window.first_step])
-        for (first, stop), read in zip(self.window.pieces, self.reads, strict=True):
-            if first <= number < stop:
-                block = read.result()
-                return Streamed(block[number - first], block)
+        for piece in self.pieces:
+            if piece.first <= number < piece.stop:
+                found, begin = piece.read.result(), piece.read_first
+                return Streamed(found[number - begin], found, piece.first - begin, piece.stop - begin)
         raise AssertionError(f"sample {number} is in no piece of its window")
 
 
@@ -59,7 +77,7 @@ class BlockStream:
         slots: Sequence[int],
         *,
         from_step: int = 0,
-        read_threads: int = 8,
+        read_threads: int = 16,
         memory_bytes: int = 2**30,
     ) -> None:
         self._reader = reader
@@ -67,7 +85,7 @@ class BlockStream:
         self._slots = list(slots)
         self._from_step = from_step
         self._memory_bytes = memory_bytes
-        self._pool = ThreadPoolExecutor(read_threads, thread_name_prefix="stoker-read")
+        self._pool: ReadPool[list[Sample]] = ReadPool(read_threads)
         self._planner = threading.Thread(target=self._plan, name="stoker-plan", daemon=True)
         self._change = threading.Condition()
         self._admitted: dict[int, deque[_Held]] = {slot: deque() for slot in self._slots}
@@ -90,8 +108,8 @@ class BlockStream:
         with self._change:
             self._is_closed = True
             self._change.notify_all()
+        self._pool.close()
         self._planner.join()
-        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def __iter__(self) -> Iterator[list[Streamed | None]]:
         """For each step the samples of the slots, in their order; None where a slot is padding."""
@@ -152,7 +170,9 @@ class BlockStream:
                 self._change.notify_all()
 
     def _admit(self, window: Window) -> bool:
-        held = _Held(window, sum(self._reader.expected_bytes(a, b) for a, b in window.pieces))
+        """Wait until there is room for ``window``, and start its reads; False if the stream was closed meanwhile."""
+        reads = list(self._reads_of(window))
+        held = _Held(window, sum(self._reader.expected_bytes(r.first, r.stop) for r in reads))
         with self._change:
             while (
                 not self._is_closed
@@ -164,8 +184,38 @@ class BlockStream:
                 return False
             self._held_bytes += held.bytes
             self._most_bytes = max(self._most_bytes, self._held_bytes)
-        held.reads = [self._pool.submit(self._reader.read, first, stop) for first, stop in window.pieces]
+        for read in reads:
+            future = self._pool.submit(read.needed_at, partial(self._reader.read, read.first, read.stop))
+            held.pieces += [_Piece(first, stop, read.first, future) for first, stop in read.pieces]
         with self._change:
             self._admitted[window.slot].append(held)
             self._change.notify_all()
         return True
+
+    def _reads_of(self, window: Window) -> Iterator[_Read]:
+        """What to read for ``window``: neighbouring pieces together, nothing that lies before the first step."""
+        steps: dict[tuple[int, int], int] = {}
+        ahead = max(0, self._from_step - window.first_step)
+        for step, number in enumerate(window.samples[ahead:].tolist(), window.first_step + ahead):
+            piece = next(p for p in window.pieces if p[0] <= number < p[1])
+            steps.setdefault(piece, step)
+        read: _Read | None = None
+        for piece in sorted(steps):
+            if read is not None and piece[0] == read.stop:
+                read = _Read(read.first, piece[1], min(read.needed_at, steps[piece]), (*read.pieces, piece))
+                continue
+            if read is not None:
+                yield read
+            read = _Read(*piece, steps[piece], (piece,))
+        if read is not None:
+            yield read
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """Samples ``first`` to ``stop`` in one go, first needed at step ``needed_at``."""
+
+    first: int
+    stop: int
+    needed_at: int
+    pieces: tuple[tuple[int, int], ...]

@@ -44,9 +44,15 @@ class Data(_Section):
     augment: Augment = Field(default_factory=Augment)
     last_batch: Literal["drop", "pad"] = Field("drop", description="what becomes of an epoch's partial global batch")
     block_samples: Positive = Field(16, description="samples that one range read fetches")
-    window_blocks: Positive = Field(4, description="blocks of a slot whose samples are mixed")
+    window_blocks: Positive = Field(2, description="blocks of a slot whose samples are mixed")
     memory_mb: Positive = Field(1024, description="bound on a rank's encoded bytes in flight and waiting, in MB")
-    read_threads: Positive = 8
+    read_threads: Positive = Field(16, description="most range reads under way; fewer while the store only queues them")
+    read_deadline_s: float = Field(30.0, gt=0, description="a read without an answer is given up and sent again")
+    hedge_percentile: float | None = Field(
+        None, ge=50, lt=100, description="reads slower than this share of the recent ones get a second one beside them"
+    )
+    cache_dir: str | None = Field(None, description="folder on each node that keeps what was read; safe to delete")
+    cache_mb: Positive = Field(100_000, description="bound on the node's cache, all ranks together, in MB")
     decode_threads: Positive = 2
     scales_in_dct: bool = Field(
         False, description="decode crops of twice the output's side and more at a fraction: faster, not exact"

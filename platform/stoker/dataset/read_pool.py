@@ -1,0 +1,68 @@
+"""Threads that do the most urgent read first."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Generic, TypeVar
+
+__all__ = ["ReadPool"]
+
+T = TypeVar("T")
+
+
+class ReadPool(Generic[T]):
+    """Up to ``threads`` threads; of what was submitted they take what has the lowest ``urgency``, then what came first.
+
+    The threads are daemons: a read that hangs does not keep the process from its end.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._most = threads
+        self._threads = 0
+        self._idle = 0
+        self._change = threading.Condition()
+        self._waiting: list[tuple[int, int, Future[T], Callable[[], T]]] = []
+        self._count = itertools.count()
+        self._is_closed = False
+
+    def submit(self, urgency: int, read: Callable[[], T]) -> Future[T]:
+        """The future of what ``read()`` returns."""
+        future: Future[T] = Future()
+        with self._change:
+            heapq.heappush(self._waiting, (urgency, next(self._count), future, read))
+            if self._idle:
+                self._change.notify()
+            elif self._threads < self._most:
+                self._threads += 1
+                threading.Thread(target=self._work, name=f"stoker-read-{self._threads}", daemon=True).start()
+        return future
+
+    def close(self) -> None:
+        """Start no further read; those under way end by themselves, those not begun are cancelled."""
+        with self._change:
+            self._is_closed = True
+            for _, _, future, _ in self._waiting:
+                future.cancel()
+            self._waiting.clear()
+            self._change.notify_all()
+
+    def _work(self) -> None:
+        while True:
+            with self._change:
+                self._idle += 1
+                while not self._waiting and not self._is_closed:
+                    self._change.wait()
+                self._idle -= 1
+                if self._is_closed:
+                    return
+                _, _, future, read = heapq.heappop(self._waiting)
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(read())
+                except BaseException as error:
+                    future.set_exception(error)
+            del future, read  # an idle thread holds no block
