@@ -73,8 +73,10 @@ class ShardReader:
         shard = self._shards[self._shard_of(first)]
         return int((stop - first) * shard.bytes / max(1, shard.samples))
 
-    def read(self, first: int, stop: int) -> list[Sample]:
+    def read(self, first: int, stop: int, *, is_alone: bool = False) -> list[Sample]:
         """The samples ``first`` to ``stop``, in order: one range read for each shard that they touch.
+
+        ``is_alone`` reads no more than these where the cache does not have their block, and keeps nothing.
 
         Raises:
             StorageError: no read within the patience gave the bytes that the index promises; names shard and keys.
@@ -86,18 +88,18 @@ class ShardReader:
             begin, end = int(self._first[number]), min(stop, int(self._first[number + 1]))
             if self._cache:
                 end = min(end, (first // self._block + 1) * self._block)
-            found.extend(self._rows(number, first - begin, end - begin))
+            found.extend(self._rows(number, first - begin, end - begin, is_alone=is_alone))
             first = end
         return found
 
     def _shard_of(self, number: int) -> int:
         return int(np.searchsorted(self._first, number, side="right")) - 1
 
-    def _rows(self, number: int, first: int, stop: int) -> list[Sample]:
+    def _rows(self, number: int, first: int, stop: int, *, is_alone: bool) -> list[Sample]:
         shard, begin = self._shards[number], int(self._first[number])
         try:
             index = self._index(number)
-            start, body = self._bytes(number, index, first, stop)
+            start, body = self._bytes(number, index, first, stop, is_alone=is_alone)
         except FileNotFoundError:
             where = shard.tar(self._root)
             raise DatasetError(f"{where}: missing, although the manifest names it; prepare it again") from None
@@ -118,30 +120,24 @@ class ShardReader:
             for row, offset, length, label in zip(range(first, stop), offsets, lengths, labels, strict=True)
         ]
 
-    def _bytes(self, number: int, index: ShardIndex, first: int, stop: int) -> tuple[int, memoryview]:
+    def _bytes(
+        self, number: int, index: ShardIndex, first: int, stop: int, *, is_alone: bool
+    ) -> tuple[int, memoryview]:
         """(offset in the tar, bytes from there on that hold rows ``first`` to ``stop``)."""
         shard, begin = self._shards[number], int(self._first[number])
         if self._cache:
-            first = max(0, (begin + first) // self._block * self._block - begin)
-            stop = min(len(index), -(-(begin + stop) // self._block) * self._block - begin)
-        start = int(index.offset[first])
-        starts = (index.offset[first:stop] - start).tolist()
-        ends = (index.offset[first:stop] - start + index.length[first:stop]).tolist()
-        sums = index.checksum[first:stop].tolist()
-
-        def check(body: memoryview) -> None:
-            for row, a, b, expected in zip(range(first, stop), starts, ends, sums, strict=True):
-                if payload_checksum(body[a:b]) != expected:
-                    raise BadBody(f"wrong checksum of sample {index.key(row)} at offset {start + a}")
-
-        length = max(ends)
-        key = f"{shard.checksum}/{start}-{start + length}"
-        body = self._cache.get(key, check) if self._cache else None
-        if body is None:
-            body = shard.tar(self._root).read_range(start, start + length, check, reads=self._reads)
-            if self._cache:
+            block_first = max(0, (begin + first) // self._block * self._block - begin)
+            block_stop = min(len(index), -(-(begin + stop) // self._block) * self._block - begin)
+            rows = _Rows(index, block_first, block_stop)
+            key = f"{shard.checksum}/{rows.start}-{rows.end}"
+            body = self._cache.get(key, rows.check)
+            if body is None and not is_alone:
+                body = shard.tar(self._root).read_range(rows.start, rows.end, rows.check, reads=self._reads)
                 self._cache.put(key, body)
-        return start, body
+            if body is not None:
+                return rows.start, body
+        rows = _Rows(index, first, stop)
+        return rows.start, shard.tar(self._root).read_range(rows.start, rows.end, rows.check, reads=self._reads)
 
     def _index(self, number: int) -> ShardIndex:
         with self._lock:
@@ -163,6 +159,25 @@ class ShardReader:
                     self._index_bytes -= self._shards[dropped].index_bytes
                 self._loading.pop(number, None)
             return index
+
+
+class _Rows:
+    """The bytes of rows ``first`` to ``stop`` of a shard: ``start`` to ``end`` of the tar, and what they must be."""
+
+    def __init__(self, index: ShardIndex, first: int, stop: int) -> None:
+        self._index, self._first, self._stop = index, first, stop
+        self.start = int(index.offset[first])
+        self.end = int((index.offset[first:stop] + index.length[first:stop]).max())
+
+    def check(self, body: memoryview) -> None:
+        """Raises :class:`BadBody` unless ``body`` holds each sample as the index knows it."""
+        index, rows = self._index, range(self._first, self._stop)
+        begins = (index.offset[rows.start : rows.stop] - self.start).tolist()
+        lengths = index.length[rows.start : rows.stop].tolist()
+        sums = index.checksum[rows.start : rows.stop].tolist()
+        for row, begin, length, expected in zip(rows, begins, lengths, sums, strict=True):
+            if payload_checksum(body[begin : begin + length]) != expected:
+                raise BadBody(f"wrong checksum of sample {index.key(row)} at offset {self.start + begin}")
 
 
 class SampleReader:

@@ -5,7 +5,8 @@
 
 The planner admits windows in the order of need while the bytes in flight and waiting stay under ``memory_bytes``; a
 window that the step under way needs is admitted in any case, so that a bound that is too small makes the stream slow
-but never still. Nothing of the order depends on threads or time.
+but never still. The samples of the very first step are read by themselves, before their blocks, so that a start or a
+seek costs no more than a batch. Nothing of the order depends on threads or time.
 """
 
 from __future__ import annotations
@@ -26,20 +27,6 @@ __all__ = ["BlockStream", "Streamed"]
 
 
 @dataclass(frozen=True, slots=True)
-class Streamed:
-    """A sample, and among what was read with it its block: where a replacement for a corrupt one comes from."""
-
-    sample: Sample
-    read: list[Sample]
-    first: int
-    stop: int
-
-    @property
-    def block(self) -> list[Sample]:
-        return self.read[self.first : self.stop]
-
-
-@dataclass(frozen=True, slots=True)
 class _Piece:
     """Contiguous samples ``first`` to ``stop`` of a window, and the read that brings them from ``read_first`` on."""
 
@@ -49,6 +36,20 @@ class _Piece:
     read: Future[list[Sample]]
 
 
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """A sample as it came, and the piece of its window that it belongs to."""
+
+    sample: Sample
+    piece: _Piece
+
+    @property
+    def block(self) -> list[Sample]:
+        """The samples of its block, itself included: where a replacement for a corrupt one comes from. May wait."""
+        begin = self.piece.read_first
+        return self.piece.read.result()[self.piece.first - begin : self.piece.stop - begin]
+
+
 class _Held:
     """A window, the reads that fill it, and what it counts against the bound."""
 
@@ -56,15 +57,16 @@ class _Held:
         self.window = window
         self.bytes = bytes_
         self.pieces: list[_Piece] = []
+        self.alone: tuple[int, Future[list[Sample]]] | None = None
+        """the step whose sample was read by itself, and that read"""
 
     def at(self, step: int) -> Streamed:
         """The slot's sample at ``step``; waits for the read that brings it, and for no other."""
         number = int(self.window.samples[step - self.window.first_step])
-        for piece in self.pieces:
-            if piece.first <= number < piece.stop:
-                found, begin = piece.read.result(), piece.read_first
-                return Streamed(found[number - begin], found, piece.first - begin, piece.stop - begin)
-        raise AssertionError(f"sample {number} is in no piece of its window")
+        piece = next(p for p in self.pieces if p.first <= number < p.stop)
+        if self.alone is not None and self.alone[0] == step:
+            return Streamed(self.alone[1].result()[0], piece)
+        return Streamed(piece.read.result()[number - piece.read_first], piece)
 
 
 class BlockStream:
@@ -171,7 +173,7 @@ class BlockStream:
 
     def _admit(self, window: Window) -> bool:
         """Wait until there is room for ``window``, and start its reads; False if the stream was closed meanwhile."""
-        reads = list(self._reads_of(window))
+        reads = self._reads_of(window)
         held = _Held(window, sum(self._reader.expected_bytes(r.first, r.stop) for r in reads))
         with self._change:
             while (
@@ -184,6 +186,10 @@ class BlockStream:
                 return False
             self._held_bytes += held.bytes
             self._most_bytes = max(self._most_bytes, self._held_bytes)
+        if window.first_step <= self._from_step < min(read.needed_at for read in reads):
+            number = int(window.samples[self._from_step - window.first_step])
+            alone = partial(self._reader.read, number, number + 1, is_alone=True)
+            held.alone = self._from_step, self._pool.submit(self._from_step, alone)
         for read in reads:
             future = self._pool.submit(read.needed_at, partial(self._reader.read, read.first, read.stop))
             held.pieces += [_Piece(first, stop, read.first, future) for first, stop in read.pieces]
@@ -192,23 +198,28 @@ class BlockStream:
             self._change.notify_all()
         return True
 
-    def _reads_of(self, window: Window) -> Iterator[_Read]:
-        """What to read for ``window``: neighbouring pieces together, nothing that lies before the first step."""
-        steps: dict[tuple[int, int], int] = {}
+    def _reads_of(self, window: Window) -> list[_Read]:
+        """What to read for ``window``: neighbouring pieces together, nothing that lies before the first step.
+
+        The first step's own sample does not count where others of its piece follow: it is read alone, too.
+        """
+        needed: dict[tuple[int, int], int] = {}
         ahead = max(0, self._from_step - window.first_step)
-        for step, number in enumerate(window.samples[ahead:].tolist(), window.first_step + ahead):
-            piece = next(p for p in window.pieces if p[0] <= number < p[1])
-            steps.setdefault(piece, step)
-        read: _Read | None = None
-        for piece in sorted(steps):
-            if read is not None and piece[0] == read.stop:
-                read = _Read(read.first, piece[1], min(read.needed_at, steps[piece]), (*read.pieces, piece))
-                continue
-            if read is not None:
-                yield read
-            read = _Read(*piece, steps[piece], (piece,))
-        if read is not None:
-            yield read
+        steps = range(window.first_step + ahead, window.stop_step)
+        own = [next(p for p in window.pieces if p[0] <= n < p[1]) for n in window.samples[ahead:].tolist()]
+        for step, piece in zip(steps, own, strict=True):
+            if step > self._from_step:
+                needed.setdefault(piece, step)
+        needed.setdefault(own[0], steps[0])
+        reads: list[_Read] = []
+        for piece in sorted(needed):
+            before = reads[-1] if reads else None
+            if before is not None and before.stop == piece[0]:
+                urgency = min(before.needed_at, needed[piece])
+                reads[-1] = _Read(before.first, piece[1], urgency, (*before.pieces, piece))
+            else:
+                reads.append(_Read(*piece, needed[piece], (piece,)))
+        return reads
 
 
 @dataclass(frozen=True, slots=True)
