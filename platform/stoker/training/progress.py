@@ -52,13 +52,23 @@ class Progress:
         self.say(
             f"{self.name}: epoch {record.epoch + 1}/{self.epochs} done: loss {record.train_loss:.4f} "
             f"accuracy {record.train_accuracy:.1%} {record.images_per_s:,.0f} images/s "
-            f"data wait {record.data_wait:.0%}{validation}, {self._left(record.step)} left"
+            f"data wait {record.data_wait:.0%}{validation}{_trouble(record.reads)}, {self._left(record.step)} left"
         )
 
     def _left(self, step: int) -> str:
         done = step - self.first_step
         total = self.epochs * self.steps_per_epoch - self.first_step
         return duration((time.monotonic() - self._began) * (total - done) / max(1, done))
+
+
+_FAILURES = ("bad_bodies", "deadlines", "slow_downs", "server_errors", "resets", "refusals", "other_failures")
+
+
+def _trouble(reads: dict[str, float]) -> str:
+    """What the store did wrong since the start, if anything: each was read again."""
+    failed = {name: int(reads.get(f"read_{name}", 0)) for name in _FAILURES}
+    told = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in failed.items() if count)
+    return f" | reads tried again: {told}" if told else ""
 
 
 def duration(seconds: float) -> str:

@@ -39,6 +39,8 @@ class EpochRecord(_Record):
     train_accuracy: float
     world_size: int
     validation: Metrics | None = None
+    reads: dict[str, float] = {}
+    """of rank 0 since it started: what ``stoker.dataset.Loader.metrics`` tells (docs/streaming.md)"""
 
 
 class History(_Record):

@@ -146,6 +146,7 @@ class Worker:
             train_accuracy=correct / max(1.0, count),
             world_size=self._world_size,
             validation=evaluated.metrics if evaluated else None,
+            reads=self._loader.metrics(),
         )
         self._history.append(record)
         if self._is_first:
