@@ -10,13 +10,19 @@ from conftest import Store, environment_with
 from faults.proxy import FaultProxy
 
 
-@pytest.fixture
-def proxy(store: Store) -> Iterator[FaultProxy]:
-    """A proxy without faults; while the test runs, the environment sends S3 clients through it."""
+@pytest.fixture(scope="session")
+def _proxy(store: Store) -> Iterator[FaultProxy]:
+    # One for all tests: another address would be another filesystem and client in each.
     found = FaultProxy(store.object_store.endpoint)
-    variables = {name: found.url for name in store.environment() if name.startswith("AWS_ENDPOINT_URL")}
     try:
-        with environment_with(variables):
-            yield found
+        yield found
     finally:
         found.close()
+
+
+@pytest.fixture
+def proxy(store: Store, _proxy: FaultProxy) -> Iterator[FaultProxy]:
+    """The proxy, without faults yet; while the test runs, the environment sends S3 clients through it."""
+    variables = {name: _proxy.url for name in store.environment() if name.startswith("AWS_ENDPOINT_URL")}
+    with environment_with(variables), _proxy.faults():
+        yield _proxy

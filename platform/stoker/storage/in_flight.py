@@ -20,6 +20,7 @@ from stoker.storage.retry import failure_kind
 __all__ = ["InFlight"]
 
 _SHRINK = 0.7
+_FEW, _MANY = 3, 6  # requests that only wait, times log10(limit): VegasLimit's alpha and beta
 _LEAST_WINDOW = 8  # requests
 _PROBE_EVERY = 30  # windows: then the least latency is measured anew, with half as many under way
 
@@ -45,7 +46,8 @@ class InFlight:
         self._under_way = 0
         self._base_s = math.inf
         self._windows = 0
-        self._resume: float | None = None
+        self._probe_windows, self._probed_limit = 0, 0.0
+        self._cut_at = -math.inf
         self._begin_window()
 
     @property
@@ -80,7 +82,6 @@ class InFlight:
 
     def _begin_window(self) -> None:
         self._sum_s, self._answers, self._was_full = 0.0, 0, False
-        self._window_began = self._clock()
 
     def _answered(self, latency_s: float, was_full: bool) -> None:
         self._sum_s += latency_s
@@ -91,27 +92,30 @@ class InFlight:
             self._begin_window()
 
     def _end_window(self, mean_s: float) -> None:
+        if self._probe_windows:
+            self._probe_windows -= 1
+            if not self._probe_windows:  # the first window only drained what was under way before
+                self._base_s, self._limit = mean_s, self._probed_limit
+            return
         self._base_s = min(self._base_s, mean_s)
-        self._windows += 1
-        if self._resume is not None:  # the probe is over: what it saw is the new least
-            self._limit, self._resume = self._resume, None
-            return
-        if self._windows % _PROBE_EVERY == 0:
-            self._resume, self._limit = self._limit, max(float(self._least), self._limit / 2)
-            self._base_s = math.inf
-            return
         if not self._was_full:  # the reader, not the limit, held back: nothing was learnt
+            return
+        self._windows += 1
+        if self._windows % _PROBE_EVERY == 0:
+            self._probe_windows, self._probed_limit = 2, self._limit
+            self._limit = max(float(self._least), self._limit / 2)
             return
         queued = self._limit * (1 - self._base_s / mean_s) if mean_s > 0 else 0.0
         step = max(1.0, math.log10(self._limit))
-        if queued < 3 * step:
+        if queued < _FEW * step:
             self._limit = min(float(self._most), self._limit + step)
-        elif queued > 6 * step:
+        elif queued > _MANY * step:
             self._limit = max(float(self._least), self._limit - step)
 
     def _overloaded(self, began: float) -> None:
-        if began < self._window_began:  # sent before the last cut: the same sign once more
+        if began < self._cut_at:  # sent before the last cut: the same sign once more
             return
         self._limit = max(float(self._least), self._limit * _SHRINK)
-        self._resume = None
+        self._probe_windows = 0
+        self._cut_at = self._clock()
         self._begin_window()
