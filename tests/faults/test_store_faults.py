@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 import zlib
 from collections.abc import Callable
@@ -169,6 +171,24 @@ def test_s3fs_takes_over_where_obstore_misunderstands_the_store(
             assert read(place, reads) == DATA[START:STOP]
         assert proxy.done["answer"] == 1
     assert reads.counters.retries == 0
+
+
+FORK = """
+import os, sys
+from stoker.storage import locate
+place = locate(sys.argv[1], patience_s=20)
+assert len(place.read_range(0, 1000)) == 1000
+child = os.fork()
+if child == 0:
+    os._exit(0 if len(place.read_range(0, 1000)) == 1000 else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.usefixtures("store")
+def test_a_forked_process_reads_too(written: str) -> None:
+    done = subprocess.run([sys.executable, "-c", FORK, written], timeout=120, check=False)
+    assert done.returncode == 0
 
 
 def test_the_clients_see_the_credentials_of_a_profile(

@@ -35,6 +35,7 @@ _CODE = re.compile(r"<Code>(\w{1,64})</Code>")
 # Keys that object_store would write otherwise than S3 reads them.
 _UNUSUAL_KEY = re.compile(r"(^|/)(\.{1,2})?(/|$)")
 _first_user: int | None = None
+_making = threading.Lock()
 
 
 def obstore_client(bucket: str, key: str) -> ObstoreClient | None:
@@ -51,7 +52,8 @@ def obstore_client(bucket: str, key: str) -> ObstoreClient | None:
         return None
     if choice not in {"", *_CHOICES}:
         raise StorageError(f"STOKER_S3_CLIENT is {choice!r}; set it to {' or '.join(_CHOICES)}, or not at all")
-    client = _client(bucket, os.getpid(), surroundings("s3"))
+    with _making:  # many threads ask at once when a stream begins; one client has the connections of all
+        client = _client(bucket, os.getpid(), surroundings("s3"))
     if choice == "obstore":
         if client.reason:
             raise StorageError(f"STOKER_S3_CLIENT is obstore, but {client.reason}; unset it to use s3fs")
