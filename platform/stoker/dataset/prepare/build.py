@@ -86,7 +86,7 @@ def prepare(
         return Prepared(root, verify(root, is_full=verifies_all), (), True, 0, 0.0, 0.0)
     _begin(door, source, identity)
     plans = [plan for split, entries in source.splits.items() for plan in cut_shards(split, entries, options)]
-    tasks = [ShardTask(source.reader(), root, plan, options.checks) for plan in plans]
+    tasks = [ShardTask(source.reader(), root, plan, options) for plan in plans]
     progress = Progress(sum(len(plan.entries) for plan in plans))
     built: list[Built] = []
     for shard in (map or on_threads())(build_shard, tasks):
@@ -124,7 +124,7 @@ class _Identity:
             split: [(e.key, e.label, e.path, e.bytes) for e in entries] for split, entries in source.splits.items()
         }
         stamps = [entry.stamp for entries in source.splits.values() for entry in entries]
-        shape = (options.seed, options.shard_mb, options.shard_samples, options.checks)
+        shape = (options.seed, options.shard_mb, options.shard_samples, options.image_choices)
         return cls(source.url, digest(source.classes, listed, source.strays, shape), digest(stamps))
 
 

@@ -31,6 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shard-samples", type=int, help="most samples a shard")
     parser.add_argument("--on-bad", choices=("fail", "skip"), default="fail", help="files that are no good image")
     parser.add_argument("--no-check", action="store_true", help="read the images' headers only, do not decode them")
+    parser.add_argument("--jpeg", choices=("marked", "original"), default="marked", help="how JPEGs are stored")
+    parser.add_argument("--metadata", choices=("keep", "drop"), default="keep", help="EXIF, profiles and the like")
+    parser.add_argument("--longest-side", type=int, help="scale larger images down to so many pixels, encoded anew")
+    parser.add_argument("--quality", type=int, default=90, help="of JPEGs that are encoded anew (default 90)")
     parser.add_argument("--replace", action="store_true", help="write over another data set at DEST")
     parser.add_argument("--verify", choices=("sizes", "full"), default="sizes", help="how to look at the result")
     parser.add_argument("--local", action="store_true", help="on this machine, even where a Ray cluster is at hand")
@@ -50,6 +54,10 @@ def prepare_command(given: argparse.Namespace) -> str:
         shard_samples=given.shard_samples,
         on_bad=given.on_bad,
         checks=not given.no_check,
+        jpeg=given.jpeg,
+        metadata=given.metadata,
+        longest_side=given.longest_side,
+        quality=given.quality,
     )
     _check(options)
     source = ImageFolder.scan(locate(given.source, patience_s=_DOOR_PATIENCE_S), options)
@@ -114,6 +122,10 @@ def _check(options: Options) -> None:
         raise DatasetError(f"--shard-mb {options.shard_mb:g}: must be above 0")
     if options.shard_samples is not None and options.shard_samples < 1:
         raise DatasetError(f"--shard-samples {options.shard_samples}: must be at least 1")
+    if options.longest_side is not None and options.longest_side < 1:
+        raise DatasetError(f"--longest-side {options.longest_side}: must be at least 1 pixel")
+    if not 1 <= options.quality <= 100:
+        raise DatasetError(f"--quality {options.quality}: must be from 1 to 100")
 
 
 def _map(source: ImageFolder, *, is_local: bool) -> Map:

@@ -51,6 +51,19 @@ class Options:
     on_bad: Literal["fail", "skip"] = "fail"
     checks: bool = True
     """whether every image is decoded whole, instead of its header read"""
+    jpeg: Literal["marked", "original"] = "marked"
+    """baseline JPEGs rewritten without loss with restart markers, or stored as they are"""
+    metadata: Literal["keep", "drop"] = "keep"
+    """of the images, such as EXIF and colour profiles"""
+    longest_side: int | None = None
+    """in pixels; images with a longer one are scaled down and encoded anew"""
+    quality: int = 90
+    """of JPEGs that are encoded anew, 1 to 100"""
+
+    @property
+    def image_choices(self) -> tuple[object, ...]:
+        """What decides the bytes that an image becomes."""
+        return self.checks, self.jpeg, self.metadata, self.longest_side, self.quality
 
 
 @dataclass(frozen=True)

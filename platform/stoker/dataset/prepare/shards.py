@@ -18,7 +18,7 @@ from typing import Protocol
 from stoker.dataset.decode import UndecodableImage, decode, image_kind, image_size
 from stoker.dataset.index import IndexRow, ShardIndex, payload_checksum
 from stoker.dataset.manifest import Shard, checksum
-from stoker.dataset.prepare.plan import Entry, ShardPlan, digest
+from stoker.dataset.prepare.plan import Entry, Options, ShardPlan, digest
 from stoker.storage import Location
 
 __all__ = ["BUILD", "BadFile", "Built", "ShardTask", "SourceReader", "build_shard"]
@@ -64,11 +64,11 @@ class ShardTask:
     source: SourceReader
     root: Location
     plan: ShardPlan
-    checks: bool
+    options: Options
 
     @property
     def digest(self) -> str:
-        return digest(_RECORD_VERSION, self.checks, self.plan)
+        return digest(_RECORD_VERSION, self.options.image_choices, self.plan)
 
     @property
     def record(self) -> Location:
@@ -115,7 +115,7 @@ def _images(task: ShardTask) -> Iterator[tuple[Entry, bytes, tuple[int, int] | B
         data = task.source.read(entry)
         try:
             size = image_size(data)
-            if task.checks:
+            if task.options.checks:
                 decode(data)
         except UndecodableImage as error:
             return entry, b"", BadFile(entry.path, str(error))
