@@ -5,18 +5,20 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from stoker.dataset import SampleReader
 from stoker.dataset.prepare import Map, Options, Prepared, open_source, prepare
 from stoker.storage import locate
 
-__all__ = ["JOB", "encoded", "make", "make_folder", "objects", "run_job", "samples"]
+__all__ = ["JOB", "encoded", "make", "make_folder", "objects", "run_here", "run_job", "samples"]
 
 JOB = Path(__file__).parents[1] / "jobs" / "prepare.py"
 
@@ -80,3 +82,18 @@ def run_job(*arguments: str | Path, **environment: str) -> subprocess.CompletedP
         env=inherited | environment,
         timeout=120,
     )
+
+
+def run_here(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *arguments: str | Path
+) -> tuple[int, str, str]:
+    """The job's own file run in this process, as starting one takes seconds: (exit status, output, errors)."""
+    monkeypatch.setattr(sys, "argv", [str(JOB), *map(str, arguments)])
+    capfd.readouterr()
+    code = 0
+    try:
+        runpy.run_path(str(JOB), run_name="__main__")
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    captured = capfd.readouterr()
+    return code, captured.out, captured.err

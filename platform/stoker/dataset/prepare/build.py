@@ -20,6 +20,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from stoker.dataset.manifest import MANIFEST, Manifest, Split, read_manifest, write_manifest
 from stoker.dataset.prepare.contents import Duplicate, find_duplicates, hash_contents, sum_contents
 from stoker.dataset.prepare.plan import Options, ShardPlan, SplitPlan, digest, plan_split
@@ -260,8 +262,9 @@ def _manifest(root: Location, source: Source, built: Iterable[Built]) -> Manifes
         if not shards[split]:
             raise DatasetError(f"{source.url}: no good image is left for split {split!r}; see {root / BAD_FILES}")
     left = {label for shard in shards["train"] for label in shard.labels}
-    for label, name in enumerate(source.classes):
+    for label in np.unique(source.splits["train"].label).tolist():  # a hub's list of classes may name more
         if label not in left:
+            name = source.classes[label]
             raise DatasetError(
                 f"{source.url}: no good image is left of class {name!r} in train; see {root / BAD_FILES}"
             )

@@ -97,13 +97,22 @@ def _arguments(name: str, query: str, parameters: Any) -> dict[str, Any]:
             known = [p for p in parameters if p != "download" and not p.endswith(("transform", "transforms"))]
             why = "nothing is downloaded" if key == "download" else "it does not take this"
             raise DatasetError(f"torchvision's {name}: {key}={text}: {why}; it takes {', '.join(known)}")
-        arguments[key] = {"true": True, "false": False}.get(text.lower(), int(text) if text.isdigit() else text)
+        arguments[key] = _value(text)
     if "root" in parameters:
         if "root" not in arguments and parameters["root"].default in (inspect.Parameter.empty, None):
             raise DatasetError(f"torchvision's {name}: say where it lies, as {PROTOCOL}{name}?root=FOLDER")
         if "root" in arguments:
             arguments["root"] = os.path.abspath(os.path.expanduser(str(arguments["root"])))
     return arguments
+
+
+def _value(text: str) -> bool | int | str | tuple[int, ...]:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if all(part.isdigit() for part in text.split(",")):
+        numbers = tuple(map(int, text.split(",")))
+        return numbers if len(numbers) > 1 else numbers[0]
+    return text
 
 
 def _all_splits(name: str, arguments: dict[str, Any], *, by: str) -> dict[str, Arguments]:
@@ -161,7 +170,7 @@ class _Set:
         if found is None and pairs is not None:
             found = [label for _, label in pairs]
         if found is None:
-            found = [self._set[number][1] for number in range(len(self._set))]
+            found = [self._sample(number)[1] for number in range(len(self._set))]
         try:
             labels = np.asarray(found)
             if labels.ndim != 1 or labels.dtype.kind not in "iu":
@@ -196,8 +205,7 @@ class _Set:
         """The file's bytes, or the picture as PNG."""
         if self._files is not None:
             return self._files[number].read_bytes()
-        with self._lock:
-            picture = self._set[number][0]
+        picture = self._sample(number)[0]
         if not isinstance(picture, Image.Image):
             raise DatasetError(
                 f"torchvision's {self._name} gives {type(picture).__name__}, no pictures; it cannot be prepared"
@@ -205,6 +213,15 @@ class _Set:
         encoded = io.BytesIO()
         picture.save(encoded, "PNG")
         return encoded.getvalue()
+
+    def _sample(self, number: int) -> tuple[Any, Any]:
+        with self._lock:
+            try:
+                picture, target = self._set[number]
+            except Exception as error:  # as above
+                told = " ".join(str(error).split())[:200] or type(error).__name__
+                raise DatasetError(f"torchvision's {self._name}: sample {number} cannot be read ({told})") from None
+        return picture, target
 
     def _pairs(self) -> list[tuple[Any, Any]] | None:
         for attribute in ("samples", "_samples", "imgs"):
