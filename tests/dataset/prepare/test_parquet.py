@@ -12,7 +12,8 @@ import pytest
 from conftest import Store
 from images import encoded, make, objects, run_here, samples
 from stoker.dataset.prepare import Options, on_threads, open_source, prepare
-from stoker.errors import DatasetError, StorageError
+from stoker.dataset.prepare.shards import build_shard
+from stoker.errors import DatasetError
 from stoker.storage import locate
 
 PLAIN = Options(jpeg="original", shard_samples=6)
@@ -63,6 +64,7 @@ def test_splits_by_file_name_and_class_names_of_the_hub(tmp_path: Path) -> None:
     assert code.manifest.classes == NAMES
     found = samples(code)
     assert content(found["train"]) == pictures(range(40))
+    assert "data/train-00001-of-00002_parquet/7" in {key for key, _, _ in found["train"]}
     assert content(found["validation"]) == pictures(range(100, 113))
     assert code.notes == ("left out the split test: none of its 4 rows has a class",)
     assert not (tmp_path / "data" / "build").exists()
@@ -102,7 +104,7 @@ def test_the_shuffle_is_global_and_its_bytes_hang_on_no_thread(tmp_path: Path) -
     assert content(samples(one)["train"]) == pictures(range(120))
     for shard in one.manifest.split("train").shards:
         assert shard.samples >= 5
-    files = [key.partition("/")[0].partition("#")[0] for key, _, _ in samples(one)["train"]][:16]
+    files = [key.partition("/")[0] for key, _, _ in samples(one)["train"]][:16]
     assert len(set(files)) == 4
 
 
@@ -152,24 +154,28 @@ def test_interrupted_in_either_pass_it_ends_the_same_and_does_nothing_twice(tmp_
     assert objects(data) == objects(tmp_path / "whole")
 
 
-def test_damaged_spills_are_never_taken_for_images(tmp_path: Path) -> None:
-    """The run ends instead, and the next one writes the spill anew when its length shows it."""
+def test_a_damaged_spill_is_never_taken_for_images_and_mended_by_the_same_command(tmp_path: Path) -> None:
     write_hub(tmp_path / "hub" / "train-00000.parquet", range(60))
     small = Options(jpeg="original", shard_mb=0.02)
+    spoiled: list[Path] = []
 
     def spoils(build: Callable[[Any], Any], tasks: Iterable[Any]) -> Iterator[Any]:
         for task in tasks:
-            for spill in (tmp_path / "data" / "build" / "spill").glob("*.bin"):
-                changed = bytearray(spill.read_bytes())
+            if build is build_shard and not spoiled:
+                spoiled.append(tmp_path / "data" / "build" / "spill" / "000001.bin")
+                changed = bytearray(spoiled[0].read_bytes())
                 changed[len(changed) // 2] ^= 255
-                spill.write_bytes(changed)
+                spoiled[0].write_bytes(changed)
             yield build(task)
 
-    root = str(tmp_path / "data")
+    root = locate(tmp_path / "data", patience_s=0.2)
     source = open_source(str(tmp_path / "hub"), small)
-    with pytest.raises(StorageError, match="its checksum differs"):
-        prepare(source, locate(root, patience_s=0.2), small, map=spoils)
+    with pytest.raises(DatasetError, match=r"000001\.bin: bytes \d+ to \d+ are not what was written; give the same"):
+        prepare(source, root, small, map=spoils)
     assert not (tmp_path / "data" / "dataset.json").exists()
+
+    made = make(tmp_path / "hub", tmp_path / "data", small)
+    assert made.manifest == make(tmp_path / "hub", tmp_path / "fresh", small).manifest
 
 
 def test_rows_without_an_image_or_a_class_are_bad_files(tmp_path: Path) -> None:
@@ -182,9 +188,9 @@ def test_rows_without_an_image_or_a_class_are_bad_files(tmp_path: Path) -> None:
         tmp_path / "train.parquet", tmp_path / "data", Options(jpeg="original", on_bad="skip", validation_share=0)
     )
     reasons = {bad.path: bad.reason for bad in made.bad}
-    assert reasons["train.parquet#3"] == "the image is empty (0 bytes)"
-    assert "not an image" in reasons["train.parquet#4"]
-    assert reasons["train.parquet#5"] == "no class: label is null or negative"
+    assert reasons["train.parquet/3"] == "the image is empty (0 bytes)"
+    assert "not an image" in reasons["train.parquet/4"]
+    assert reasons["train.parquet/5"] == "no class: label is null or negative"
     assert made.manifest.split("train").samples == 5
 
 
@@ -198,7 +204,7 @@ def test_files_on_the_store_are_read_by_exact_ranges(store: Store, tmp_path: Pat
     file.rename(tmp_path / "hub" / file.name)
     here = make(tmp_path / "hub", tmp_path / "data", PLAIN)
     assert remote.manifest == here.manifest
-    assert not list((root / "data" / "build").walk())
+    assert not [path for path, size in (root / "data" / "build").walk() if size]
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from stoker.dataset.prepare.plan import ShardPlan, SplitPlan, digest
 from stoker.dataset.prepare.progress import Progress
 from stoker.dataset.prepare.sources.source import RunReader, Source, run_of, runs
 from stoker.dataset.prepare.workers import Map
+from stoker.errors import DatasetError, StorageError
 from stoker.storage import Location
 from stoker.storage.retry import BadBody
 
@@ -118,11 +119,25 @@ class SpilledShard:
     def _segment(self, segment: tuple[int, int, int, int]) -> list[tuple[str, memoryview]]:
         number, start, stop, sum_ = segment
 
+        is_damaged = False
+
         def check(data: bytes) -> None:
-            if xxhash.xxh3_64_intdigest(data) != sum_:
+            nonlocal is_damaged
+            is_damaged = xxhash.xxh3_64_intdigest(data) != sum_
+            if is_damaged:
                 raise BadBody("its checksum differs")
 
-        data = memoryview((self._root / f"{number:06d}.bin").read_range(start, stop, check))
+        where = self._root / f"{number:06d}.bin"
+        try:
+            data = memoryview(where.read_range(start, stop, check))
+        except StorageError:
+            if not is_damaged:
+                raise
+            (self._root / f"{number:06d}.json").delete()
+            raise DatasetError(
+                f"{where}: bytes {start} to {stop} are not what was written; give the same command again, which writes "
+                "them anew"
+            ) from None
         at = _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES], "little")
         found = []
         for path, length in json.loads(bytes(data[_LENGTH_BYTES:at])):

@@ -45,7 +45,7 @@ _GROUPS_HELD = 2
 
 @dataclass(frozen=True)
 class ParquetReader:
-    """Reads samples ``<file>#<row>`` of the row group that is the entry's offset, below ``folder``."""
+    """Reads samples ``<file>/<row>`` of the row group that is the entry's offset, below ``folder``."""
 
     folder: Location
     image_column: str
@@ -55,12 +55,12 @@ class ParquetReader:
 
     def read(self, entry: Entry) -> bytes:
         first, images = _held_group(self, *run_of(entry))
-        return _bytes(images, int(entry.path.rpartition("#")[2]) - first)
+        return _bytes(images, int(entry.path.rpartition("/")[2]) - first)
 
     def read_run(self, entries: Sequence[Entry]) -> Iterator[bytes]:
         first, images = _read_group(self, *run_of(entries[0]))
         for entry in entries:
-            yield _bytes(images, int(entry.path.rpartition("#")[2]) - first)
+            yield _bytes(images, int(entry.path.rpartition("/")[2]) - first)
 
 
 def open_parquet(location: Location, options: Options) -> Source:
@@ -95,9 +95,9 @@ def open_parquet(location: Location, options: Options) -> Source:
         for group, (rows, size) in enumerate(table.groups):
             for number in numbered[row : row + rows].tolist():
                 if number < 0:
-                    strays[split].append((f"{path}#{row}", f"no class: {label} is null or negative"))
+                    strays[split].append((f"{path}/{row}", f"no class: {label} is null or negative"))
                 else:
-                    listings[split].add(f"{path}#{row}", number, size // max(1, rows), listed[path][1], group)
+                    listings[split].add(f"{path}/{row}", number, size // max(1, rows), listed[path][1], group)
                 row += 1
     without = [split for split in strays if split not in listings]
     return Source(

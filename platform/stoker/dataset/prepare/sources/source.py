@@ -32,7 +32,7 @@ class Reader(Protocol):
 class RunReader(Reader, Protocol):
     """Of a source whose samples lie in runs (the row groups of a Parquet file) that are only cheap to read whole.
 
-    The entries of a run stand together and share its ``offset`` and what their path says before its last ``#``.
+    The entries of a run stand together and share its ``offset`` and what their path says before its last ``/``.
     """
 
     def read_run(self, entries: Sequence[Entry]) -> Iterator[bytes]:
@@ -77,7 +77,7 @@ def split_name(word: str) -> str | None:
 
 def run_of(entry: Entry) -> tuple[str, int]:
     """The run that a sample of a :class:`RunReader`'s source lies in: its file, and its place there."""
-    return entry.path.rpartition("#")[0], entry.offset
+    return entry.path.rpartition("/")[0], entry.offset
 
 
 def runs(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
