@@ -45,7 +45,7 @@ class Entry:
 class Entries:
     """The samples of a split in the order in which the source lists them; one row a sample, ``[n]`` each."""
 
-    paths: bytes
+    paths: bytearray
     """all paths in UTF-8, one behind the other"""
     start: NDArray[np.int64]
     length: NDArray[np.int32]
@@ -159,20 +159,20 @@ class Listing:
         self._natural.append(xxhash.xxh3_64_intdigest(_natural_key(path[self._key_start :]).encode()))
 
     def entries(self) -> Entries:
-        """What was added."""
-        length = np.array(self._length, np.int32)
-        natural = np.array(self._natural, np.uint64)
+        """What was added; shares memory with this object, to which nothing can be added afterwards."""
+        length = np.frombuffer(self._length, np.int32)
+        natural = np.frombuffer(self._natural, np.uint64)
         order = np.argsort(natural, kind="stable")
         is_repeated = np.zeros(len(length), np.bool_)
         is_repeated[order[1:]] = natural[order[1:]] == natural[order[:-1]]
         return Entries(
-            paths=bytes(self._paths),
+            paths=self._paths,
             start=np.cumsum(length, dtype=np.int64) - length,
             length=length,
-            label=np.array(self._label, np.int32),
-            size=np.array(self._size, np.int64),
-            stamp=np.array(self._stamp, np.uint64),
-            offset=np.array(self._offset, np.int64),
+            label=np.frombuffer(self._label, np.int32),
+            size=np.frombuffer(self._size, np.int64),
+            stamp=np.frombuffer(self._stamp, np.uint64),
+            offset=np.frombuffer(self._offset, np.int64),
             is_repeated=is_repeated,
             key_start=self._key_start,
         )
