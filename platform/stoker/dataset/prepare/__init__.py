@@ -1,14 +1,15 @@
 """From source files to a data set in object storage.
 
-    source (entries by split) ─ plan (shuffle, cut) ─▶ a task a shard ─ threads or Ray ─▶ tar + index ─▶ manifest
+    source (entries by split) ─ select (hold out, limit) ─ plan (shuffle, cut) ─▶ tasks: tar + index ─▶ manifest
 
-A source is an object with ``url``, ``classes``, ``splits`` (name to entries, known before anything is written) and
-``read(entry)``; ``ImageFolder`` is the first. What follows knows nothing of where the images came from.
+What comes after the source knows nothing of where the images came from; ``sources`` says what one is. Tasks run on
+threads or on Ray. A source that is only cheap to read in its own order is sorted by shard first (``spill``).
 """
 
 from stoker.dataset.prepare.build import Prepared, prepare
-from stoker.dataset.prepare.folder import ImageFolder
-from stoker.dataset.prepare.plan import Entry, Options
-from stoker.dataset.prepare.workers import on_ray, on_threads
+from stoker.dataset.prepare.entries import Entries, Entry
+from stoker.dataset.prepare.plan import Options
+from stoker.dataset.prepare.sources import Source, open_source
+from stoker.dataset.prepare.workers import Map, on_ray, on_threads
 
-__all__ = ["Entry", "ImageFolder", "Options", "Prepared", "on_ray", "on_threads", "prepare"]
+__all__ = ["Entries", "Entry", "Map", "Options", "Prepared", "Source", "on_ray", "on_threads", "open_source", "prepare"]

@@ -1,14 +1,14 @@
-"""The command line of a preparation: its arguments, and what it says at the end."""
+"""The command line of a preparation."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 
-from stoker.dataset.prepare.build import Prepared, prepare
-from stoker.dataset.prepare.folder import ImageFolder
+from stoker.dataset.prepare.build import prepare
 from stoker.dataset.prepare.plan import Options
+from stoker.dataset.prepare.report import report
+from stoker.dataset.prepare.sources import KINDS, Source, open_source
 from stoker.dataset.prepare.workers import Map, on_ray, on_threads
 from stoker.errors import DatasetError
 from stoker.storage import locate
@@ -16,21 +16,30 @@ from stoker.storage import locate
 __all__ = ["add_arguments", "prepare_command"]
 
 _DOOR_PATIENCE_S = 5.0
-_BAD_SHOWN = 20
 _WORTH_A_CLUSTER_BYTES = 256 * 10**6
 """of images; with less, the start of workers on other nodes (10 to 20 s) takes longer than the work"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``jobs/prepare.py``."""
-    parser.add_argument("source", metavar="SOURCE", help="folder of images, a folder a class: a path or URL")
+    parser.add_argument("source", metavar="SOURCE", help="images with labels: path, URL or torchvision://NAME?root=...")
     parser.add_argument("destination", metavar="DEST", help="where the data set goes: a path or URL")
+    parser.add_argument("--kind", choices=sorted(KINDS), help="what SOURCE is, where that is not seen")
+    parser.add_argument("--image-column", help="of Parquet or a list: the column with the images or their paths")
+    parser.add_argument("--label-column", help="of Parquet or a list: the column with the labels")
     parser.add_argument("--validation-share", type=float, help="part of each class that is held out (default 0.2)")
     parser.add_argument("--seed", type=int, default=0, help="of the shuffle and of what is held out (default 0)")
+    parser.add_argument("--no-shuffle", action="store_true", help="keep the order of the source")
+    parser.add_argument("--limit", type=int, help="take so many samples, at random, each class in proportion")
+    parser.add_argument("--deduplicate", action="store_true", help="keep one of images that are the same byte for byte")
     parser.add_argument("--shard-mb", type=float, default=64.0, help="size that shards aim at, in MB (default 64)")
     parser.add_argument("--shard-samples", type=int, help="most samples a shard")
     parser.add_argument("--on-bad", choices=("fail", "skip"), default="fail", help="files that are no good image")
     parser.add_argument("--no-check", action="store_true", help="read the images' headers only, do not decode them")
+    parser.add_argument("--jpeg", choices=("marked", "original"), default="marked", help="how JPEGs are stored")
+    parser.add_argument("--metadata", choices=("keep", "drop"), default="keep", help="EXIF, profiles and the like")
+    parser.add_argument("--longest-side", type=int, help="scale larger images down to so many pixels, encoded anew")
+    parser.add_argument("--quality", type=int, default=90, help="of JPEGs that are encoded anew (default 90)")
     parser.add_argument("--replace", action="store_true", help="write over another data set at DEST")
     parser.add_argument("--verify", choices=("sizes", "full"), default="sizes", help="how to look at the result")
     parser.add_argument("--local", action="store_true", help="on this machine, even where a Ray cluster is at hand")
@@ -48,12 +57,20 @@ def prepare_command(given: argparse.Namespace) -> str:
         seed=given.seed,
         shard_mb=given.shard_mb,
         shard_samples=given.shard_samples,
+        shuffles=not given.no_shuffle,
+        limit=given.limit,
+        deduplicates=given.deduplicate,
+        image_column=given.image_column,
+        label_column=given.label_column,
         on_bad=given.on_bad,
         checks=not given.no_check,
+        jpeg=given.jpeg,
+        metadata=given.metadata,
+        longest_side=given.longest_side,
+        quality=given.quality,
     )
     _check(options)
-    source = ImageFolder.scan(locate(given.source, patience_s=_DOOR_PATIENCE_S), options)
-    source = source.patient(given.patience_s)
+    source = open_source(given.source, options, kind=given.kind, patience_s=_DOOR_PATIENCE_S).patient(given.patience_s)
     prepared = prepare(
         source,
         locate(given.destination, patience_s=given.patience_s),
@@ -65,47 +82,6 @@ def prepare_command(given: argparse.Namespace) -> str:
     return report(prepared)
 
 
-def report(prepared: Prepared) -> str:
-    """What there is now, for people, and in the last line for programs."""
-    manifest, counts = prepared.manifest, prepared.verified.class_samples
-    lines = []
-    if prepared.was_there:
-        lines.append(f"already prepared: {prepared.root} was made from these images with these options")
-    elif prepared.shards_kept:
-        lines.append(f"went on where an interrupted attempt had stopped: {prepared.shards_kept} shards were done")
-    if prepared.bad:
-        lines.append(f"left out {len(prepared.bad)} files, listed in {prepared.root / 'bad.jsonl'}:")
-        lines += [f"  {bad.path}: {bad.reason}" for bad in prepared.bad[:_BAD_SHOWN]]
-        lines += [f"  ... and {len(prepared.bad) - _BAD_SHOWN} more"] if len(prepared.bad) > _BAD_SHOWN else []
-    if prepared.verified.shared_images:
-        lines.append(
-            f"warning: {prepared.verified.shared_images} images stand in more than one split, byte for byte; "
-            "the validation accuracy will flatter"
-        )
-    splits = {}
-    for name, split in manifest.splits.items():
-        size = sum(shard.bytes for shard in split.shards)
-        lines.append(
-            f"{name:>12}  {split.samples:>10,} samples  {len(split.shards):>6,} shards  {size / 1e6:>10,.1f} MB  "
-            f"{min(counts[name]):,} to {max(counts[name]):,} a class"
-        )
-        splits[name] = {"samples": split.samples, "shards": len(split.shards), "bytes": size}
-    lines.append(f"{'classes':>12}  {len(manifest.classes):>10,}")
-    lines.append(f"{'fingerprint':>12}  {manifest.fingerprint}")
-    told = {
-        "dataset": prepared.root.url,
-        "fingerprint": manifest.fingerprint,
-        "classes": len(manifest.classes),
-        "splits": splits,
-        "left_out": len(prepared.bad),
-        "was_there": prepared.was_there,
-        "shards_kept": prepared.shards_kept,
-        "seconds": round(prepared.seconds, 1),
-        "images_per_s": round(prepared.images_per_s, 1),
-    }
-    return "\n".join([*lines, json.dumps(told)])
-
-
 def _check(options: Options) -> None:
     share = options.validation_share
     if share is not None and not 0 <= share < 1:
@@ -114,9 +90,14 @@ def _check(options: Options) -> None:
         raise DatasetError(f"--shard-mb {options.shard_mb:g}: must be above 0")
     if options.shard_samples is not None and options.shard_samples < 1:
         raise DatasetError(f"--shard-samples {options.shard_samples}: must be at least 1")
+    if options.limit is not None and options.limit < 1:
+        raise DatasetError(f"--limit {options.limit}: must be at least 1")
+    if options.longest_side is not None and options.longest_side < 1:
+        raise DatasetError(f"--longest-side {options.longest_side}: must be at least 1 pixel")
+    if not 1 <= options.quality <= 100:
+        raise DatasetError(f"--quality {options.quality}: must be from 1 to 100")
 
 
-def _map(source: ImageFolder, *, is_local: bool) -> Map:
+def _map(source: Source, *, is_local: bool) -> Map:
     has_cluster = "RAY_ADDRESS" in os.environ or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-    size = sum(entry.bytes for entries in source.splits.values() for entry in entries)
-    return on_ray() if has_cluster and not is_local and size >= _WORTH_A_CLUSTER_BYTES else on_threads()
+    return on_ray() if has_cluster and not is_local and source.bytes >= _WORTH_A_CLUSTER_BYTES else on_threads()

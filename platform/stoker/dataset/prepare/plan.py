@@ -7,34 +7,20 @@ Python and NumPy, and independent of the order in which a store lists its object
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-import xxhash
+import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["Entry", "Options", "ShardPlan", "cut_shards", "digest", "held_out", "unique_keys"]
+from stoker.dataset.prepare.entries import Entries, Entry
+
+__all__ = ["Entry", "Options", "ShardPlan", "SplitPlan", "digest", "plan_split"]
 
 _TAR_OVERHEAD_BYTES = 2048
 """two headers, the label's block and, on average, half a block of padding for the image"""
-_LONGEST_KEY = 90
-"""in bytes: with its extension it fits the name field of a ustar header (POSIX.1-1988), 100 bytes"""
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One sample as a source lists it.
-
-    ``key`` names it in the data set; ``path`` finds it in the source; ``stamp`` changes when the file is written again.
-    """
-
-    key: str
-    label: int
-    path: str
-    bytes: int
-    stamp: str
 
 
 @dataclass(frozen=True)
@@ -48,9 +34,37 @@ class Options:
     """size that shards aim at, in MB of 10^6 bytes"""
     shard_samples: int | None = None
     """most samples a shard, if any bound"""
+    shuffles: bool = True
+    """over all shards of a split; without it samples stay in the order of the source"""
+    limit: int | None = None
+    """most samples over all splits, chosen at random, each class and split in proportion"""
+    deduplicates: bool = False
+    """whether of images that are the same byte for byte only one is kept"""
+    image_column: str | None = None
+    """of Parquet or a list, where it cannot be guessed"""
+    label_column: str | None = None
     on_bad: Literal["fail", "skip"] = "fail"
     checks: bool = True
     """whether every image is decoded whole, instead of its header read"""
+    jpeg: Literal["marked", "original"] = "marked"
+    """baseline JPEGs rewritten without loss with restart markers, or stored as they are"""
+    metadata: Literal["keep", "drop"] = "keep"
+    """of the images, such as EXIF and colour profiles"""
+    longest_side: int | None = None
+    """in pixels; images with a longer one are scaled down and encoded anew"""
+    quality: int = 90
+    """of JPEGs that are encoded anew, 1 to 100"""
+
+    @property
+    def choices(self) -> tuple[object, ...]:
+        """What decides the bytes of the data set, given the entries of each split."""
+        cut = (self.seed, self.shard_mb, self.shard_samples, self.shuffles, self.deduplicates)
+        return (*cut, *self.image_choices)
+
+    @property
+    def image_choices(self) -> tuple[object, ...]:
+        """What decides the bytes that an image becomes."""
+        return self.checks, self.jpeg, self.metadata, self.longest_side, self.quality
 
 
 @dataclass(frozen=True)
@@ -66,47 +80,47 @@ class ShardPlan:
         return f"{self.split}/{self.number:06d}"
 
 
-def cut_shards(split: str, entries: Sequence[Entry], options: Options) -> list[ShardPlan]:
-    """The shuffled entries in runs as equal in samples as can be, about ``shard_mb`` each."""
-    shuffled = sorted(entries, key=lambda entry: _draw(f"shuffle:{options.seed}:{split}:{entry.key}"))
-    total = sum(entry.bytes + _TAR_OVERHEAD_BYTES for entry in entries)
+@dataclass(frozen=True, eq=False)
+class SplitPlan:
+    """The shards of a split: sample ``order[i]`` is in shard n for ``cuts[n] <= i < cuts[n + 1]``."""
+
+    split: str
+    entries: Entries
+    order: NDArray[np.int64]
+    cuts: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.cuts) - 1
+
+    def shards(self) -> Iterator[ShardPlan]:
+        """One after another: a plan is made when its shard's turn comes, so that not all are in memory."""
+        for number in range(len(self)):
+            rows = self.order[self.cuts[number] : self.cuts[number + 1]]
+            yield ShardPlan(self.split, number, tuple(self.entries[row] for row in rows))
+
+    def shard_of(self) -> NDArray[np.int32]:
+        """The shard of each sample in the order of ``entries``: int32 [n]."""
+        found = np.empty(len(self.entries), np.int32)
+        found[self.order] = np.repeat(np.arange(len(self), dtype=np.int32), np.diff(self.cuts))
+        return found
+
+
+def plan_split(split: str, entries: Entries, options: Options) -> SplitPlan:
+    """The entries, shuffled unless told otherwise, in runs as equal in samples as can be, about ``shard_mb`` each."""
+    if options.shuffles:
+        order = np.argsort(entries.draws(f"shuffle:{options.seed}:{split}"), kind="stable")
+    else:
+        order = np.arange(len(entries), dtype=np.int64)
+    total = int(entries.size.sum()) + _TAR_OVERHEAD_BYTES * len(entries)
     count = max(1, -(-total // max(1, int(options.shard_mb * 1e6))))
     if options.shard_samples:
         count = max(count, -(-len(entries) // options.shard_samples))
     count = min(count, len(entries))
-    cuts = [len(entries) * i // count for i in range(count + 1)]
-    return [ShardPlan(split, i, tuple(shuffled[a:b])) for i, (a, b) in enumerate(itertools.pairwise(cuts))]
-
-
-def held_out(paths: Sequence[str], share: float, seed: int) -> set[str]:
-    """The part of one class's files that is held out: ``share`` of them, at least one and never all."""
-    if share <= 0 or len(paths) < 2:
-        return set()
-    count = min(max(1, round(share * len(paths))), len(paths) - 1)
-    return set(sorted(paths, key=lambda path: _draw(f"hold-out:{seed}:{path}"))[:count])
-
-
-def unique_keys(paths: Iterable[str]) -> list[str]:
-    """A key for each path: without extension and dots (a WebDataset key ends at the first), short, no two alike."""
-    seen: set[str] = set()
-    keys = []
-    for path in paths:
-        folder, _, file = path.rpartition("/")
-        stem = file.rpartition(".")[0] or file
-        key = (f"{folder}/{stem}" if folder else stem).replace(".", "_")
-        if len(key.encode()) > _LONGEST_KEY or key in seen:
-            short = key.encode()[: _LONGEST_KEY - 17].decode(errors="ignore")
-            key = f"{short}-{xxhash.xxh3_64_hexdigest(path.encode())}"
-        seen.add(key)
-        keys.append(key)
-    return keys
+    cuts = np.array([len(entries) * i // count for i in range(count + 1)], np.int64)
+    return SplitPlan(split, entries, order, cuts)
 
 
 def digest(*told: object) -> str:
     """A sha256 over anything that JSON can say; dataclasses are told by their fields."""
     text = json.dumps(told, default=asdict, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _draw(text: str) -> bytes:
-    return xxhash.xxh3_128_digest(text.encode())

@@ -16,8 +16,9 @@ _BAR_WIDTH = 30
 class Progress:
     """Counts images and source bytes; rate and time left are those of this attempt alone."""
 
-    def __init__(self, images: int, stream: TextIO | None = None) -> None:
+    def __init__(self, images: int, verb: str = "prepared", stream: TextIO | None = None) -> None:
         self._total = images
+        self._verb = verb
         self._stream = stream or sys.stderr
         self._is_terminal = self._stream.isatty()
         self._images = self._fresh = self._bytes = 0
@@ -56,9 +57,9 @@ class Progress:
         line = f"{self._images:,} of {self._total:,} images, {self._bytes / 1e6:,.1f} MB, {rate:,.0f} images/s, {rest}"
         if self._is_terminal:
             filled = _BAR_WIDTH * self._images // max(1, self._total)
-            self._stream.write(f"\r[{'#' * filled}{'.' * (_BAR_WIDTH - filled)}] {line}\033[K")
+            self._stream.write(f"\r[{'#' * filled}{'.' * (_BAR_WIDTH - filled)}] {self._verb} {line}\033[K")
         else:
-            self._stream.write(f"prepared {line}\n")
+            self._stream.write(f"{self._verb} {line}\n")
         self._stream.flush()
 
 

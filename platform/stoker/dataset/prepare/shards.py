@@ -12,26 +12,20 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from typing import Protocol
+from dataclasses import asdict, dataclass, replace
 
 from stoker.dataset.decode import UndecodableImage, decode, image_kind, image_size
 from stoker.dataset.index import IndexRow, ShardIndex, payload_checksum
 from stoker.dataset.manifest import Shard, checksum
-from stoker.dataset.prepare.plan import Entry, ShardPlan, digest
+from stoker.dataset.prepare.contents import ReadsSamples, SummedReader
+from stoker.dataset.prepare.plan import Entry, Options, ShardPlan, digest
 from stoker.storage import Location
 
-__all__ = ["BUILD", "BadFile", "Built", "ShardTask", "SourceReader", "build_shard"]
+__all__ = ["BUILD", "BadFile", "Built", "ShardTask", "build_shard"]
 
 BUILD = "build"
 _READERS = 4
-_RECORD_VERSION = 1
-
-
-class SourceReader(Protocol):
-    """What a task needs of a source."""
-
-    def read(self, entry: Entry) -> bytes: ...
+_RECORD_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -54,6 +48,8 @@ class Built:
     images: int
     labels: dict[int, int]
     """label to samples"""
+    source_sum: int
+    """of the source's bytes, bad files included (stoker.dataset.prepare.contents)"""
     was_there: bool = False
 
 
@@ -61,14 +57,14 @@ class Built:
 class ShardTask:
     """All that is needed to build one shard, on whatever machine."""
 
-    source: SourceReader
+    source: ReadsSamples
     root: Location
     plan: ShardPlan
-    checks: bool
+    options: Options
 
     @property
     def digest(self) -> str:
-        return digest(_RECORD_VERSION, self.checks, self.plan)
+        return digest(_RECORD_VERSION, self.options.image_choices, self.plan)
 
     @property
     def record(self) -> Location:
@@ -85,9 +81,10 @@ def build_shard(task: ShardTask) -> Built:
     found = _recorded(task)
     if found is not None:
         return found
+    source = SummedReader(task.source)
     tar, rows, bad = io.BytesIO(), list[IndexRow](), list[BadFile]()
     with tarfile.open(fileobj=tar, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-        for entry, data, size in _images(task):
+        for entry, data, size in _images(replace(task, source=source)):
             if isinstance(size, BadFile):
                 bad.append(size)
                 continue
@@ -103,6 +100,7 @@ def build_shard(task: ShardTask) -> Built:
         source_bytes=sum(entry.bytes for entry in task.plan.entries),
         images=len(task.plan.entries),
         labels=dict(Counter(row.label for row in rows)),
+        source_sum=source.total,
     )
     task.record.write(json.dumps({"digest": task.digest, "built": asdict(built)}).encode())
     return built
@@ -115,7 +113,7 @@ def _images(task: ShardTask) -> Iterator[tuple[Entry, bytes, tuple[int, int] | B
         data = task.source.read(entry)
         try:
             size = image_size(data)
-            if task.checks:
+            if task.options.checks:
                 decode(data)
         except UndecodableImage as error:
             return entry, b"", BadFile(entry.path, str(error))
@@ -168,7 +166,7 @@ def _recorded(task: ShardTask) -> Built | None:
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
     return Built(
-        **{k: told[k] for k in ("split", "number", "source_bytes", "images")},
+        **{k: told[k] for k in ("split", "number", "source_bytes", "images", "source_sum")},
         shard=shard,
         bad=tuple(BadFile(**bad) for bad in told["bad"]),
         labels={int(label): count for label, count in told["labels"].items()},

@@ -1,36 +1,36 @@
-"""Where shard tasks run: threads of this process, or Ray tasks on whatever nodes there are."""
+"""Where tasks run: threads of this process, or Ray tasks on whatever nodes there are."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-from stoker.dataset.prepare.shards import Built, ShardTask
 from stoker.errors import ClusterError, DatasetError, StokerError
 
 __all__ = ["Map", "on_ray", "on_threads"]
 
-Build = Callable[[ShardTask], Built]
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 
 
 class Map(Protocol):
-    """Runs ``build`` on each task and yields the results as they come, holding a bounded number of shards at once.
+    """Runs ``build`` on each task and yields the results as they come, holding a bounded number of tasks at once.
 
     The first error ends it.
     """
 
-    def __call__(self, build: Build, tasks: Iterable[ShardTask]) -> Iterator[Built]: ...
+    def __call__(self, build: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]: ...
 
 
 def on_threads(count: int | None = None) -> Map:
     """A map over ``count`` threads, by default one a CPU that this process may use."""
     threads = count or len(os.sched_getaffinity(0))
 
-    def run(build: Build, tasks: Iterable[ShardTask]) -> Iterator[Built]:
+    def run(build: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
         pool = ThreadPoolExecutor(threads, thread_name_prefix="stoker-shard")
-        waiting: set[Future[Built]] = set()
+        waiting: set[Future[Result]] = set()
         try:
             for task in tasks:
                 waiting.add(pool.submit(build, task))
@@ -63,12 +63,12 @@ def on_ray() -> Map:
             first = str(error).splitlines()[0]
             raise ClusterError(f"no Ray cluster to prepare on ({first}); start one, or give --local") from None
 
-    def run(build: Build, tasks: Iterable[ShardTask]) -> Iterator[Built]:
+    def run(build: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
         remote = ray.remote(num_cpus=1, max_retries=3)(build)
         bound = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
         waiting: list[Any] = []
 
-        def one() -> Built:
+        def one() -> Any:
             nonlocal waiting
             done, waiting = ray.wait(waiting, num_returns=1)
             try:
@@ -94,4 +94,4 @@ def _reason(error: BaseException) -> StokerError:
     cause = getattr(error, "cause", None)
     if isinstance(cause, StokerError):
         return cause
-    return DatasetError(f"a shard's task failed on the cluster ({' '.join(str(error).split())[-300:]}); run it again")
+    return DatasetError(f"a task failed on the cluster ({' '.join(str(error).split())[-300:]}); run it again")

@@ -1,0 +1,185 @@
+"""ImageNet's archives as ILSVRC2012 ships them, read where they lie.
+
+A folder with ``ILSVRC2012_img_train.tar`` (a tar of one tar a class, named by its WNID), and, if there is a validation
+split, ``ILSVRC2012_img_val.tar`` and its truth. Only headers are read to list them; an image is one range read.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import tarfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+from stoker.dataset.prepare.entries import Entries, Entry, Listing
+from stoker.dataset.prepare.sources.listed import Listed, files_in
+from stoker.dataset.prepare.sources.ranges import RangeFile
+from stoker.dataset.prepare.sources.source import Source
+from stoker.errors import DatasetError
+from stoker.storage import Location
+
+__all__ = ["TRAIN_TAR", "ArchiveReader", "open_imagenet"]
+
+TRAIN_TAR, VALIDATION_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
+_DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
+_TRUTH, _META, _MAP = "ILSVRC2012_validation_ground_truth.txt", "meta.mat", "map_clsloc.txt"
+_WNIDS, _SOLUTION = "imagenet_2012_validation_synset_labels.txt", "LOC_val_solution.csv"
+_SCANNERS = 32
+_HEADER_AHEAD = 2048
+"""bytes that a look at a header fetches: the byte before it that tarfile wants, itself, and a long name"""
+
+
+@dataclass(frozen=True)
+class ArchiveReader:
+    """Reads samples ``<archive>#<member>`` at their offset in the archive, below ``location``."""
+
+    location: Location
+
+    def patient(self, patience_s: float) -> ArchiveReader:
+        return replace(self, location=self.location.patient(patience_s))
+
+    def read(self, entry: Entry) -> bytes:
+        where = self.location / entry.path.partition("#")[0]
+        try:
+            return where.read_range(entry.offset, entry.offset + entry.bytes)
+        except FileNotFoundError:
+            raise DatasetError(
+                f"{where}: listed a moment ago but not there now; where several machines prepare, all must see the "
+                "archives (or give --local)"
+            ) from None
+
+
+def open_imagenet(location: Location) -> Source:
+    """List the archives.
+
+    Raises:
+        DatasetError: an archive or the validation set's truth is missing or damaged.
+        StorageError: the place cannot be read.
+    """
+    files = files_in(location)[0]
+    if TRAIN_TAR not in files:
+        raise DatasetError(f"{location} holds no {TRAIN_TAR}; put ImageNet's archives there as they were downloaded")
+    classes, train = _train(location, files)
+    splits = {"train": train}
+    if VALIDATION_TAR in files:
+        splits["validation"] = _validation(location, files, classes)
+    return Source(location.url, classes, splits, ArchiveReader(location))
+
+
+def _train(location: Location, files: Listed) -> tuple[tuple[str, ...], Entries]:
+    where, (size, stamp) = location / TRAIN_TAR, files[TRAIN_TAR]
+    synsets = {name.removesuffix(".tar"): span for name, *span in _members(where, 0, size) if name.endswith(".tar")}
+    if not synsets:
+        raise DatasetError(f"{where} holds no tar of a class; it must be ImageNet's archive as it was downloaded")
+    classes = tuple(sorted(synsets))
+    listing = Listing(key_start=len(TRAIN_TAR) + 1)
+    with ThreadPoolExecutor(_SCANNERS, thread_name_prefix="stoker-list") as pool:
+        scans = pool.map(lambda name: list(_members(where, *synsets[name])), classes)
+        for label, (name, members) in enumerate(zip(classes, scans, strict=True)):
+            if not members:
+                raise DatasetError(f"{where}: {name}.tar is empty; get the archive again")
+            for member, start, length in sorted(members):
+                listing.add(f"{TRAIN_TAR}#{name}/{member}", label, length, stamp, start)
+    return classes, listing.entries()
+
+
+def _validation(location: Location, files: Listed, classes: tuple[str, ...]) -> Entries:
+    where, (size, stamp) = location / VALIDATION_TAR, files[VALIDATION_TAR]
+    truth, origin = _truth(location, files)
+    labels = {name: label for label, name in enumerate(classes)}
+    listing = Listing(key_start=len(VALIDATION_TAR) + 1)
+    for member, start, length in sorted(_members(where, 0, size)):
+        found = re.search(r"(\d+)\.jpe?g$", member, re.IGNORECASE)
+        number = int(found.group(1)) if found else 0
+        wnid = truth.get(number)
+        if wnid not in labels:
+            what = f"image {number} is missing" if wnid is None else f"{wnid} is no class of {TRAIN_TAR}"
+            raise DatasetError(f"{where}: no class for {member}: by {origin} {what}; are both of the same download?")
+        listing.add(f"{VALIDATION_TAR}#{member}", labels[wnid], length, stamp, start)
+    if not len(listing):
+        raise DatasetError(f"{where} is empty; get the archive again")
+    return listing.entries()
+
+
+def _truth(location: Location, files: Listed) -> tuple[dict[int, str], str]:
+    """(number of each validation image to its WNID, the file that says so)."""
+    if _WNIDS in files:
+        return dict(enumerate(_words(location / _WNIDS), start=1)), _WNIDS
+    if _SOLUTION in files:
+        rows = csv.DictReader(io.StringIO((location / _SOLUTION).read().decode()))
+        try:
+            return {int(r["ImageId"].rpartition("_")[2]): r["PredictionString"].split()[0] for r in rows}, _SOLUTION
+        except (KeyError, ValueError, IndexError):
+            raise DatasetError(f"{location / _SOLUTION} is not as Kaggle ships it; get it again") from None
+    given = {name: (location / name).read() for name in (_TRUTH, _META, _MAP) if name in files}
+    if _DEVKIT in files:
+        given = _devkit(location / _DEVKIT) | given
+    if _TRUTH not in given or not (_META in given or _MAP in given):
+        raise DatasetError(
+            f"{location} holds {VALIDATION_TAR} but not its truth; put {_DEVKIT}, {_WNIDS} or {_SOLUTION} beside it, "
+            f"or {_TRUTH} with {_META} or {_MAP}"
+        )
+    wnids = _numbers_by_map(given[_MAP]) if _MAP in given else _numbers_by_meta(given[_META], location)
+    truth = {}
+    for line, word in enumerate(given[_TRUTH].decode().split(), start=1):
+        if not word.isdigit() or int(word) not in wnids:
+            raise DatasetError(
+                f"{location}: line {line} of {_TRUTH} is {word!r}, which is no class number; get it again"
+            )
+        truth[line] = wnids[int(word)]
+    return truth, _TRUTH
+
+
+def _devkit(where: Location) -> dict[str, bytes]:
+    found = {}
+    try:
+        with tarfile.open(fileobj=io.BytesIO(where.read()), mode="r:gz") as archive:
+            for member in archive:
+                name = member.name.rpartition("/")[2]
+                if name in (_TRUTH, _META, _MAP) and (file := archive.extractfile(member)) is not None:
+                    found[name] = file.read()
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise DatasetError(f"{where} is no gzipped tar ({error}); get the devkit again") from None
+    return found
+
+
+def _numbers_by_map(text: bytes) -> dict[int, str]:
+    lines = (line.split() for line in text.decode().splitlines())
+    return {int(words[1]): words[0] for words in lines if len(words) > 1 and words[1].isdigit()}
+
+
+def _numbers_by_meta(data: bytes, location: Location) -> dict[int, str]:
+    """ILSVRC2012_ID to WNID of the synsets without children (the 1,000 classes), from the devkit's MATLAB file."""
+    try:
+        from scipy.io import loadmat
+    except ImportError:
+        raise DatasetError(
+            f"{location}: reading the devkit's {_META} needs scipy; pip install scipy, or put {_WNIDS} beside it"
+        ) from None
+    try:
+        synsets = loadmat(io.BytesIO(data), squeeze_me=True)["synsets"]
+        rows = zip(synsets["ILSVRC2012_ID"], synsets["WNID"], synsets["num_children"], strict=True)
+        return {int(number): str(wnid) for number, wnid, children in rows if int(children) == 0}
+    except (KeyError, ValueError, TypeError, IndexError, OSError) as error:
+        raise DatasetError(
+            f"{location}: {_META} of the devkit cannot be read ({error}); get the devkit again"
+        ) from None
+
+
+def _words(where: Location) -> list[str]:
+    return where.read().decode().split()
+
+
+def _members(where: Location, start: int, size: int) -> Iterator[tuple[str, int, int]]:
+    """(name, offset in the object, bytes) of the files in the tar that lies at ``[start, start + size)``."""
+    file = RangeFile(where, size, start=start, ahead=_HEADER_AHEAD)
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as archive:
+            while (member := archive.next()) is not None:
+                if member.isfile() and not member.name.rpartition("/")[2].startswith("."):
+                    yield member.name.removeprefix("./"), start + member.offset_data, member.size
+    except tarfile.TarError as error:
+        raise DatasetError(f"{where}: damaged at or after byte {start + file.tell()} ({error}); get it again") from None

@@ -1,0 +1,128 @@
+"""What a user mistypes or forgets: one clear line, exit status 2, and nothing is written."""
+
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from images import JOB, encoded, make_folder, objects, run_job
+
+Case = Callable[[Path], tuple[list[str | Path], str]]
+
+
+def _missing(at: Path) -> tuple[list[str | Path], str]:
+    return [at / "nowhere", at / "data"], "no images at"
+
+
+def _nothing(at: Path) -> tuple[list[str | Path], str]:
+    (at / "images").mkdir()
+    return [at / "images", at / "data"], "no images at"
+
+
+def _no_classes(at: Path) -> tuple[list[str | Path], str]:
+    (at / "images").mkdir()
+    (at / "images" / "1.jpg").write_bytes(encoded(1))
+    return [at / "images", at / "data"], "has no class folders"
+
+
+def _empty_class(at: Path) -> tuple[list[str | Path], str]:
+    folder = make_folder(at / "images", {"cat": 3, "dog": 2})
+    (folder / "emu").mkdir()
+    return [folder, at / "data"], "the class 'emu' is empty"
+
+
+def _only_empty_classes(at: Path) -> tuple[list[str | Path], str]:
+    return [make_folder(at / "images", {"cat": 0, "dog": 0}), at / "data"], "folders are empty"
+
+
+def _empty_class_in_a_split(at: Path) -> tuple[list[str | Path], str]:
+    make_folder(at / "images" / "train", {"cat": 3, "dog": 2})
+    make_folder(at / "images" / "validation", {"cat": 3, "dog": 0})
+    return [at / "images", at / "data"], "validation/dog: the class 'dog' is empty"
+
+
+def _unknown_class_in_a_split(at: Path) -> tuple[list[str | Path], str]:
+    make_folder(at / "images" / "train", {"cat": 3})
+    make_folder(at / "images" / "validation", {"cow": 3})
+    return [at / "images", at / "data"], "validation/cow: there is no such class"
+
+
+def _file_as_source(at: Path) -> tuple[list[str | Path], str]:
+    (at / "images.zip").write_bytes(b"PK")
+    return [at / "images.zip", at / "data"], "is a file, not a folder"
+
+
+def _inside(at: Path) -> tuple[list[str | Path], str]:
+    return [make_folder(at / "images", {"cat": 3}), at / "images" / "data"], "lies inside the source"
+
+
+def _is_a_file(at: Path) -> tuple[list[str | Path], str]:
+    (at / "data").write_text("x")
+    return [make_folder(at / "images", {"cat": 3}), at / "data" / "set"], "data/set"
+
+
+def _unreachable(at: Path) -> tuple[list[str | Path], str]:
+    return [make_folder(at / "images", {"cat": 3}), "s3://bucket/data"], "no good answer in 5 s"
+
+
+def _unknown_protocol(at: Path) -> tuple[list[str | Path], str]:
+    return [make_folder(at / "images", {"cat": 3}), "ftpx://there/data"], "unknown protocol"
+
+
+def _share(at: Path) -> tuple[list[str | Path], str]:
+    return [make_folder(at / "images", {"cat": 3}), at / "data", "--validation-share", "1.5"], "must be at least 0"
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        _nothing,
+        _no_classes,
+        _empty_class,
+        _only_empty_classes,
+        _empty_class_in_a_split,
+        _unknown_class_in_a_split,
+        _file_as_source,
+        _inside,
+        _is_a_file,
+        _unknown_protocol,
+        _share,
+    ],
+)
+def test_bad_input_gets_one_line_and_nothing_is_written(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The job's own file, run in this process: a process of its own for each case takes seconds to import torch."""
+    arguments, words = case(tmp_path)
+    before = objects(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(JOB), *map(str, arguments), "--local"])
+
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(JOB), run_name="__main__")
+
+    assert ended.value.code == 2
+    assert_one_line(capfd.readouterr().err, words)
+    assert objects(tmp_path) == before
+
+
+@pytest.mark.parametrize("case", [_missing, _unreachable])
+def test_bad_input_gets_one_line_as_a_user_sees_it(case: Case, tmp_path: Path) -> None:
+    arguments, words = case(tmp_path)
+
+    ran = run_job(
+        *arguments,
+        AWS_ENDPOINT_URL="http://127.0.0.1:9",
+        AWS_ACCESS_KEY_ID="nobody",
+        AWS_SECRET_ACCESS_KEY="nothing",
+    )
+
+    assert ran.returncode == 2
+    assert_one_line(ran.stderr, words)
+
+
+def assert_one_line(text: str, words: str) -> None:
+    assert text.count("\n") == 1, text
+    assert text.startswith("error: ")
+    assert words in text
