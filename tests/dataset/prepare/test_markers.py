@@ -112,6 +112,17 @@ def test_a_machine_without_the_program_is_refused_before_anything_is_written(
     assert make(folder, tmp_path / "data", Options(jpeg="original")).manifest.split("train").samples == 2
 
 
+def test_images_that_are_no_jpegs_do_not_need_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(4):
+        (tmp_path / "images" / f"{number % 2}").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "images" / f"{number % 2}" / f"{number}.png").write_bytes(encoded(number, "PNG"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert make(tmp_path / "images", tmp_path / "data", Options()).manifest.split("train").samples == 2
+    (tmp_path / "images" / "0" / "a-jpeg.png").write_bytes(encoded(5))
+    with pytest.raises(DatasetError, match="no program jpegtran on"):
+        make(tmp_path / "images", tmp_path / "other", Options())
+
+
 def test_another_program_of_that_name_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = tmp_path / "jpegtran"
     other.write_text("#!/bin/sh\necho 'mozjpeg version 4.1.1 (build 20230203)' >&2\n")

@@ -95,7 +95,7 @@ def prepare(
     """
     options, map_ = options or Options(), map or on_threads()
     if not source.is_indexed:
-        check_tools(options)
+        check_tools((entry.path for entries in source.splits.values() for entry in entries), options)
         if f"{root.url}/".startswith(f"{source.url.rstrip('/')}/"):
             raise DatasetError(f"{root} lies inside the source {source.url}; choose a destination outside of it")
         source = select(source, options)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -23,12 +24,14 @@ from stoker.dataset.index import IndexRow, payload_checksum
 from stoker.dataset.jpeg import Marks, read_marks
 from stoker.dataset.prepare.markers import choose_interval, program_version, rewrite
 from stoker.dataset.prepare.plan import Options
+from stoker.errors import DatasetError
 
 __all__ = ["StoredImage", "check_tools", "image_orientation", "store_image"]
 
 _ORIENTATION = 0x0112
 _BAD_EXIF = (OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, AttributeError, struct.error)
 """what damaged EXIF makes Pillow raise; decoders then take the image as upright"""
+_NO_JPEG = (".png", ".webp", ".gif")
 _BLOCK = 8
 _SUBSAMPLED = 16
 """pixels, wide and high, of an MCU of a 4:2:0 JPEG"""
@@ -56,13 +59,18 @@ class StoredImage:
         return IndexRow(offset, len(self.data), label, *size, sum_, key, self.orientation, self.marks)
 
 
-def check_tools(options: Options) -> str:
-    """The version of the program that these options need, or nothing if they need none.
+def check_tools(paths: Iterable[str], options: Options) -> None:
+    """Look for the program that marks JPEGs, unless ``paths``, the names of all images, speak of other kinds alone.
 
     Raises:
         DatasetError: this machine does not have it.
     """
-    return program_version() if options.jpeg == "marked" else ""
+    if options.jpeg == "marked":
+        try:
+            program_version()
+        except DatasetError:
+            if not all(path.lower().endswith(_NO_JPEG) for path in paths):
+                raise
 
 
 def store_image(data: bytes, options: Options) -> StoredImage:

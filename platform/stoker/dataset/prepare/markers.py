@@ -102,6 +102,7 @@ def rewrite(data: bytes, interval: int, *, keeps_metadata: bool, orientation: in
     Raises:
         DatasetError: the program is not there, or it does not end.
     """
+    program_version()
     command = [_PROGRAM, "-optimize", "-restart", f"{interval}B", "-copy", "all" if keeps_metadata else "none"]
     ran = _run(command, data)
     warned = ran.stderr.decode(errors="replace").strip()
@@ -117,9 +118,6 @@ def rewrite(data: bytes, interval: int, *, keeps_metadata: bool, orientation: in
 def _run(command: list[str], data: bytes) -> subprocess.CompletedProcess[bytes]:
     try:
         return subprocess.run(command, input=data, capture_output=True, check=False, timeout=_TIMEOUT_S)
-    except FileNotFoundError:
-        program_version()
-        raise
     except subprocess.TimeoutExpired:
         where = f"{_PROGRAM} on {socket.gethostname()}"
         raise DatasetError(

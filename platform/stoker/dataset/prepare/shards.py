@@ -18,7 +18,8 @@ from stoker.dataset.decode import UndecodableImage
 from stoker.dataset.index import IndexRow, ShardIndex
 from stoker.dataset.manifest import Shard, checksum
 from stoker.dataset.prepare.contents import ReadsSamples, SummedReader
-from stoker.dataset.prepare.images import StoredImage, check_tools, store_image
+from stoker.dataset.prepare.images import StoredImage, store_image
+from stoker.dataset.prepare.markers import program_version
 from stoker.dataset.prepare.plan import Entry, Options, ShardPlan, digest
 from stoker.storage import Location
 
@@ -83,12 +84,11 @@ def build_shard(task: ShardTask) -> Built:
         DatasetError: the source lost a file. (Files that are no images are told in the result.)
         StorageError: the source or the destination failed for longer than its patience.
     """
-    rewriter = check_tools(task.options)
     found = recorded(task)
     if found is not None:
         return found
     source = SummedReader(task.source)
-    tar, rows, bad, kept = io.BytesIO(), list[IndexRow](), list[BadFile](), Counter[str]()
+    tar, rows, bad, kept, kinds = io.BytesIO(), list[IndexRow](), list[BadFile](), Counter[str](), set[str]()
     with tarfile.open(fileobj=tar, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         for entry, image in _images(replace(task, source=source)):
             if isinstance(image, BadFile):
@@ -98,6 +98,7 @@ def build_shard(task: ShardTask) -> Built:
             _add(archive, tar, f"{entry.key}.cls", str(entry.label).encode())
             rows.append(image.row(entry.key, entry.label, offset))
             kept.update([image.kept] if image.kept else [])
+            kinds.add(image.kind)
     shard = _write(task, tar.getvalue(), ShardIndex.of(rows)) if rows else None
     built = Built(
         split=task.plan.split,
@@ -109,7 +110,7 @@ def build_shard(task: ShardTask) -> Built:
         labels=dict(Counter(row.label for row in rows)),
         source_sum=source.total,
         kept=dict(kept),
-        rewriter=rewriter,
+        rewriter=program_version() if task.options.jpeg == "marked" and "jpg" in kinds else "",
     )
     record(task, built)
     return built
