@@ -6,6 +6,10 @@ UV := $(BIN)/uv
 VENV_PACKAGE := { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "installing python3-venv" && \
 	{ apt-get install -qq -y python3-venv || { apt-get update -qq && apt-get install -qq -y python3-venv; }; } >/dev/null; } || \
 	{ echo "error: this Python cannot make virtual environments; on Debian: sudo apt install python3-venv"; exit 2; }
+# libjpeg-turbo's program, which `jobs/prepare.py` marks JPEGs with; nothing else needs it.
+JPEG_PACKAGE := { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "installing libjpeg-turbo-progs" && \
+	{ apt-get install -qq -y libjpeg-turbo-progs || { apt-get update -qq && apt-get install -qq -y libjpeg-turbo-progs; }; } >/dev/null; } || \
+	echo "note: no jpegtran here, which preparing JPEGs needs; on Debian: sudo apt install libjpeg-turbo-progs"
 UV_VERSION := 0.13.9
 
 .DEFAULT_GOAL := help
@@ -22,6 +26,7 @@ install: .venv/installed ## make the virtual environment and install the pinned 
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { test -x $(UV) || $(VENV_PACKAGE); }
 	@test -x $(UV) || { $(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet uv==$(UV_VERSION); } || \
 		{ rm -rf .venv; echo "error: the virtual environment .venv could not be made; the lines above say why"; exit 2; }
+	@command -v jpegtran >/dev/null || $(JPEG_PACKAGE)
 	$(UV) pip install --quiet --python $(BIN)/python -r cluster/requirements.txt
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@

@@ -3,7 +3,7 @@
     build/plan.json          written first: what is under way here, and the proof that the destination can be written
     build/hashes/<n>.json    checksums of a part of the source, where duplicates are left out (.contents)
     build/spill/<n>.bin      a part of the source sorted by shard, where it is only cheap to read in its order (.spill)
-    build/<split>/<n>.json   one a finished shard (.shards)
+    build/<split>/<n>.json   one a finished shard (.shards) or tar that was indexed where it lies (.tars)
     prepared.json            what the data set was made from; only prepare reads it
     dataset.json             the manifest, last; build/ is removed after it
 
@@ -15,21 +15,23 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from stoker.dataset.manifest import MANIFEST, Manifest, Split, read_manifest, write_manifest
+from stoker.dataset.manifest import MANIFEST, Manifest, Shard, Split, read_manifest, write_manifest
 from stoker.dataset.prepare.contents import Duplicate, find_duplicates, hash_contents, sum_contents
+from stoker.dataset.prepare.images import check_tools
 from stoker.dataset.prepare.plan import Options, ShardPlan, SplitPlan, digest, plan_split
 from stoker.dataset.prepare.progress import Progress
 from stoker.dataset.prepare.select import select
 from stoker.dataset.prepare.shards import BUILD, BadFile, Built, ShardTask, build_shard
 from stoker.dataset.prepare.sources import Source
 from stoker.dataset.prepare.spill import spill
+from stoker.dataset.prepare.tars import INDEXES, index_tar
 from stoker.dataset.prepare.verify import Verified, verify
 from stoker.dataset.prepare.workers import Map, on_threads
 from stoker.errors import DatasetError, StorageError
@@ -55,6 +57,8 @@ class Prepared:
     """files that were left out because they are no good image"""
     duplicates: tuple[Duplicate, ...]
     """files that were left out because another holds the same bytes"""
+    kept: dict[str, int]
+    """why JPEGs that were to be rewritten are stored as they were, and how many"""
     notes: tuple[str, ...]
     """what the source has to say, for people"""
     was_there: bool
@@ -90,21 +94,26 @@ def prepare(
         StorageError: source or destination cannot be read or written.
     """
     options, map_ = options or Options(), map or on_threads()
-    if f"{root.url}/".startswith(f"{source.url.rstrip('/')}/"):
-        raise DatasetError(f"{root} lies inside the source {source.url}; choose a destination outside of it")
-    source = select(source, options)
+    if not source.is_indexed:
+        check_tools((entry.path for entries in source.splits.values() for entry in entries), options)
+        if f"{root.url}/".startswith(f"{source.url.rstrip('/')}/"):
+            raise DatasetError(f"{root} lies inside the source {source.url}; choose a destination outside of it")
+        source = select(source, options)
     identity = _Identity.of(source, options)
     door = Location(root.url, min(_DOOR_PATIENCE_S, root.patience_s))
     if _look(door, source, identity, options, map_, replaces=replaces):
         verified = verify(root, is_full=verifies_all)
-        return Prepared(root, verified, (), (), source.notes, True, 0, 0.0, 0.0)
+        return Prepared(root, verified, (), (), {}, source.notes, True, 0, 0.0, 0.0)
     _begin(door, source, identity)
     unique, duplicates, source_sum = _without_duplicates(source, root, options, map_)
-    plans = [plan_split(split, entries, options) for split, entries in unique.splits.items()]
-    tasks = _tasks(unique, plans, root, options, map_)
-    progress = Progress(sum(len(plan.entries) for plan in plans))
+    if source.is_indexed:
+        progress, shards = Progress(None, "indexed"), map_(index_tar, _tar_tasks(source, root, options))
+    else:
+        plans = [plan_split(split, entries, options) for split, entries in unique.splits.items()]
+        progress = Progress(sum(len(plan.entries) for plan in plans))
+        shards = map_(build_shard, _tasks(unique, plans, root, options, map_))
     built: list[Built] = []
-    for shard in map_(build_shard, tasks):
+    for shard in shards:
         built.append(shard)
         progress.advance(shard.images, shard.source_bytes, is_fresh=not shard.was_there)
     progress.close()
@@ -112,8 +121,9 @@ def prepare(
         source_sum = sum(shard.source_sum for shard in built) % 2**64
     bad = _bad_files(root, source, built, options)
     manifest = _manifest(root, source, built)
-    _remove_strangers(root, manifest)
+    _remove_strangers(root, source, manifest)
     told = asdict(identity) | {"bad_files": len(bad), "duplicates": len(duplicates), "source_sum": source_sum}
+    told["rewriters"] = sorted({shard.rewriter for shard in built if shard.rewriter})
     (root / PREPARED).write(json.dumps(told, indent=1).encode())
     write_manifest(root, manifest)
     (root / BUILD).delete()
@@ -122,6 +132,7 @@ def prepare(
         verify(root, is_full=verifies_all),
         bad,
         duplicates,
+        dict(sum((Counter(shard.kept) for shard in built), Counter())),
         source.notes,
         was_there=False,
         shards_kept=sum(shard.was_there for shard in built),
@@ -137,21 +148,26 @@ class _Identity:
     source: str
     content: str
     stamps: str
+    is_indexed: bool
 
     @classmethod
     def of(cls, source: Source, options: Options) -> _Identity:
         listed = {split: entries.content_digest() for split, entries in source.splits.items()}
         stamps = [entries.stamps_digest() for entries in source.splits.values()]
-        return cls(source.url, digest(source.classes, listed, source.strays, options.choices), digest(stamps))
+        choices = options.checks if source.is_indexed else options.choices
+        return cls(
+            source.url, digest(source.classes, listed, source.strays, choices), digest(stamps), source.is_indexed
+        )
 
 
 def _look(root: Location, source: Source, identity: _Identity, options: Options, map_: Map, *, replaces: bool) -> bool:
     """Whether the data set is there already; refuses a destination that must not be written."""
+    _refuse_to_overwrite_tars(root, source)
     if (root / MANIFEST).exists():
         told = _read_json(root / PREPARED)
         is_same = told.get("content") == identity.content and not (told.get("bad_files") and options.on_bad == "fail")
         if is_same and told.get("stamps") != identity.stamps:
-            is_same = sum_contents(source, map_) == told.get("source_sum")
+            is_same = _holds(root) if source.is_indexed else sum_contents(source, map_) == told.get("source_sum")
             if is_same:
                 (root / PREPARED).write(json.dumps(told | asdict(identity), indent=1).encode())
         if is_same:
@@ -163,7 +179,7 @@ def _look(root: Location, source: Source, identity: _Identity, options: Options,
                 f"{root} holds another data set already ({origin}with other images or options); "
                 "choose another destination, or --replace it"
             )
-    elif not replaces and "plan.json" not in (root / BUILD).children():
+    elif not replaces and "plan.json" not in (root / BUILD).children() and root.url != source.url:
         there = root.children()
         if there and any(True for _ in root.walk()):  # some stores list prefixes whose objects are gone
             raise DatasetError(
@@ -171,6 +187,23 @@ def _look(root: Location, source: Source, identity: _Identity, options: Options,
                 "set; choose another destination, or --replace what is in the way"
             )
     return False
+
+
+def _refuse_to_overwrite_tars(root: Location, source: Source) -> None:
+    """Shards of ours could have the names of tars that stoker has only indexed there."""
+    told = _read_json(root / PREPARED) or _read_json(root / BUILD / "plan.json")
+    is_inside = f"{told.get('source')}/".startswith(f"{root.url}/")
+    if told.get("is_indexed") and is_inside and not source.is_indexed:
+        raise DatasetError(f"{root} holds tars that stoker did not write but indexed; choose another destination")
+
+
+def _holds(root: Location) -> bool:
+    """Whether every tar of the data set at ``root`` is still what it was when it was indexed."""
+    try:
+        verify(root, is_full=True)
+    except (DatasetError, StorageError):
+        return False
+    return True
 
 
 def _without_duplicates(
@@ -216,6 +249,12 @@ def _tasks(source: Source, plans: list[SplitPlan], root: Location, options: Opti
     return (ShardTask(source.reader, root, plan, options) for plan in plans_of_shards())
 
 
+def _tar_tasks(source: Source, root: Location, options: Options) -> Iterator[ShardTask]:
+    for split, entries in source.splits.items():
+        for number, entry in enumerate(entries):
+            yield ShardTask(source.reader, root, ShardPlan(split, number, (entry,)), options)
+
+
 def _begin(root: Location, source: Source, identity: _Identity) -> None:
     """Mark the destination as ours, which shows that it can be written, and take an old data set away."""
     try:
@@ -230,8 +269,14 @@ def _begin(root: Location, source: Source, identity: _Identity) -> None:
     (root / MANIFEST).delete()
     for split in old.splits.values():
         for shard in split.shards:
-            (root / shard.path).delete()
+            if _is_written(shard):
+                (root / shard.path).delete()
             (root / shard.index_path).delete()
+
+
+def _is_written(shard: Shard) -> bool:
+    """Whether the tar is one that stoker wrote: only then its index stands beside it."""
+    return shard.path.removesuffix(".tar") == shard.index_path.removesuffix(".idx")
 
 
 def _bad_files(root: Location, source: Source, built: Iterable[Built], options: Options) -> tuple[BadFile, ...]:
@@ -253,7 +298,7 @@ def _bad_files(root: Location, source: Source, built: Iterable[Built], options: 
     return tuple(found)
 
 
-def _manifest(root: Location, source: Source, built: Iterable[Built]) -> Manifest:
+def _manifest(root: Location, source: Source, built: list[Built]) -> Manifest:
     shards: dict[str, list[Built]] = defaultdict(list)
     for shard in sorted(built, key=lambda b: b.number):
         if shard.shard is not None:
@@ -261,27 +306,28 @@ def _manifest(root: Location, source: Source, built: Iterable[Built]) -> Manifes
     for split in source.splits:
         if not shards[split]:
             raise DatasetError(f"{source.url}: no good image is left for split {split!r}; see {root / BAD_FILES}")
-    left = {label for shard in shards["train"] for label in shard.labels}
-    for label in np.unique(source.splits["train"].label).tolist():  # a hub's list of classes may name more
-        if label not in left:
-            name = source.classes[label]
-            raise DatasetError(
-                f"{source.url}: no good image is left of class {name!r} in train; see {root / BAD_FILES}"
-            )
+    listed = set() if source.is_indexed else set(np.unique(source.splits["train"].label).tolist())
+    for label in sorted(listed - {label for shard in shards["train"] for label in shard.labels}):
+        raise DatasetError(
+            f"{source.url}: no good image is left of class {source.classes[label]!r} in train; see {root / BAD_FILES}"
+        )
+    # tars of others may say numbers alone; a hub's list of classes may name more than there are
+    classes = source.classes or tuple(str(n) for n in range(1 + max(n for shard in built for n in shard.labels)))
     splits = {}
     for split in source.splits:
         parts = tuple(b.shard for b in shards[split] if b.shard is not None)
         splits[split] = Split(sum(part.samples for part in parts), parts)
-    return Manifest(source.classes, splits)
+    return Manifest(classes, splits)
 
 
-def _remove_strangers(root: Location, manifest: Manifest) -> None:
-    """Delete what an abandoned attempt with another plan left where our shards lie."""
+def _remove_strangers(root: Location, source: Source, manifest: Manifest) -> None:
+    """Delete what an abandoned attempt with another plan left where our shards or indexes lie."""
     ours = {path for split in manifest.splits.values() for s in split.shards for path in (s.path, s.index_path)}
+    prefix, kinds = (f"{INDEXES}/", "idx") if source.is_indexed else ("", "tar|idx")
     for split in manifest.splits:
-        for name in (root / split).children():
-            if re.fullmatch(r"\d{6,}\.(tar|idx)", name) and f"{split}/{name}" not in ours:
-                (root / split / name).delete()
+        for name in (root / f"{prefix}{split}").children():
+            if re.fullmatch(rf"\d{{6,}}\.({kinds})", name) and f"{prefix}{split}/{name}" not in ours:
+                (root / f"{prefix}{split}" / name).delete()
 
 
 def _read_json(where: Location) -> dict[str, Any]:

@@ -27,6 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kind", choices=sorted(KINDS), help="what SOURCE is, where that is not seen")
     parser.add_argument("--image-column", help="of Parquet or a list: the column with the images or their paths")
     parser.add_argument("--label-column", help="of Parquet or a list: the column with the labels")
+    parser.add_argument("--classes", help="of WebDataset tars: a file that names the classes, one a line")
+    parser.add_argument("--copy", action="store_true", help="write samples of WebDataset tars into shards of our own")
     parser.add_argument("--validation-share", type=float, help="part of each class that is held out (default 0.2)")
     parser.add_argument("--seed", type=int, default=0, help="of the shuffle and of what is held out (default 0)")
     parser.add_argument("--no-shuffle", action="store_true", help="keep the order of the source")
@@ -62,6 +64,8 @@ def prepare_command(given: argparse.Namespace) -> str:
         deduplicates=given.deduplicate,
         image_column=given.image_column,
         label_column=given.label_column,
+        classes_file=given.classes,
+        copies=given.copy,
         on_bad=given.on_bad,
         checks=not given.no_check,
         jpeg=given.jpeg,

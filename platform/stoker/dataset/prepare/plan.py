@@ -43,6 +43,10 @@ class Options:
     image_column: str | None = None
     """of Parquet or a list, where it cannot be guessed"""
     label_column: str | None = None
+    classes_file: str | None = None
+    """of WebDataset tars: a file that names the classes, one a line"""
+    copies: bool = False
+    """whether samples of WebDataset tars go into shards of our own, instead of the tars being indexed where they lie"""
     on_bad: Literal["fail", "skip"] = "fail"
     checks: bool = True
     """whether every image is decoded whole, instead of its header read"""

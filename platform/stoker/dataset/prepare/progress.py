@@ -14,9 +14,12 @@ _BAR_WIDTH = 30
 
 
 class Progress:
-    """Counts images and source bytes; rate and time left are those of this attempt alone."""
+    """Counts images and source bytes; rate and time left are those of this attempt alone.
 
-    def __init__(self, images: int, verb: str = "prepared", stream: TextIO | None = None) -> None:
+    ``images`` are how many there will be, None where that is not known.
+    """
+
+    def __init__(self, images: int | None, verb: str = "prepared", stream: TextIO | None = None) -> None:
         self._total = images
         self._verb = verb
         self._stream = stream or sys.stderr
@@ -51,12 +54,13 @@ class Progress:
             self._stream.flush()
 
     def _tell(self) -> None:
-        left = self._total - self._images
-        rate = self.images_per_s
+        total = self._images if self._total is None else self._total
+        left, rate = total - self._images, self.images_per_s
         rest = f"{_clock(left / rate)} left" if rate and left else f"{_clock(self.seconds)} taken"
-        line = f"{self._images:,} of {self._total:,} images, {self._bytes / 1e6:,.1f} MB, {rate:,.0f} images/s, {rest}"
+        of = "" if self._total is None else f" of {total:,}"
+        line = f"{self._images:,}{of} images, {self._bytes / 1e6:,.1f} MB, {rate:,.0f} images/s, {rest}"
         if self._is_terminal:
-            filled = _BAR_WIDTH * self._images // max(1, self._total)
+            filled = 0 if self._total is None else _BAR_WIDTH * self._images // max(1, total)
             self._stream.write(f"\r[{'#' * filled}{'.' * (_BAR_WIDTH - filled)}] {self._verb} {line}\033[K")
         else:
             self._stream.write(f"{self._verb} {line}\n")

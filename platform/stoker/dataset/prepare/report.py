@@ -29,6 +29,8 @@ def report(prepared: Prepared) -> str:
     if prepared.bad:
         lines.append(f"left out {_files(len(prepared.bad))}, listed in {prepared.root / BAD_FILES}:")
         lines += _by_reason(prepared.bad)
+    for why, count in sorted(prepared.kept.items()):
+        lines.append(f"stored {_files(count)} as they were, without restart markers: {why}")
     if prepared.duplicates:
         lines.append(
             f"left out {_files(len(prepared.duplicates))} whose bytes another has, listed in "

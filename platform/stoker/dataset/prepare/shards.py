@@ -14,18 +14,20 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 
-from stoker.dataset.decode import UndecodableImage, decode, image_kind, image_size
-from stoker.dataset.index import IndexRow, ShardIndex, payload_checksum
+from stoker.dataset.decode import UndecodableImage
+from stoker.dataset.index import IndexRow, ShardIndex
 from stoker.dataset.manifest import Shard, checksum
 from stoker.dataset.prepare.contents import ReadsSamples, SummedReader
+from stoker.dataset.prepare.images import StoredImage, store_image
+from stoker.dataset.prepare.markers import program_version
 from stoker.dataset.prepare.plan import Entry, Options, ShardPlan, digest
 from stoker.storage import Location
 
-__all__ = ["BUILD", "BadFile", "Built", "ShardTask", "build_shard"]
+__all__ = ["BUILD", "BadFile", "Built", "ShardTask", "build_shard", "record", "recorded"]
 
 BUILD = "build"
 _READERS = 4
-_RECORD_VERSION = 2
+_RECORD_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,10 @@ class Built:
     """label to samples"""
     source_sum: int
     """of the source's bytes, bad files included (stoker.dataset.prepare.contents)"""
+    kept: dict[str, int]
+    """why JPEGs that were to be rewritten are stored as they were, and how many"""
+    rewriter: str
+    """version of the program that rewrote JPEGs, or empty"""
     was_there: bool = False
 
 
@@ -78,19 +84,21 @@ def build_shard(task: ShardTask) -> Built:
         DatasetError: the source lost a file. (Files that are no images are told in the result.)
         StorageError: the source or the destination failed for longer than its patience.
     """
-    found = _recorded(task)
+    found = recorded(task)
     if found is not None:
         return found
     source = SummedReader(task.source)
-    tar, rows, bad = io.BytesIO(), list[IndexRow](), list[BadFile]()
+    tar, rows, bad, kept, kinds = io.BytesIO(), list[IndexRow](), list[BadFile](), Counter[str](), set[str]()
     with tarfile.open(fileobj=tar, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-        for entry, data, size in _images(replace(task, source=source)):
-            if isinstance(size, BadFile):
-                bad.append(size)
+        for entry, image in _images(replace(task, source=source)):
+            if isinstance(image, BadFile):
+                bad.append(image)
                 continue
-            offset = _add(archive, tar, f"{entry.key}.{image_kind(data)}", data)
+            offset = _add(archive, tar, f"{entry.key}.{image.kind}", image.data)
             _add(archive, tar, f"{entry.key}.cls", str(entry.label).encode())
-            rows.append(IndexRow(offset, len(data), entry.label, *size, payload_checksum(data), entry.key))
+            rows.append(image.row(entry.key, entry.label, offset))
+            kept.update([image.kept] if image.kept else [])
+            kinds.add(image.kind)
     shard = _write(task, tar.getvalue(), ShardIndex.of(rows)) if rows else None
     built = Built(
         split=task.plan.split,
@@ -101,23 +109,21 @@ def build_shard(task: ShardTask) -> Built:
         images=len(task.plan.entries),
         labels=dict(Counter(row.label for row in rows)),
         source_sum=source.total,
+        kept=dict(kept),
+        rewriter=program_version() if task.options.jpeg == "marked" and "jpg" in kinds else "",
     )
-    task.record.write(json.dumps({"digest": task.digest, "built": asdict(built)}).encode())
+    record(task, built)
     return built
 
 
-def _images(task: ShardTask) -> Iterator[tuple[Entry, bytes, tuple[int, int] | BadFile]]:
-    """Each entry in order with its bytes and its size in pixels, or what is wrong with it."""
+def _images(task: ShardTask) -> Iterator[tuple[Entry, StoredImage | BadFile]]:
+    """Each entry in order with what it becomes, or what is wrong with it."""
 
-    def read(entry: Entry) -> tuple[Entry, bytes, tuple[int, int] | BadFile]:
-        data = task.source.read(entry)
+    def read(entry: Entry) -> tuple[Entry, StoredImage | BadFile]:
         try:
-            size = image_size(data)
-            if task.options.checks:
-                decode(data)
+            return entry, store_image(task.source.read(entry), task.options)
         except UndecodableImage as error:
-            return entry, b"", BadFile(entry.path, str(error))
-        return entry, data, size
+            return entry, BadFile(entry.path, str(error))
 
     with ThreadPoolExecutor(_READERS, thread_name_prefix="stoker-source") as pool:
         try:
@@ -151,7 +157,12 @@ def _write(task: ShardTask, tar: bytes, index: ShardIndex) -> Shard:
     return shard
 
 
-def _recorded(task: ShardTask) -> Built | None:
+def record(task: ShardTask, built: Built) -> None:
+    """Say that the shard is on the store, whole."""
+    task.record.write(json.dumps({"digest": task.digest, "built": asdict(built)}).encode())
+
+
+def recorded(task: ShardTask) -> Built | None:
     """What an earlier attempt recorded, if it was at the same plan and its objects are there in full."""
     try:
         content = json.loads(task.record.read())
@@ -160,13 +171,13 @@ def _recorded(task: ShardTask) -> Built | None:
         told = content["built"]
         shard = Shard(**told["shard"]) if told["shard"] else None
         if shard is not None and (
-            (task.root / shard.path).size() != shard.bytes or (task.root / shard.index_path).size() != shard.index_bytes
+            shard.tar(task.root).size() != shard.bytes or (task.root / shard.index_path).size() != shard.index_bytes
         ):
             return None
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
     return Built(
-        **{k: told[k] for k in ("split", "number", "source_bytes", "images", "source_sum")},
+        **{k: told[k] for k in ("split", "number", "source_bytes", "images", "source_sum", "kept", "rewriter")},
         shard=shard,
         bad=tuple(BadFile(**bad) for bad in told["bad"]),
         labels={int(label): count for label, count in told["labels"].items()},

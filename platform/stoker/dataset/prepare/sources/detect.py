@@ -12,6 +12,7 @@ from stoker.dataset.prepare.sources.listing import LIST_SUFFIXES, open_listing
 from stoker.dataset.prepare.sources.parquet import SUFFIX, open_parquet
 from stoker.dataset.prepare.sources.source import Source, split_name
 from stoker.dataset.prepare.sources.torchvision_set import PROTOCOL, open_torchvision
+from stoker.dataset.prepare.sources.webdataset import has_tars, open_webdataset
 from stoker.errors import DatasetError
 from stoker.storage import Location, locate
 
@@ -30,6 +31,7 @@ KINDS: dict[str, Opener] = {
     "list": _at_location(open_listing),
     "parquet": _at_location(open_parquet),
     "torchvision": lambda source, _, patience_s: open_torchvision(source),
+    "webdataset": _at_location(open_webdataset),
 }
 
 
@@ -71,4 +73,4 @@ def _kind_of_folder(location: Location) -> str:
     for name in folders:
         if (name == "data" or split_name(name)) and any(f.endswith(SUFFIX) for f in files_in(location / name)[0]):
             return "parquet"
-    return "folder"
+    return "webdataset" if has_tars(location) else "folder"

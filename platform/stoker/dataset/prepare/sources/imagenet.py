@@ -44,7 +44,7 @@ class ArchiveReader:
     def read(self, entry: Entry) -> bytes:
         where = self.location / entry.path.partition("#")[0]
         try:
-            return where.read_range(entry.offset, entry.offset + entry.bytes)
+            return bytes(where.read_range(entry.offset, entry.offset + entry.bytes))
         except FileNotFoundError:
             raise DatasetError(
                 f"{where}: listed a moment ago but not there now; where several machines prepare, all must see the "

@@ -44,7 +44,7 @@ class RangeFile(io.RawIOBase):
             return b""
         if not self._held_at <= self._at <= stop <= self._held_at + len(self._held):
             fetch = min(self._size, max(stop, self._at + self._ahead))
-            self._held = self._location.read_range(self._start + self._at, self._start + fetch)
+            self._held = bytes(self._location.read_range(self._start + self._at, self._start + fetch))
             self._held_at = self._at
         found = self._held[self._at - self._held_at : stop - self._held_at]
         self._at = stop

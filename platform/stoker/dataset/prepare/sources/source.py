@@ -55,6 +55,8 @@ class Source:
     has_runs: bool = False
     """whether the reader is a :class:`RunReader`"""
     notes: tuple[str, ...] = ()
+    is_indexed: bool = False
+    """whether the entries are tars of samples, to be indexed where they lie instead of copied"""
 
     @property
     def bytes(self) -> int:

@@ -1,0 +1,171 @@
+"""What becomes of one image's bytes: checked, named by what they are, and a JPEG made ready to be cut.
+
+    bytes ─ header ─ decode whole ─┬─ JPEG ─▶ rewritten without loss, with markers; the same pixels, or as it was
+                                   ├─ another kind ─▶ as it is
+                                   └─ larger than wanted ─▶ scaled down, a JPEG with markers
+
+A pure function of the bytes and the options, but for the version of the program that rewrites (``markers``).
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
+from torch import Tensor
+
+from stoker.dataset.decode import UndecodableImage, decode, image_kind, image_size
+from stoker.dataset.index import IndexRow, payload_checksum
+from stoker.dataset.jpeg import Marks, read_marks
+from stoker.dataset.prepare.markers import choose_interval, program_version, rewrite
+from stoker.dataset.prepare.plan import Options
+from stoker.errors import DatasetError
+
+__all__ = ["StoredImage", "check_tools", "image_orientation", "store_image"]
+
+_ORIENTATION = 0x0112
+_BAD_EXIF = (OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, AttributeError, struct.error)
+"""what damaged EXIF makes Pillow raise; decoders then take the image as upright"""
+_NO_JPEG = (".png", ".webp", ".gif")
+_BLOCK = 8
+_SUBSAMPLED = 16
+"""pixels, wide and high, of an MCU of a 4:2:0 JPEG"""
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """An image as it goes into a shard.
+
+    ``kind`` is its extension; ``width``, ``height`` in pixels before any rotation; ``orientation`` by EXIF, 1 to 8.
+    """
+
+    data: bytes
+    kind: str
+    width: int
+    height: int
+    orientation: int
+    marks: Marks | None
+    kept: str = ""
+    """why a JPEG that was to be rewritten is stored as it was; empty otherwise"""
+
+    def row(self, key: str, label: int, offset: int) -> IndexRow:
+        """Its row in the index, where its bytes begin at ``offset`` in the tar."""
+        size, sum_ = (self.width, self.height), payload_checksum(self.data)
+        return IndexRow(offset, len(self.data), label, *size, sum_, key, self.orientation, self.marks)
+
+
+def check_tools(paths: Iterable[str], options: Options) -> None:
+    """Look for the program that marks JPEGs, unless ``paths``, the names of all images, speak of other kinds alone.
+
+    Raises:
+        DatasetError: this machine does not have it.
+    """
+    if options.jpeg == "marked":
+        try:
+            program_version()
+        except DatasetError:
+            if not all(path.lower().endswith(_NO_JPEG) for path in paths):
+                raise
+
+
+def store_image(data: bytes, options: Options) -> StoredImage:
+    """What the image file ``data`` becomes.
+
+    Raises:
+        UndecodableImage: it is no image, or damaged.
+        DatasetError: the program that marks JPEGs is missing.
+    """
+    kind, size = image_kind(data), image_size(data)
+    if options.longest_side and (kind != "jpg" or max(size) > options.longest_side):
+        return _encoded_anew(data, kind, options)
+    if kind == "jpg" and options.jpeg == "marked":
+        return _rewritten(data, size, options)
+    if options.checks:
+        decode(data)
+    return StoredImage(data, kind, *size, image_orientation(data), read_marks(data))
+
+
+def image_orientation(data: bytes | memoryview) -> int:
+    """The EXIF orientation by which :func:`stoker.dataset.decode.decode` turns the image, 1 to 8; 1 is upright."""
+    kind = image_kind(data)
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if kind in {"jpg", "webp"}:  # where an orientation that only XMP tells is not followed
+                exif = Image.Exif()
+                exif.load(image.info.get("exif") or b"")
+            else:
+                exif = image.getexif()
+            found = exif.get(_ORIENTATION, 1)
+    except _BAD_EXIF:
+        return 1
+    return found if isinstance(found, int) and 1 <= found <= 8 else 1
+
+
+def _rewritten(data: bytes, size: tuple[int, int], options: Options) -> StoredImage:
+    pixels = _pixels(data, options)
+    orientation, keeps_metadata = image_orientation(data), options.metadata == "keep"
+    new = rewrite(data, _interval(data), keeps_metadata=keeps_metadata, orientation=orientation)
+    if new.damage and options.checks:
+        raise UndecodableImage(new.damage)
+    kept = ""
+    if pixels is None or new.damage:
+        kept = "damaged"
+    elif new.data is None:
+        kept = "of a kind that the program does not rewrite"
+    elif not _same(new.data, pixels):
+        kept = "rewritten, it would have other pixels"
+    stored = data if kept or new.data is None else new.data
+    return StoredImage(stored, "jpg", *size, orientation, read_marks(stored), kept)
+
+
+def _pixels(data: bytes, options: Options) -> Tensor | None:
+    try:
+        return decode(data)
+    except UndecodableImage:
+        if options.checks:
+            raise
+        return None
+
+
+def _same(data: bytes, pixels: Tensor) -> bool:
+    try:
+        return torch.equal(decode(data), pixels)
+    except UndecodableImage:
+        return False
+
+
+def _interval(data: bytes) -> int:
+    with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+        assert isinstance(image, JpegImageFile)
+        factors = [(across, down) for _, across, down, _ in image.layer]
+        if len(factors) == 1:  # a scan of one component has MCUs of one block (ITU-T T.81, A.2.2)
+            factors = [(1, 1)]
+        wide, high = (_BLOCK * max(f) for f in zip(*factors, strict=True))
+        return choose_interval(-(-image.width // wide), wide * high)
+
+
+def _encoded_anew(data: bytes, kind: str, options: Options) -> StoredImage:
+    pixels = decode(data)
+    if kind == "jpg" and options.checks and options.jpeg == "marked":
+        damage = rewrite(data, 1, keeps_metadata=False).damage
+        if damage:
+            raise UndecodableImage(damage)
+    image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    longest = options.longest_side or max(image.size)
+    if max(image.size) > longest:
+        scale = longest / max(image.size)
+        wanted = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        image = image.resize(wanted, Image.Resampling.LANCZOS)
+    marked = {}
+    if options.jpeg == "marked":
+        columns = -(-image.width // _SUBSAMPLED)
+        marked["restart_marker_blocks"] = choose_interval(columns, _SUBSAMPLED**2)
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=options.quality, subsampling="4:2:0", optimize=True, **marked)
+    encoded = file.getvalue()
+    return StoredImage(encoded, "jpg", *image.size, 1, read_marks(encoded))

@@ -1,0 +1,158 @@
+"""A foreign WebDataset tar, indexed where it lies: one pass over its bytes, checking each image.
+
+    tar ─ read on, 8 MB at a time, into the checksum ─ samples (members with the same key) ─ threads ─▶ index rows
+
+Only ``index/<split>/<number>.idx`` is written, below the data set; the tar is neither copied nor touched.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from collections import Counter, deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+
+import xxhash
+
+from stoker.dataset.decode import UndecodableImage
+from stoker.dataset.index import IndexRow, ShardIndex, payload_checksum
+from stoker.dataset.manifest import Shard, checksum
+from stoker.dataset.prepare.images import store_image
+from stoker.dataset.prepare.plan import Options
+from stoker.dataset.prepare.shards import BadFile, Built, ShardTask, record, recorded
+from stoker.dataset.prepare.sources.webdataset import AUDIO, BadSample, Member, TarReader, is_used, pick, samples_of
+from stoker.errors import DatasetError
+from stoker.storage import Location
+
+__all__ = ["INDEXES", "index_tar"]
+
+INDEXES = "index"
+"""folder of a data set for the indexes of tars that stoker did not write"""
+_CHUNK_BYTES = 8 * 2**20
+_BUFFER_BYTES = 2**20
+_READERS = 4
+_IN_FLIGHT = 4 * _READERS
+
+
+def index_tar(task: ShardTask) -> Built:
+    """Index the one tar that the task names, or find that an earlier attempt has.
+
+    Raises:
+        DatasetError: it is no tar, damaged, or gone.
+        StorageError: source or destination failed for longer than their patience.
+    """
+    found = recorded(task)
+    if found is not None:
+        return found
+    reader, (entry,) = task.source, task.plan.entries
+    assert isinstance(reader, TarReader)
+    stream = _Stream(reader.location / entry.path, entry.bytes)
+    rows, bad = list[IndexRow](), list[BadFile]()
+    for result in _checked(stream, reader.classes, replace(task.options, jpeg="original", longest_side=None)):
+        if isinstance(result, IndexRow):
+            rows.append(result)
+        else:
+            bad.append(BadFile(f"{entry.path}#{result.path}", result.reason))
+    stream.drain()
+    packed = ShardIndex.of(rows).to_bytes()
+    shard = Shard(
+        path=_path(task.root, stream.where),
+        bytes=entry.bytes,
+        samples=len(rows),
+        checksum=f"xxh3_128:{stream.hasher.hexdigest()}",
+        index_path=f"{INDEXES}/{task.plan.name}.idx",
+        index_bytes=len(packed),
+        index_checksum=checksum(packed),
+    )
+    if rows:
+        (task.root / shard.index_path).write(packed)
+    built = Built(
+        split=task.plan.split,
+        number=task.plan.number,
+        shard=shard if rows else None,
+        bad=tuple(bad),
+        source_bytes=entry.bytes,
+        images=len(rows) + len(bad),
+        labels=dict(Counter(row.label for row in rows)),
+        source_sum=0,
+        kept={},
+        rewriter="",
+    )
+    record(task, built)
+    return built
+
+
+class _Stream:
+    """The bytes of an object from its first to its last, each read once and put into a checksum."""
+
+    def __init__(self, where: Location, size: int) -> None:
+        self.where, self.hasher = where, xxhash.xxh3_128()
+        self._size, self._at = size, 0
+        self._held, self._used = memoryview(b""), 0
+
+    def read(self, size: int) -> bytes:
+        """At most ``size`` of the next bytes; none at the end."""
+        if self._used == len(self._held) and self._at < self._size:
+            stop = min(self._size, self._at + _CHUNK_BYTES)
+            try:
+                self._held = memoryview(self.where.read_range(self._at, stop))
+            except FileNotFoundError:
+                raise DatasetError(
+                    f"{self.where}: listed a moment ago but not there now; where several machines prepare, all must "
+                    "see the tars (or give --local)"
+                ) from None
+            self.hasher.update(self._held)
+            self._at, self._used = stop, 0
+        part = self._held[self._used : self._used + size]
+        self._used += len(part)
+        return bytes(part)
+
+    def drain(self) -> None:
+        """Read what follows the archive's end, for the checksum."""
+        while self.read(_CHUNK_BYTES):
+            pass
+
+
+def _checked(stream: _Stream, classes: tuple[str, ...], options: Options) -> Iterator[IndexRow | BadFile]:
+    """The row of each sample, or what is wrong with it, in the order of the tar."""
+    waiting: deque[Future[IndexRow | BadFile]] = deque()
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="stoker-source") as pool, _opened(stream) as archive:
+        try:
+            for key, members in samples_of(archive, stream.where, is_used):
+                waiting.append(pool.submit(_row, key, members, classes, options))
+                if len(waiting) >= _IN_FLIGHT:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _opened(stream: _Stream) -> tarfile.TarFile:
+    try:
+        return tarfile.open(fileobj=stream, mode="r|", bufsize=_BUFFER_BYTES)  # type: ignore[call-overload]
+    except tarfile.TarError as error:
+        raise DatasetError(f"{stream.where}: no tar ({error}); write it again, or take it out of the folder") from None
+
+
+def _row(key: str, members: list[Member], classes: tuple[str, ...], options: Options) -> IndexRow | BadFile:
+    try:
+        payload, label = pick(members, classes)
+        assert payload.data is not None
+        if payload.extension in AUDIO:
+            return _sound(key, payload.data, label, payload.offset)
+        return store_image(payload.data, options).row(key, label, payload.offset)
+    except (BadSample, UndecodableImage) as error:
+        return BadFile(key, str(error))
+
+
+def _sound(key: str, data: bytes, label: int, offset: int) -> IndexRow:
+    if not (data.startswith(b"fLaC") or (data.startswith((b"RIFF", b"RF64")) and data[8:12] == b"WAVE")):
+        raise BadSample("a sound that begins as neither WAV nor FLAC does" if data else "the sound is empty (0 bytes)")
+    return IndexRow(offset, len(data), label, 0, 0, payload_checksum(data), key)
+
+
+def _path(root: Location, tar: Location) -> str:
+    """Relative to the data set where the tar lies in it, else absolute."""
+    return tar.url.removeprefix(f"{root.url.rstrip('/')}/")
