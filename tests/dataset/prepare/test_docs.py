@@ -12,9 +12,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from conftest import Store
 from images import JOB, encoded, make_folder
-
 from stoker.storage import Location, locate
 
 from .test_imagenet import archives
