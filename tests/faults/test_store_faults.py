@@ -232,5 +232,5 @@ def test_a_key_that_obstore_would_change_is_read_by_s3fs(store: Store, monkeypat
     place.write(b"0123456789")
     assert place.read_range(2, 5) == b"234"
     monkeypatch.setenv("STOKER_S3_CLIENT", "obstore")
-    with pytest.raises(StorageError, match="it cannot read the key .*deep//er.*unset it to use s3fs"):
+    with pytest.raises(StorageError, match=r"it cannot read the key .*deep//er.*unset it to use s3fs"):
         place.read_range(2, 5)
