@@ -28,7 +28,9 @@ __all__ = ["ObstoreClient", "obstore_client"]
 logger = logging.getLogger(__name__)
 
 _CHOICES = ("s3fs", "obstore")
-_CREDENTIALS_LIVE = timedelta(minutes=5)  # then s3fs's session is asked anew; it renews those of a role in time
+# s3fs's session, which renews those of a role in time, is asked anew every 5 minutes: obstore asks 5 minutes before the
+# end that it is told, and, if that is nearer, ten times a second.
+_CREDENTIALS_LIVE = timedelta(minutes=10)
 _MOST_STORES = 8  # one for each time-out: it is a property of obstore's store, not of a request
 _STATUS = re.compile(r"non-2xx status code: (\d{3})")
 _CODE = re.compile(r"<Code>(\w{1,64})</Code>")
@@ -54,11 +56,12 @@ def obstore_client(bucket: str, key: str) -> ObstoreClient | None:
         raise StorageError(f"STOKER_S3_CLIENT is {choice!r}; set it to {' or '.join(_CHOICES)}, or not at all")
     with _making:  # many threads ask at once when a stream begins; one client has the connections of all
         client = _client(bucket, os.getpid(), surroundings("s3"))
-    if choice == "obstore":
-        if client.reason:
-            raise StorageError(f"STOKER_S3_CLIENT is obstore, but {client.reason}; unset it to use s3fs")
-        return client
-    return None if client.reason or _UNUSUAL_KEY.search(key) else client
+    reason = client.reason
+    if _UNUSUAL_KEY.search(key):
+        reason = reason or f"it cannot read the key {key!r} with its empty or dotted part"
+    if reason and choice == "obstore":
+        raise StorageError(f"STOKER_S3_CLIENT is obstore, but {reason}; unset it to use s3fs")
+    return None if reason else client
 
 
 class ObstoreClient:
