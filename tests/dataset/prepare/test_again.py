@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from images import make, make_folder, objects
+from sources import write_hub
 from stoker.dataset import read_manifest
 from stoker.dataset.prepare import Options
 from stoker.dataset.prepare.verify import verify
@@ -80,6 +81,7 @@ def test_what_an_abandoned_attempt_left_is_replaced(folder: Path, tmp_path: Path
 @pytest.mark.cluster
 def test_tasks_on_ray_make_the_same_bytes_and_their_errors_are_ours(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "gone").mkdir()
+    hub = write_hub(tmp_path / "hub" / "train-00000.parquet", [*range(40), 0, 1])
     code = """if True:
         import sys, ray
         from dataclasses import replace
@@ -87,7 +89,7 @@ def test_tasks_on_ray_make_the_same_bytes_and_their_errors_are_ours(folder: Path
         from stoker.dataset.prepare.sources.folder import FileReader
         from stoker.errors import DatasetError
         from stoker.storage import locate
-        destination, gone = map(locate, sys.argv[2:])
+        destination, gone, sorted_ = map(locate, sys.argv[2:5])
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
         options = Options(jpeg="original", shard_samples=7)
         source = open_source(sys.argv[1], options)
@@ -95,9 +97,21 @@ def test_tasks_on_ray_make_the_same_bytes_and_their_errors_are_ours(folder: Path
         lost = replace(source, reader=FileReader(gone))
         try: prepare(lost, gone.__class__(gone.url + "-data"), options, map=on_ray())
         except DatasetError as error: print(error)
+        options = replace(options, deduplicates=True)
+        rows = open_source(sys.argv[5], options)
+        print(prepare(rows, sorted_, options, map=on_ray()).manifest.fingerprint)
     """
     ran = subprocess.run(
-        [sys.executable, "-c", code, str(folder), str(tmp_path / "on-ray"), str(tmp_path / "gone")],
+        [
+            sys.executable,
+            "-c",
+            code,
+            str(folder),
+            str(tmp_path / "on-ray"),
+            str(tmp_path / "gone"),
+            str(tmp_path / "sorted"),
+            str(hub),
+        ],
         capture_output=True,
         text=True,
         check=False,
@@ -106,10 +120,13 @@ def test_tasks_on_ray_make_the_same_bytes_and_their_errors_are_ours(folder: Path
         timeout=300,
     )
     assert ran.returncode == 0, ran.stderr[-2000:]
-    fingerprint, error = ran.stdout.splitlines()
+    fingerprint, error, from_rows = ran.stdout.splitlines()
     assert fingerprint == make(folder, tmp_path / "here").manifest.fingerprint
     assert objects(tmp_path / "on-ray") == objects(tmp_path / "here")
     assert "listed a moment ago but not there now" in error
+    rows = make(hub, tmp_path / "rows", Options(jpeg="original", shard_samples=7, deduplicates=True))
+    assert from_rows == rows.manifest.fingerprint
+    assert len(rows.duplicates) == 2
 
 
 def test_damage_on_the_store_is_found_and_named(folder: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from images import encoded, make, make_folder, run_job
 from stoker.dataset import SampleReader
 from stoker.dataset.decode import decode
 from stoker.dataset.prepare import Options
+from stoker.dataset.prepare.report import report
 from stoker.errors import DatasetError
 from stoker.storage import locate
 
@@ -85,6 +86,23 @@ def test_bad_files_end_the_preparation_with_one_line_that_names_the_first_and_co
         (source / path).unlink()
     assert make(source, tmp_path / "data").bad == ()
     assert not (tmp_path / "data" / "bad.jsonl").exists()
+
+
+def test_bad_files_are_grouped_by_reason_with_the_first_of_each(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "images", {"cat": 4, "dog": 4})
+    for number in range(10, 15):
+        (folder / "cat" / f"{number}.jpg").write_bytes(b"")
+        (folder / "dog" / f"{number}.jpg").write_bytes(encoded(number)[: -40 - number])
+    (folder / "readme.md").write_text("hello")
+
+    made = make(folder, tmp_path / "data", Options(jpeg="original", on_bad="skip"))
+
+    lines = report(made).splitlines()
+    assert lines[0] == f"left out 11 files, listed in {tmp_path}/data/bad.jsonl:"
+    assert lines[1].startswith("        5  the image is empty (0 bytes): cat/10.jpg, cat/11.jpg, cat/12.jpg, ...")
+    assert "      5  the jpg image cannot be decoded (" in lines[2]  # the numbers of bytes differ
+    assert lines[3] == "        1  lies outside the class folders: readme.md"
+    assert len((tmp_path / "data" / "bad.jsonl").read_text().splitlines()) == 11
 
 
 def test_a_class_without_one_good_image_is_named(tmp_path: Path) -> None:

@@ -75,6 +75,58 @@ def _share(at: Path) -> tuple[list[str | Path], str]:
     return [make_folder(at / "images", {"cat": 3}), at / "data", "--validation-share", "1.5"], "must be at least 0"
 
 
+def _quality(at: Path) -> tuple[list[str | Path], str]:
+    return [make_folder(at / "images", {"cat": 3}), at / "data", "--quality", "0"], "--quality 0: must be from 1 to 100"
+
+
+def _longest_side(at: Path) -> tuple[list[str | Path], str]:
+    return [make_folder(at / "images", {"cat": 3}), at / "data", "--longest-side", "0"], "must be at least 1 pixel"
+
+
+def _share_although_split(at: Path) -> tuple[list[str | Path], str]:
+    for split in ("train", "val"):
+        make_folder(at / "images" / split, {"cat": 3})
+    return [at / "images", at / "data", "--validation-share", "0.5"], "has a validation split already; leave"
+
+
+def _no_list(at: Path) -> tuple[list[str | Path], str]:
+    return [at / "list.csv", at / "data"], "no list at"
+
+
+def _empty_list(at: Path) -> tuple[list[str | Path], str]:
+    (at / "list.csv").write_text("path,label\n")
+    return [at / "list.csv", at / "data"], "is no list: it has no line with columns"
+
+
+def _list_of_nothing(at: Path) -> tuple[list[str | Path], str]:
+    (at / "list.jsonl").write_text('{"path": "1.jpg", "label": "a"}\n')
+    return [at / "list.jsonl", at / "data"], "no line of the list names a file that is there"
+
+
+def _list_in_another_code(at: Path) -> tuple[list[str | Path], str]:
+    (at / "list.csv").write_bytes("path,label\n1.jpg,ä\n".encode("latin-1"))
+    return [at / "list.csv", at / "data"], "cannot be read as a list in UTF-8"
+
+
+def _list_without_train(at: Path) -> tuple[list[str | Path], str]:
+    (at / "1.jpg").write_bytes(encoded(1))
+    (at / "list.csv").write_text("path,label,split\n1.jpg,a,test\n")
+    return [at / "list.csv", at / "data"], "has no train split, only test; add the images to train on"
+
+
+def _no_parquet(at: Path) -> tuple[list[str | Path], str]:
+    return [at / "a.parquet", at / "data"], "no Parquet files at"
+
+
+def _folder_said_to_be_imagenet(at: Path) -> tuple[list[str | Path], str]:
+    return [
+        make_folder(at / "images", {"cat": 3}),
+        at / "data",
+        "--kind",
+        "imagenet",
+    ], "holds no ILSVRC2012_img_train.tar"
+
+
 @pytest.mark.parametrize(
     "case",
     [
@@ -89,6 +141,16 @@ def _share(at: Path) -> tuple[list[str | Path], str]:
         _is_a_file,
         _unknown_protocol,
         _share,
+        _quality,
+        _longest_side,
+        _share_although_split,
+        _no_list,
+        _empty_list,
+        _list_of_nothing,
+        _list_in_another_code,
+        _list_without_train,
+        _no_parquet,
+        _folder_said_to_be_imagenet,
     ],
 )
 def test_bad_input_gets_one_line_and_nothing_is_written(

@@ -2,6 +2,9 @@
 
 import csv
 import json
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -134,3 +137,22 @@ def test_a_list_on_the_store_names_images_there_and_of_other_places(store: Store
 
     found = {(name, data) for _, name, data in samples(made)["train"]}
     assert found == {("a", encoded(n)) for n in range(4)} | {("b", encoded(10 + n)) for n in range(4)}
+
+
+def test_images_on_a_web_server_are_read_and_missing_ones_are_bad_files(tmp_path: Path) -> None:
+    write_images(tmp_path / "site", 5)
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=tmp_path / "site")) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        site = f"http://127.0.0.1:{server.server_address[1]}"
+        rows: list[list[object]] = [[f"{site}/{n}.jpg", "a"] for n in range(7)]
+        source = write_csv(tmp_path / "list.csv", ["image_url", "label"], rows)
+        made = make(source, tmp_path / "data", Options(jpeg="original", on_bad="skip", validation_share=0))
+        server.shutdown()
+
+    assert {data for _, _, data in samples(made)["train"]} == {encoded(n) for n in range(5)}
+    assert [bad.path for bad in made.bad] == [f"{site}/5.jpg", f"{site}/6.jpg"]

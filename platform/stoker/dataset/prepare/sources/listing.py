@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import posixpath
 from array import array
@@ -23,7 +24,7 @@ import xxhash
 from stoker.dataset.prepare.entries import Entry, Listing
 from stoker.dataset.prepare.plan import Options
 from stoker.dataset.prepare.sources.columns import CLASS_WORDS, class_names, the_column
-from stoker.dataset.prepare.sources.listed import files_in, stamp_of
+from stoker.dataset.prepare.sources.listed import Listed, files_in, stamp_of
 from stoker.dataset.prepare.sources.ranges import RangeFile
 from stoker.dataset.prepare.sources.source import Source, split_name
 from stoker.errors import DatasetError, StorageError
@@ -37,6 +38,8 @@ _PATH_WORDS = ("path", "file", "filename", "file_name", "image", "image_path", "
 _LISTERS = 16
 _TYPICAL_BYTES = 100_000
 """of an image on a web server that does not say"""
+
+_Found = tuple["array[int]", "array[int]", "array[int]"]
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ def open_listing(location: Location, options: Options) -> Source:
             strays.append((path, f"no such file, although line {line} of the list names it"))
         else:
             listings[split].add(path, number_of[label], *found)
-            hashes[split].append(xxhash.xxh3_64_intdigest(path.encode()))
+            hashes[split].append(_hash(path))
     strays += rows.strays
     splits = {}
     for split in ("train", "validation", "test"):
@@ -184,42 +187,69 @@ def _json_lines(text: Iterable[str]) -> Iterator[tuple[int, object]]:
 
 
 class _Files:
-    """Which of the named files are there: each folder is listed once; web servers are asked for each file."""
+    """Which of the named files are there: each folder is listed once; web servers are asked for each file.
+
+    24 bytes a file are kept: hashes of its path and stamp, and its size.
+    """
 
     def __init__(self, folder: Location) -> None:
         self._folder = folder
-        self._known: dict[str, dict[str, tuple[int, str]]] = {}
+        self._hashes = np.empty(0, np.uint64)
+        self._sizes = np.empty(0, np.int64)
+        self._stamps = np.empty(0, np.uint64)
 
     def look(self, rows: _Rows) -> None:
-        wanted: dict[str, set[str]] = defaultdict(set)
+        folders: set[str] = set()
+        asked: set[str] = set()
         for _, path, _, _ in rows:
-            parent, _, name = path.rpartition("/")
-            wanted[parent if parent or not path.startswith("/") else "/"].add(name)
+            if _place(self._folder, path).url.startswith(("http://", "https://")):
+                asked.add(path)
+            else:
+                folders.add(path[: path.rfind("/") + 1])
+        hashes, sizes, stamps = array("Q"), array("q"), array("Q")
         with ThreadPoolExecutor(_LISTERS, thread_name_prefix="stoker-list") as pool:
-            self._known = dict(zip(wanted, pool.map(self._look, wanted.items()), strict=True))
+            for found in itertools.chain(pool.map(self._list, sorted(folders)), pool.map(self._ask, sorted(asked))):
+                hashes.extend(found[0])
+                sizes.extend(found[1])
+                stamps.extend(found[2])
+        order = np.argsort(np.frombuffer(hashes, np.uint64), kind="stable")
+        self._hashes = np.frombuffer(hashes, np.uint64)[order]
+        self._sizes = np.frombuffer(sizes, np.int64)[order]
+        self._stamps = np.frombuffer(stamps, np.uint64)[order]
 
     def at(self, path: str) -> tuple[int, str] | None:
-        parent, _, name = path.rpartition("/")
-        return self._known[parent if parent or not path.startswith("/") else "/"].get(name)
+        """(bytes, stamp) of the file, or None if it is not there."""
+        wanted = np.uint64(_hash(path))
+        row = int(np.searchsorted(self._hashes, wanted))
+        if row == len(self._hashes) or self._hashes[row] != wanted:
+            return None
+        return int(self._sizes[row]), str(self._stamps[row])
 
-    def _look(self, wanted: tuple[str, set[str]]) -> dict[str, tuple[int, str]]:
-        parent, names = wanted
-        where = _place(self._folder, parent) if parent else self._folder
-        if where.url.startswith(("http://", "https://")):
-            asked = ((name, self._ask(where / name)) for name in sorted(names))
-            return {name: found for name, found in asked if found is not None}
-        return {name: found for name, found in files_in(where)[0].items() if name in names}
+    def _list(self, folder: str) -> _Found:
+        where = _place(self._folder, folder.rstrip("/") or "/") if folder else self._folder
+        return _found({f"{folder}{name}": at for name, at in files_in(where)[0].items()})
 
-    @staticmethod
-    def _ask(where: Location) -> tuple[int, str] | None:
+    def _ask(self, path: str) -> _Found:
+        where = _place(self._folder, path)
+
         def once() -> dict[str, Any]:
             return dict(where.filesystem.info(where.path))
 
         try:
             info = call_with_retries(once, what="look at", url=where.url, patience_s=where.patience_s)
         except FileNotFoundError:
-            return None
-        return int(info.get("size") or _TYPICAL_BYTES), stamp_of(info)
+            return _found({})
+        return _found({path: (int(info.get("size") or _TYPICAL_BYTES), stamp_of(info))})
+
+
+def _found(files: Listed) -> _Found:
+    """Hashes of the paths, sizes in bytes, hashes of the stamps."""
+    hashes = array("Q", (_hash(path) for path in files))
+    return hashes, array("q", (size for size, _ in files.values())), array("Q", (_hash(s) for _, s in files.values()))
+
+
+def _hash(text: str) -> int:
+    return xxhash.xxh3_64_intdigest(text.encode(errors="surrogateescape"))
 
 
 def _clean(path: str) -> str:
