@@ -37,7 +37,18 @@ def parquet(at: Path) -> str:
 
 
 def start(source: str, destination: Location, *more: str) -> subprocess.Popen[str]:
-    given = "--shard-samples 2 --seed 7 --on-bad skip --deduplicate --jpeg original --local".split()
+    given = [
+        "--shard-samples",
+        "2",
+        "--seed",
+        "7",
+        "--on-bad",
+        "skip",
+        "--deduplicate",
+        "--jpeg",
+        "original",
+        "--local",
+    ]
     command = [sys.executable, str(JOB), source, destination.url, *given, *more]
     return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
