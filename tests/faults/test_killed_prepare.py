@@ -37,19 +37,8 @@ def parquet(at: Path) -> str:
 
 
 def start(source: str, destination: Location, *more: str) -> subprocess.Popen[str]:
-    given = [
-        "--shard-samples",
-        "2",
-        "--seed",
-        "7",
-        "--on-bad",
-        "skip",
-        "--deduplicate",
-        "--jpeg",
-        "original",
-        "--local",
-    ]
-    command = [sys.executable, str(JOB), source, destination.url, *given, *more]
+    given = ["--shard-samples", "2", "--seed", "7", "--on-bad", "skip", "--deduplicate", "--jpeg", "original"]
+    command = [sys.executable, str(JOB), source, destination.url, *given, "--local", *more]
     return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
