@@ -6,20 +6,19 @@ import re
 import runpy
 import shlex
 import sys
+from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from conftest import Store
 from images import JOB, encoded, make_folder
-
+from sources import archives, write_hub, write_mnist
+from stoker.dataset.prepare.command import add_arguments
 from stoker.storage import Location, locate
-
-from .test_imagenet import archives
-from .test_parquet import write_hub
-from .test_torchvision import write_mnist
 
 DOCS = Path(__file__).parents[3] / "docs" / "data.md"
 
@@ -88,10 +87,6 @@ def test_a_command_of_the_page_does_what_it_says(
 def test_the_page_shows_every_option() -> None:
     text = DOCS.read_text()
     shown = set(re.findall(r"--[a-z-]+", text))
-    from argparse import ArgumentParser
-
-    from stoker.dataset.prepare.command import add_arguments
-
     parser = ArgumentParser()
     add_arguments(parser)
     options = {word for action in parser._actions for word in action.option_strings if word.startswith("--")}

@@ -1,64 +1,21 @@
 """ImageNet's archives, small ones of the same make."""
 
-import io
 import json
-import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import scipy.io
 
 from conftest import Store
 from images import encoded, make, run_here, samples
+from sources import VALIDATION, WNIDS, archives, synsets
 from stoker.dataset.prepare import Options
 from stoker.dataset.prepare.sources.imagenet import open_imagenet
 from stoker.errors import DatasetError
 from stoker.storage import Location, locate
 
 PLAIN = Options(jpeg="original", shard_samples=5)
-WNIDS = ("n02119789", "n01440764", "n09999999")
-"""in the order of ILSVRC2012_ID, which is not that of their names"""
-VALIDATION = (3, 1, 2, 2, 1)
-"""the ILSVRC2012_ID of each validation image"""
-
-
-def tar_of(members: Mapping[str, bytes], mode: str = "w") -> bytes:
-    body = io.BytesIO()
-    with tarfile.open(fileobj=body, mode=mode) as tar:  # type: ignore[call-overload]
-        for name, data in members.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-    return body.getvalue()
-
-
-def meta() -> bytes:
-    """As the devkit's: the classes, then inner nodes of WordNet, in a MATLAB struct array."""
-    rows = [(n, wnid, f"word {n}", 0, np.zeros(0)) for n, wnid in enumerate(WNIDS, start=1)]
-    rows.append((4, "n00001740", "entity", 3, np.array([1, 2, 3])))
-    kinds = [(name, object) for name in ("ILSVRC2012_ID", "WNID", "words", "num_children", "children")]
-    file = io.BytesIO()
-    scipy.io.savemat(file, {"synsets": np.array(rows, dtype=kinds).reshape(-1, 1)})
-    return file.getvalue()
-
-
-def images() -> dict[str, dict[str, bytes]]:
-    return {wnid: {f"{wnid}_{10 * k + n}.JPEG": encoded(100 * k + n) for n in range(4)} for k, wnid in enumerate(WNIDS)}
-
-
-def archives() -> dict[str, bytes]:
-    truth = "".join(f"{number}\n" for number in VALIDATION).encode()
-    kit = {"ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt": truth}
-    kit["ILSVRC2012_devkit_t12/data/meta.mat"] = meta()
-    pictures = {f"ILSVRC2012_val_{n + 1:08d}.JPEG": encoded(1000 + n) for n in range(len(VALIDATION))}
-    return {
-        "ILSVRC2012_img_train.tar": tar_of({f"{wnid}.tar": tar_of(files) for wnid, files in images().items()}),
-        "ILSVRC2012_img_val.tar": tar_of(pictures),
-        "ILSVRC2012_devkit_t12.tar.gz": tar_of(kit, "w:gz"),
-    }
 
 
 def put(root: Location, files: Mapping[str, bytes]) -> Location:
@@ -68,7 +25,7 @@ def put(root: Location, files: Mapping[str, bytes]) -> Location:
 
 
 def assert_all_there(found: dict[str, list[tuple[str, str, bytes]]]) -> None:
-    train = {(wnid, data) for wnid, files in images().items() for data in files.values()}
+    train = {(wnid, data) for wnid, files in synsets().items() for data in files.values()}
     assert {(name, data) for _, name, data in found["train"]} == train
     truth = {(WNIDS[number - 1], encoded(1000 + n)) for n, number in enumerate(VALIDATION)}
     assert {(name, data) for _, name, data in found["validation"]} == truth

@@ -1,7 +1,6 @@
 """Parquet as model hubs keep image data sets, and its shuffle through external memory."""
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,32 +10,13 @@ import pytest
 
 from conftest import Store
 from images import encoded, make, objects, run_here, samples
+from sources import NAMES, hub_schema, write_hub
 from stoker.dataset.prepare import Options, on_threads, open_source, prepare
 from stoker.dataset.prepare.shards import build_shard
 from stoker.errors import DatasetError
 from stoker.storage import locate
 
 PLAIN = Options(jpeg="original", shard_samples=6)
-NAMES = ("cat", "dog", "emu")
-
-
-def hub_schema(names: Sequence[str] = NAMES) -> pa.Schema:
-    features = {"image": {"_type": "Image"}, "label": {"names": list(names), "_type": "ClassLabel"}}
-    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
-    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    return pa.schema([("image", image), ("label", pa.int64())], metadata=metadata)
-
-
-def write_hub(file: Path, numbers: Iterable[int], labels: Sequence[int | None] | None = None, group: int = 5) -> Path:
-    """Pictures of these numbers; the class of number n is n modulo 3 unless ``labels`` say otherwise."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    numbers = list(numbers)
-    rows = {
-        "image": [{"bytes": encoded(n), "path": f"{n}.jpg"} for n in numbers],
-        "label": [n % 3 for n in numbers] if labels is None else list(labels),
-    }
-    pq.write_table(pa.table(rows, schema=hub_schema()), file, row_group_size=group)
-    return file
 
 
 def write_flat(file: Path, columns: dict[str, list[Any]]) -> Path:

@@ -1,9 +1,7 @@
 """Data sets of torchvision that are on disk."""
 
-import gzip
 import io
 import pickle
-import struct
 from pathlib import Path
 
 import numpy as np
@@ -12,23 +10,10 @@ from PIL import Image
 from torchvision import datasets
 
 from images import encoded, make, make_folder, run_here, samples
+from sources import write_mnist
 from stoker.dataset.prepare import Options, open_source
 
 PLAIN = Options(jpeg="original", shard_samples=8)
-
-
-def write_mnist(root: Path, train: int = 40, test: int = 20) -> None:
-    """As the IDX files of MNIST's site, gzipped ones unpacked."""
-    folder = root / "MNIST" / "raw"
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for name, count in (("train", train), ("t10k", test)):
-        pixels = rng.integers(0, 255, (count, 28, 28), dtype=np.uint8)
-        images = struct.pack(">IIII", 0x803, count, 28, 28) + pixels.tobytes()
-        labels = struct.pack(">II", 0x801, count) + bytes(n % 10 for n in range(count))
-        for kind, data in (("images-idx3", images), ("labels-idx1", labels)):
-            (folder / f"{name}-{kind}-ubyte").write_bytes(data)
-            (folder / f"{name}-{kind}-ubyte.gz").write_bytes(gzip.compress(data))
 
 
 def test_pictures_without_files_are_stored_as_png_pixel_for_pixel(tmp_path: Path) -> None:
