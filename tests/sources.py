@@ -17,7 +17,7 @@ import scipy.io
 
 from images import encoded
 
-__all__ = ["NAMES", "VALIDATION", "WNIDS", "archives", "hub_schema", "synsets", "write_hub", "write_mnist"]
+__all__ = ["NAMES", "VALIDATION", "WNIDS", "archives", "hub_schema", "synsets", "tar_of", "write_hub", "write_mnist"]
 
 WNIDS = ("n02119789", "n01440764", "n09999999")
 """in the order of ILSVRC2012_ID, which is not that of their names"""

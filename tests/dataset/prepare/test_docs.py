@@ -16,7 +16,7 @@ import pytest
 
 from conftest import Store
 from images import JOB, encoded, make_folder
-from sources import archives, write_hub, write_mnist
+from sources import archives, tar_of, write_hub, write_mnist
 from stoker.dataset.prepare.command import add_arguments
 from stoker.storage import Location, locate
 
@@ -38,6 +38,13 @@ def place(tmp_path_factory: pytest.TempPathFactory, store: Store) -> tuple[Path,
     (here / "photos-with-flaws" / "cat" / "7.jpg").write_bytes(b"")
     for path in (here / "photos").rglob("*.jpg"):
         (raw / "photos" / path.parent.name / path.name).write(path.read_bytes())
+    for folder, label in (("tars", "cls"), ("tars-with-names", "txt")):
+        (here / folder).mkdir()
+        told = [
+            (f"{n}.{kind}", data) for n in range(6) for kind, data in (("jpg", encoded(n)), (label, b"01"[n % 2 :][:1]))
+        ]
+        (here / folder / "train-0000.tar").write_bytes(tar_of(dict(told)))
+    (here / "names.txt").write_text("cat\ndog\n")
     (here / "imagenet").mkdir()
     for name, data in archives().items():
         (here / "imagenet" / name).write_bytes(data)

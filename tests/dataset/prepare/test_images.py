@@ -174,6 +174,14 @@ def test_without_a_check_a_damaged_image_is_stored_as_it_was_and_counted() -> No
         store_image(BAD["b/damaged.jpg"], Options())
 
 
+def test_files_that_could_not_be_marked_are_counted_in_the_report(tmp_path: Path) -> None:
+    for number, data in enumerate([_WHOLE, BAD["b/damaged.jpg"]]):
+        (tmp_path / "images" / str(number)).mkdir(parents=True)
+        (tmp_path / "images" / str(number) / "1.jpg").write_bytes(data)
+    told = report(make(tmp_path / "images", tmp_path / "data", Options(checks=False)))
+    assert "stored 1 file as they were, without restart markers: damaged" in told
+
+
 def larger() -> Iterator[tuple[str, bytes]]:
     image = picture(500, 300)
     yield "jpg", saved(image)

@@ -14,6 +14,7 @@ from images import encoded, make, make_folder
 from stoker.dataset.decode import decode
 from stoker.dataset.jpeg import read_marks
 from stoker.dataset.prepare import Options
+from stoker.dataset.prepare.images import store_image
 from stoker.dataset.prepare.markers import choose_interval, program_version, rewrite
 from stoker.errors import DatasetError
 
@@ -130,6 +131,18 @@ def test_another_program_of_that_name_is_refused(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(DatasetError, match=r"calls itself 'mozjpeg version 4\.1\.1', and must be libjpeg-turbo's"):
         program_version()
+
+
+def test_a_program_that_changes_pixels_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = tmp_path / "jpegtran"
+    other.write_text(
+        "#!/bin/sh\ntest \"$1\" = -version && exec echo 'libjpeg-turbo version 9'\n"
+        "/usr/bin/djpeg | /usr/bin/cjpeg -quality 10\n"
+    )
+    other.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    stored = store_image(photograph(), Options())
+    assert (stored.data, stored.kept) == (photograph(), "rewritten, it would have other pixels")
 
 
 def test_what_is_no_jpeg_is_not_rewritten() -> None:

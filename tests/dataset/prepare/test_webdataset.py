@@ -13,14 +13,16 @@ import pytest
 import webdataset
 from PIL import Image
 
+from conftest import Store
 from images import encoded, make, make_folder, objects, samples
-from stoker.dataset import SampleReader
+from stoker.dataset import Loader, SampleReader
 from stoker.dataset.index import read_index
 from stoker.dataset.manifest import checksum
 from stoker.dataset.prepare import Options, open_source
 from stoker.dataset.prepare.command import add_arguments, prepare_command
 from stoker.dataset.prepare.verify import verify
 from stoker.errors import DatasetError
+from stoker.storage import locate
 
 Member = tuple[str, bytes]
 
@@ -124,6 +126,32 @@ def test_a_folder_of_tars_can_be_the_data_set_itself_and_is_never_written_over(t
     again = make(folder, folder, Options(), replaces=True)
     assert again.manifest.split("train").samples == 6
     assert {name: before[name] for name in before} == {name: objects(folder)[name] for name in before}
+
+
+def test_replacing_a_data_set_of_foreign_tars_leaves_them_alone(tmp_path: Path) -> None:
+    write_tar(tmp_path / "tars" / "a.tar", sample("x", 0) + sample("y", 1))
+    before = objects(tmp_path / "tars")
+    make(tmp_path / "tars", tmp_path / "data", Options())
+    make(make_folder(tmp_path / "images", {"a": 3, "b": 3}), tmp_path / "data", replaces=True)
+    assert objects(tmp_path / "tars") == before
+    assert not (tmp_path / "data" / "index" / "train" / "000000.idx").exists()
+
+
+@pytest.mark.store
+def test_tars_on_the_store_are_indexed_beside_them_and_streamed_by_the_loader(store: Store, tmp_path: Path) -> None:
+    place = locate(store.fresh("tars"))
+    written = write_by_webdataset(tmp_path / "tars", "train", 21, 8)
+    for path in (tmp_path / "tars").iterdir():
+        (place / "some" / path.name).write(path.read_bytes())
+
+    made = make((place / "some").url, (place / "some").url, Options())
+    beside = make((place / "some").url, (place / "data").url, Options())
+
+    assert beside.manifest.fingerprint == made.manifest.fingerprint
+    assert beside.manifest.split("train").shards[0].path == f"{place.url}/some/train-0000.tar"
+    loader = Loader(beside.root, "train", global_batch=7, micro_batch=7)
+    labels = [label for batch in loader for label in batch.labels.tolist()]
+    assert sorted(labels) == sorted(label for _, label, _ in written)
 
 
 def test_tars_that_were_copied_are_known_by_their_bytes_and_changed_ones_are_refused(tmp_path: Path) -> None:

@@ -252,7 +252,7 @@ def _tasks(source: Source, plans: list[SplitPlan], root: Location, options: Opti
 def _tar_tasks(source: Source, root: Location, options: Options) -> Iterator[ShardTask]:
     for split, entries in source.splits.items():
         for number, entry in enumerate(entries):
-            yield ShardTask(source.reader, root, ShardPlan(split, number, (entry,)), options)
+            yield ShardTask(source.reader, root, ShardPlan(split, number, (entry,)), options, source.classes)
 
 
 def _begin(root: Location, source: Source, identity: _Identity) -> None:

@@ -67,10 +67,12 @@ class ShardTask:
     root: Location
     plan: ShardPlan
     options: Options
+    classes: tuple[str, ...] = ()
+    """their names, where labels are still to be read from the source (.tars)"""
 
     @property
     def digest(self) -> str:
-        return digest(_RECORD_VERSION, self.options.image_choices, self.plan)
+        return digest(_RECORD_VERSION, self.options.image_choices, self.plan, self.classes)
 
     @property
     def record(self) -> Location:

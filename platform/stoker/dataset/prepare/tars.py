@@ -21,7 +21,8 @@ from stoker.dataset.manifest import Shard, checksum
 from stoker.dataset.prepare.images import store_image
 from stoker.dataset.prepare.plan import Options
 from stoker.dataset.prepare.shards import BadFile, Built, ShardTask, record, recorded
-from stoker.dataset.prepare.sources.webdataset import AUDIO, BadSample, Member, TarReader, is_used, pick, samples_of
+from stoker.dataset.prepare.sources.imagenet import ArchiveReader
+from stoker.dataset.prepare.sources.webdataset import AUDIO, BadSample, Member, is_used, pick, samples_of
 from stoker.errors import DatasetError
 from stoker.storage import Location
 
@@ -46,10 +47,10 @@ def index_tar(task: ShardTask) -> Built:
     if found is not None:
         return found
     reader, (entry,) = task.source, task.plan.entries
-    assert isinstance(reader, TarReader)
+    assert isinstance(reader, ArchiveReader)
     stream = _Stream(reader.location / entry.path, entry.bytes)
     rows, bad = list[IndexRow](), list[BadFile]()
-    for result in _checked(stream, reader.classes, replace(task.options, jpeg="original", longest_side=None)):
+    for result in _checked(stream, task.classes, replace(task.options, jpeg="original", longest_side=None)):
         if isinstance(result, IndexRow):
             rows.append(result)
         else:

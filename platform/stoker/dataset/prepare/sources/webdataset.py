@@ -24,7 +24,7 @@ from stoker.dataset.prepare.sources.source import Source, split_name
 from stoker.errors import DatasetError
 from stoker.storage import Location, locate
 
-__all__ = ["AUDIO", "BadSample", "Member", "TarReader", "has_tars", "is_used", "open_webdataset", "pick", "samples_of"]
+__all__ = ["AUDIO", "BadSample", "Member", "has_tars", "is_used", "open_webdataset", "pick", "samples_of"]
 
 AUDIO = ("wav", "flac")
 _PAYLOADS = ("jpg", "jpeg", "png", "webp", "gif", *AUDIO)
@@ -54,13 +54,6 @@ class Member:
     offset: int
     size: int
     data: bytes | None
-
-
-@dataclass(frozen=True)
-class TarReader(ArchiveReader):
-    """Where the tars of a source lie, and the names of its classes, if they are known."""
-
-    classes: tuple[str, ...] = ()
 
 
 def is_used(extension: str) -> bool:
@@ -102,7 +95,7 @@ def open_webdataset(location: Location, options: Options) -> Source:
             listing.add(path, 0, size, stamp)
         if len(listing):
             splits[split] = listing.entries()
-    return Source(location.url, classes, splits, TarReader(location, classes), is_indexed=True)
+    return Source(location.url, classes, splits, ArchiveReader(location), is_indexed=True)
 
 
 def samples_of(
