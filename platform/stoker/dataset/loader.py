@@ -53,6 +53,11 @@ class Batch:
     micro_batch: int
 
     @property
+    def inputs(self) -> Tensor:
+        """``images`` by a name that fits other kinds of sample too."""
+        return self.images
+
+    @property
     def size(self) -> int:
         """Samples that are not padding."""
         return int((self.numbers >= 0).sum())
