@@ -102,7 +102,8 @@ class AudioClips:
                 sound.seek(start)
                 frames = sound.read(wanted, dtype="float32", always_2d=True)
         except soundfile.LibsndfileError as error:
-            raise UndecodableAudio(f"the {kind} sound cannot be decoded ({error.error_string})") from None
+            reason = error.error_string.strip() or f"libsndfile's error {error.code}"
+            raise UndecodableAudio(f"the {kind} sound cannot be decoded ({reason})") from None
         if len(frames) < max(1, wanted):
             raise UndecodableAudio(f"the {kind} sound is truncated: {len(frames)} frames where {wanted} should be")
         mono = frames.mean(axis=1, dtype=np.float32)
