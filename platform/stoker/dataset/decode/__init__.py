@@ -7,6 +7,7 @@ from stoker.dataset.decode.audio import AudioClips, LogMel, UndecodableAudio
 from stoker.dataset.decode.crop import random_resized_crop
 from stoker.dataset.decode.decoder import Decoder, UndecodableSample
 from stoker.dataset.decode.evaluation import EvaluationImages, evaluation_image
+from stoker.dataset.decode.gpu import TrainingImagesOnGpu
 from stoker.dataset.decode.image import UndecodableImage, decode, image_kind, image_size
 from stoker.dataset.decode.training import TrainingImages
 
@@ -16,6 +17,7 @@ __all__ = [
     "EvaluationImages",
     "LogMel",
     "TrainingImages",
+    "TrainingImagesOnGpu",
     "UndecodableAudio",
     "UndecodableImage",
     "UndecodableSample",
