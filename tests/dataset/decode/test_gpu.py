@@ -1,4 +1,4 @@
-"""Decoding for the GPU: everything but nvJPEG itself runs on the CPU here, the comparison with nvJPEG where a GPU is."""
+"""Decoding for the GPU: everything but nvJPEG itself runs on the CPU here; nvJPEG is compared where there is a GPU."""
 
 from __future__ import annotations
 

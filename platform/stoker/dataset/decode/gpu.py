@@ -39,7 +39,7 @@ from stoker.recipe import Augment
 __all__ = ["DecodeBatch", "TrainingImagesOnGpu", "decode_by_nvjpeg"]
 
 DecodeBatch = Callable[[list[Tensor], torch.device], list[Tensor]]
-"""JPEGs (uint8 [bytes], on the CPU) to their stored pixels (uint8 [3, H, W], RGB, on the device), all or RuntimeError"""
+"""JPEGs (uint8 [bytes], on the CPU) to their stored pixels on the device (uint8 [3, H, W], RGB): all, or RuntimeError"""
 
 _TURNED = 5
 _ORIENTATIONS = range(1, 9)
@@ -98,7 +98,7 @@ class TrainingImagesOnGpu:
             device = torch.device("cuda", torch.cuda.current_device())
         self._image_size, self._augment, self._device, self._decode_batch = image_size, augment, device, decode_batch
         self._on_cpu = TrainingImages(image_size, augment)
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._lock = threading.Lock()
         self._probe()
 
@@ -111,7 +111,8 @@ class TrainingImagesOnGpu:
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             raise RecipeError(
-                f"data.decode is gpu, but torchvision cannot decode on {self._device} ({reason}); set data.decode to cpu"
+                f"data.decode is gpu, but torchvision decodes nothing on {self._device} ({reason}); "
+                "set data.decode to cpu"
             ) from None
 
     def empty(self, count: int) -> Tensor:
