@@ -39,7 +39,7 @@ from stoker.recipe import Augment
 __all__ = ["DecodeBatch", "TrainingImagesOnGpu", "decode_by_nvjpeg"]
 
 DecodeBatch = Callable[[list[Tensor], torch.device], list[Tensor]]
-"""JPEGs (uint8 [bytes], on the CPU) to their stored pixels on the device (uint8 [3, H, W], RGB): all, or RuntimeError"""
+"""JPEGs (uint8 [bytes], on the CPU) to stored pixels on the device (uint8 [3, H, W], RGB): all, or a RuntimeError"""
 
 _TURNED = 5
 _ORIENTATIONS = range(1, 9)
