@@ -14,7 +14,7 @@ from stoker.dataset.jpeg import read_marks
 from stoker.dataset.manifest import Manifest, Shard, Split, checksum, write_manifest
 from stoker.storage import Location, locate
 
-__all__ = ["write_dataset"]
+__all__ = ["write_dataset", "write_samples"]
 
 
 def write_dataset(
@@ -39,6 +39,30 @@ def write_dataset(
             number += count
         splits[split] = Split(number, tuple(made))
     write_manifest(root, Manifest(tuple(f"class{c}" for c in range(classes)), splits))
+    return root
+
+
+def write_samples(url: str, shards: Sequence[Sequence[tuple[str, bytes, int]]], *, classes: int = 3) -> Location:
+    """A data set at ``url`` with one split, train, of samples of any kind: (extension, bytes, label) by shard."""
+    root, number, made = locate(url), 0, []
+    for n, samples in enumerate(shards):
+        body, rows = io.BytesIO(), []
+        with tarfile.open(fileobj=body, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+            for extension, data, label in samples:
+                key, offset = f"{number:06d}", body.tell() + tarfile.BLOCKSIZE
+                rows.append(IndexRow(offset, len(data), label, 0, 0, payload_checksum(data), key))
+                for name, content in ((f"{key}.{extension}", data), (f"{key}.cls", str(label).encode())):
+                    member = tarfile.TarInfo(name)
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+                number += 1
+        tarred, index, path = body.getvalue(), ShardIndex.of(rows).to_bytes(), f"train/{n:06d}"
+        (root / f"{path}.tar").write(tarred)
+        (root / f"{path}.idx").write(index)
+        sums = checksum(tarred), checksum(index)
+        made.append(Shard(f"{path}.tar", len(tarred), len(rows), sums[0], f"{path}.idx", len(index), sums[1]))
+    split = Split(number, tuple(made))
+    write_manifest(root, Manifest(tuple(f"class{c}" for c in range(classes)), {"train": split}))
     return root
 
 

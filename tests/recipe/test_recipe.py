@@ -73,6 +73,19 @@ def test_a_bad_override_gets_one_line_that_names_the_key(override: str, line: st
     assert str(caught.value) == line
 
 
+@pytest.mark.parametrize(
+    ("other", "line"),
+    [
+        ("workers.gpus=0", "data.decode is gpu, but workers.gpus is 0; set data.decode to cpu or give workers a GPU"),
+        ("data.scales_in_dct=true", "data: scales_in_dct is for decode: cpu; with decode: gpu leave it out"),
+    ],
+)
+def test_decoding_on_the_gpu_is_refused_where_it_cannot_be(other: str, line: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        small("data.decode=gpu", other)
+    assert str(caught.value) == f"small.yaml: {line}"
+
+
 def test_a_file_that_is_missing_or_no_recipe_is_named(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"nowhere.yaml: no such recipe"):
         read_recipe(tmp_path / "nowhere.yaml")

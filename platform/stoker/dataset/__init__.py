@@ -1,8 +1,18 @@
 """Data sets in object storage: prepare them once, stream them exactly, in any training loop."""
 
 from stoker.dataset.decode import UndecodableImage
+from stoker.dataset.iterable import LoaderDataset
 from stoker.dataset.loader import Batch, Loader
 from stoker.dataset.manifest import Manifest, read_manifest
 from stoker.dataset.samples import Sample, SampleReader
 
-__all__ = ["Batch", "Loader", "Manifest", "Sample", "SampleReader", "UndecodableImage", "read_manifest"]
+__all__ = [
+    "Batch",
+    "Loader",
+    "LoaderDataset",
+    "Manifest",
+    "Sample",
+    "SampleReader",
+    "UndecodableImage",
+    "read_manifest",
+]

@@ -20,7 +20,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stoker.dataset.ahead import ahead
-from stoker.dataset.decode import Decoder, EvaluationImages, TrainingImages, UndecodableSample
+from stoker.dataset.decode import (
+    Decoder,
+    EvaluationImages,
+    TrainingImages,
+    TrainingImagesOnGpu,
+    UndecodableSample,
+)
 from stoker.dataset.decode.pool import decode_pool
 from stoker.dataset.manifest import read_manifest
 from stoker.dataset.order import EpochOrder, key_of, micro_batches_of, uniform
@@ -53,6 +59,11 @@ class Batch:
     micro_batch: int
 
     @property
+    def inputs(self) -> Tensor:
+        """``images`` by a name that fits other kinds of sample too."""
+        return self.images
+
+    @property
     def size(self) -> int:
         """Samples that are not padding."""
         return int((self.numbers >= 0).sum())
@@ -67,6 +78,7 @@ class Loader:
     of another kind, or images in another way, into batches.
 
     Raises:
+        RecipeError: ``data.decode`` is gpu where there is no GPU that decodes.
         DatasetError: the data set is missing or damaged; while iterating, a sample cannot be decoded.
         StorageError: the store refuses or does not answer within the location's patience.
         ValueError: sizes or ranks that cannot be.
@@ -90,6 +102,8 @@ class Loader:
         self._root = locate(root) if isinstance(root, str) else root
         self._data = data if data is not None else Data(url=self._root.url)
         self._decoder = decoder or _image_decoder(self._data, resize, is_training=shuffled)
+        # nvJPEG wants many images in a call, a thread of the CPU its share of them
+        self._parts = 1 if isinstance(self._decoder, TrainingImagesOnGpu) else self._data.decode_threads
         self._seed, self._shuffled = seed, shuffled
         self._global_batch, self._micro_batch = global_batch, micro_batch
         if global_batch % micro_batch:
@@ -268,7 +282,7 @@ class Loader:
                 at = part.start + i
                 labels[at] = self._replace(members[i], error, draws[at : at + 1], inputs[at : at + 1])
 
-        share = -(-len(present) // self._data.decode_threads) or 1
+        share = -(-len(present) // self._parts) or 1
         parts = [slice(a, min(a + share, len(present))) for a in range(0, len(present), share)]
         filling = [pool.submit(fill, part) for part in parts]
 
@@ -299,6 +313,8 @@ class Loader:
 
 
 def _image_decoder(data: Data, resize: int | None, *, is_training: bool) -> Decoder:
+    if is_training and data.decode == "gpu":
+        return TrainingImagesOnGpu(data.image_size, data.augment)
     if is_training:
         return TrainingImages(data.image_size, data.augment, scales_in_dct=data.scales_in_dct)
     return EvaluationImages(data.image_size, resize or round(data.image_size / 0.875))

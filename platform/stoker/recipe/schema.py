@@ -53,6 +53,9 @@ class Data(_Section):
     )
     cache_dir: str | None = Field(None, description="folder on each node that keeps what was read; safe to delete")
     cache_mb: Positive = Field(100_000, description="bound on the node's cache, all ranks together, in MB")
+    decode: Literal["cpu", "gpu"] = Field(
+        "cpu", description="what decodes training images; gpu takes nvJPEG, whose pixels differ a little"
+    )
     decode_threads: Positive = 2
     scales_in_dct: bool = Field(
         False, description="decode crops of twice the output's side and more at a fraction: faster, not exact"
@@ -64,6 +67,12 @@ class Data(_Section):
     def _std_divides(self) -> Data:
         if min(self.std) <= 0:
             raise ValueError("std must be above 0 in each channel")
+        return self
+
+    @model_validator(mode="after")
+    def _gpu_decodes_whole_sizes(self) -> Data:
+        if self.decode == "gpu" and self.scales_in_dct:
+            raise ValueError("scales_in_dct is for decode: cpu; with decode: gpu leave it out")
         return self
 
 
@@ -180,6 +189,8 @@ class Recipe(_Section):
                 f"workers.max ({self.workers.max}) is above the number of micro-batches "
                 f"(batch.total / batch.micro = {self.batch.micro_batches}); lower it or batch.micro"
             )
+        if self.data.decode == "gpu" and not self.workers.gpus:
+            raise ValueError("data.decode is gpu, but workers.gpus is 0; set data.decode to cpu or give workers a GPU")
         resize = self.evaluation.resize
         if resize is not None and resize < self.data.image_size:
             raise ValueError(

@@ -3,16 +3,22 @@
 A decoder is a small object (:class:`Decoder`): give a :class:`stoker.dataset.Loader` your own for another kind.
 """
 
+from stoker.dataset.decode.audio import AudioClips, LogMel, UndecodableAudio
 from stoker.dataset.decode.crop import random_resized_crop
 from stoker.dataset.decode.decoder import Decoder, UndecodableSample
 from stoker.dataset.decode.evaluation import EvaluationImages, evaluation_image
+from stoker.dataset.decode.gpu import TrainingImagesOnGpu
 from stoker.dataset.decode.image import UndecodableImage, decode, image_kind, image_size
 from stoker.dataset.decode.training import TrainingImages
 
 __all__ = [
+    "AudioClips",
     "Decoder",
     "EvaluationImages",
+    "LogMel",
     "TrainingImages",
+    "TrainingImagesOnGpu",
+    "UndecodableAudio",
     "UndecodableImage",
     "UndecodableSample",
     "decode",

@@ -1,0 +1,220 @@
+"""The crops that training sees, decoded by the GPU: nvJPEG through torchvision, a whole micro-batch at a time.
+
+    draws ─▶ box ─▶ the crop's own JPEG ─┐ one call  ┌─▶ pixels on the GPU ─crop, resample, flip─▶ place in the batch
+                    (or the whole JPEG)  └─ nvJPEG ──┘
+    what nvJPEG does not decode, or not as libjpeg does ─▶ the CPU's decoder ─▶ place in the batch
+
+Same crops, flips and corrupt samples as ``TrainingImages``; pixels differ a little, because nvJPEG rounds the inverse
+transform and enlarges subsampled chroma in its own way. Evaluation therefore stays on the CPU, where it is exact.
+
+Not measured on a GPU yet: neither how fast it is nor, but for the bound that its test states, how near.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+from torchvision.io import ImageReadMode  # registers torch.ops.image too
+
+from stoker.dataset.decode.crop import CROP_DRAWS, random_resized_crop, stored_box, turned
+from stoker.dataset.decode.decoder import UndecodableSample
+from stoker.dataset.decode.image import UndecodableImage, image_kind
+from stoker.dataset.decode.training import TrainingImages
+from stoker.dataset.jpeg import Box, crop_jpeg
+from stoker.dataset.samples import Sample
+from stoker.errors import RecipeError
+from stoker.recipe import Augment
+
+__all__ = ["DecodeBatch", "TrainingImagesOnGpu", "decode_by_nvjpeg"]
+
+DecodeBatch = Callable[[list[Tensor], torch.device], list[Tensor]]
+"""JPEGs (uint8 [bytes], on the CPU) to stored pixels on the device (uint8 [3, H, W], RGB): all, or a RuntimeError"""
+
+_TURNED = 5
+_ORIENTATIONS = range(1, 9)
+_SOS, _EOI = b"\xff\xda", b"\xff\xd9"
+_ORIENTATION = 0x0112
+_HEADER_ERRORS = (UndecodableImage, OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError)
+_ADOBE = b"\xff\xee\x00\x0eAdobe"
+_TRANSFORM = 15
+"""offset of the colour transform in Adobe's segment (Adobe TN 5116, section 18): 0 says that three channels are RGB"""
+
+
+def decode_by_nvjpeg(encoded: list[Tensor], device: torch.device) -> list[Tensor]:
+    """A batch of JPEGs by nvJPEG. What ``torchvision.io.decode_jpeg`` calls; here without its deprecation warning."""
+    return torch.ops.image.decode_jpegs_cuda(encoded, ImageReadMode.RGB.value, device)
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """A JPEG for nvJPEG, uint8 [bytes]; ``box``: the crop in its stored pixels, or None if it is yet to be chosen."""
+
+    encoded: Tensor
+    orientation: int
+    box: Box | None = None
+
+
+class TrainingImagesOnGpu:
+    """Decodes for training on a GPU: uint8 [m, 3, image_size, image_size], channels_last, RGB, upright, on ``device``.
+
+    Crop, flip and the use of the draws are those of :class:`TrainingImages`. JPEGs that are cut short, CMYK or stored
+    as RGB, images of other kinds, and whatever nvJPEG refuses go through the CPU's decoder, which also says what is
+    wrong with a corrupt one. Which way a sample takes depends on its bytes and draws alone.
+
+    The loader gives it a micro-batch in one call. A batch is ready when it is given out, to be used on the device's
+    default stream; on another one, call its ``record_stream``.
+
+    ``device`` and ``decode_batch`` are parameters so that everything but nvJPEG runs where there is no GPU.
+
+    Raises:
+        RecipeError: there is no CUDA device, or torchvision is built without nvJPEG.
+    """
+
+    draws = 1 + CROP_DRAWS
+
+    def __init__(
+        self,
+        image_size: int,
+        augment: Augment,
+        *,
+        device: torch.device | None = None,
+        decode_batch: DecodeBatch = decode_by_nvjpeg,
+    ) -> None:
+        if device is None:
+            if not torch.cuda.is_available():
+                raise RecipeError("data.decode is gpu, but this process sees no CUDA device; set data.decode to cpu")
+            # the current device is each thread's own, and decode threads would take the first
+            device = torch.device("cuda", torch.cuda.current_device())
+        self._image_size, self._augment, self._device, self._decode_batch = image_size, augment, device, decode_batch
+        self._on_cpu = TrainingImages(image_size, augment)
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self._lock = threading.Lock()
+        self._probe()
+
+    def _probe(self) -> None:
+        """Decode a tiny JPEG: afterwards a failure is the image's fault."""
+        file = io.BytesIO()
+        Image.new("RGB", (16, 16)).save(file, "JPEG")
+        try:
+            self._decode_batch([torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8)], self._device)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise RecipeError(
+                f"data.decode is gpu, but torchvision decodes nothing on {self._device} ({reason}); "
+                "set data.decode to cpu"
+            ) from None
+
+    def empty(self, count: int) -> Tensor:
+        shape = (count, 3, self._image_size, self._image_size)
+        with self._on_stream():
+            out = torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last, device=self._device)
+        if self._stream:  # whoever takes the batch uses it there, and must be done before the memory is used again
+            out.record_stream(torch.cuda.default_stream(self._device))
+        return out
+
+    def decode(
+        self, samples: Sequence[Sample], draws: NDArray[np.float64], out: Tensor
+    ) -> dict[int, UndecodableSample]:
+        cuts = {i: cut for i, sample in enumerate(samples) if (cut := self._cut(sample, draws[i].tolist()))}
+        # One at a time: nvJPEG takes turns anyway, and pixels are let go only when the stream is done with them.
+        with self._lock, self._on_stream():
+            pixels = self._pixels({i: cut.encoded for i, cut in cuts.items()})
+            for i, whole in pixels.items():
+                self._place(whole, cuts[i], draws[i], out[i])
+            if self._stream:
+                self._stream.synchronize()
+        return self._decode_on_cpu(samples, draws, out, [i for i in range(len(samples)) if i not in pixels])
+
+    def _cut(self, sample: Sample, draws: list[float]) -> _Cut | None:
+        """What nvJPEG is to decode of a sample, or None if the CPU is to."""
+        marks, orientation = sample.marks, sample.orientation
+        if marks is None:
+            return _whole_jpeg(sample.data)
+        if _is_in_rgb(sample.data[: marks.scan]) or sample.data[marks.frame + 9] not in {1, 3}:
+            return None
+        size = (marks.height, marks.width) if orientation >= _TURNED else (marks.width, marks.height)
+        box = stored_box(random_resized_crop(draws[1:], *size, self._augment), marks.width, marks.height, orientation)
+        encoded, within = crop_jpeg(sample.data, marks, box)
+        return _Cut(torch.frombuffer(encoded, dtype=torch.uint8), orientation, within)
+
+    def _pixels(self, encoded: dict[int, Tensor]) -> dict[int, Tensor]:
+        """The pixels of those that can be decoded; torchvision gives none of a batch in which one cannot."""
+        if not encoded:
+            return {}
+        try:
+            return dict(zip(encoded, self._decode_batch(list(encoded.values()), self._device), strict=True))
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:
+            if len(encoded) == 1:
+                return {}
+        return {place: pixels for i, one in encoded.items() for place, pixels in self._pixels({i: one}).items()}
+
+    def _place(self, pixels: Tensor, cut: _Cut, draws: NDArray[np.float64], out: Tensor) -> None:
+        """Crop, resample with antialiasing and flip: one image [3, H, W] to its place [3, S, S]."""
+        if cut.box is None:
+            pixels = turned(pixels, cut.orientation)
+            left, top, width, height = random_resized_crop(
+                draws[1:].tolist(), pixels.shape[2], pixels.shape[1], self._augment
+            )
+            crop = pixels[:, top : top + height, left : left + width]
+        else:
+            left, top, width, height = cut.box
+            crop = turned(pixels[:, top : top + height, left : left + width], cut.orientation)
+        side = [self._image_size, self._image_size]
+        # CUDA resamples no uint8; torchvision's own resize goes this way too
+        resized = functional.interpolate(crop[None].float(), side, mode="bilinear", antialias=True)[0]
+        out.copy_((resized.flip(-1) if draws[0] < self._augment.flip else resized).round_().clamp_(0, 255))
+
+    def _decode_on_cpu(
+        self, samples: Sequence[Sample], draws: NDArray[np.float64], out: Tensor, places: list[int]
+    ) -> dict[int, UndecodableSample]:
+        if not places:
+            return {}
+        made = self._on_cpu.empty(len(places))
+        failed = self._on_cpu.decode([samples[i] for i in places], draws[places], made)
+        with self._on_stream():
+            for k, i in enumerate(places):
+                if k not in failed:
+                    out[i].copy_(made[k])
+        return {places[k]: error for k, error in failed.items()}
+
+    def _on_stream(self) -> AbstractContextManager[object]:
+        """A stream of the decoder's own, so that decoding and the training step overlap."""
+        return torch.cuda.stream(self._stream) if self._stream else nullcontext()
+
+
+def _whole_jpeg(data: memoryview) -> _Cut | None:
+    """An unmarked JPEG as a whole, or None if the CPU is to decode it and to say what is wrong with it."""
+    try:
+        stored = bytes(data)
+        # nvJPEG may take an image that is cut short; the last EOI is then that of a thumbnail in front of the scan
+        if image_kind(data) != "jpg" or stored.rfind(_EOI) < stored.rfind(_SOS):
+            return None
+        with Image.open(io.BytesIO(stored), formats=("JPEG",)) as image:
+            if image.mode == "CMYK" or image.info.get("adobe_transform") == 0:
+                return None
+            orientation = image.getexif().get(_ORIENTATION, 1)
+    except _HEADER_ERRORS:
+        return None
+    return _Cut(
+        torch.frombuffer(bytearray(data), dtype=torch.uint8), orientation if orientation in _ORIENTATIONS else 1
+    )
+
+
+def _is_in_rgb(header: memoryview) -> bool:
+    """Whether Adobe's segment says that the channels are not YCbCr."""
+    start = bytes(header)
+    at = start.find(_ADOBE)
+    return at >= 0 and start[at + _TRANSFORM : at + _TRANSFORM + 1] == b"\x00"

@@ -1,0 +1,84 @@
+"""Each block of code in docs/loader.md runs as it stands, against small data sets in the place of the bucket's."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import itertools
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from made import write_dataset, write_samples
+
+PAGE = (Path(__file__).parents[2] / "docs" / "loader.md").read_text()
+OPTIONAL = {"accelerate", "lightning", "soundfile"}
+
+
+def blocks() -> list[tuple[str, str]]:
+    """(heading, code) in the page's order; code of a heading whose block does not import what it needs goes on."""
+    found = []
+    for section in re.split(r"^## ", PAGE, flags=re.MULTILINE)[1:]:
+        heading = section.splitlines()[0]
+        found += [(heading, code) for code in re.findall(r"^```python\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)]
+    return found
+
+
+def sessions() -> dict[str, list[str]]:
+    """Blocks that are run one after another: one that begins with an import, and those that go on from it."""
+    found: dict[str, list[str]] = {}
+    for heading, code in blocks():
+        if re.match(r"(#.*\n)?(import|from) ", code):
+            number = sum(name.startswith(heading) for name in found)
+            found[f"{heading} ({number + 1})" if number else heading] = [code]
+        else:
+            found[next(reversed(found))].append(code)
+    return found
+
+
+@pytest.fixture(scope="module")
+def bucket(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bucket")
+    write_dataset(str(folder / "photos"), {"train": [70, 30], "validation": [20]}, size=(80, 70))
+    rng = np.random.default_rng(0)
+    vectors = [("bin", rng.standard_normal(16).astype(np.float32).tobytes(), n % 3) for n in range(20)]
+    write_samples(str(folder / "vectors"), [vectors])
+    return folder
+
+
+def write_sounds(folder: Path) -> None:
+    soundfile = pytest.importorskip("soundfile")
+    rng = np.random.default_rng(0)
+    sounds = []
+    for n, kind in zip(range(16), itertools.cycle(["wav", "flac"])):
+        file = io.BytesIO()
+        soundfile.write(file, rng.integers(-9000, 9000, 14_000 + 500 * n).astype(np.int16), 16_000, format=kind.upper())
+        sounds.append((kind, file.getvalue(), n % 3))
+    write_samples(str(folder / "sounds"), [sounds])
+
+
+def test_the_page_has_the_blocks_that_it_speaks_of() -> None:
+    assert [len(codes) for codes in sessions().values()] == [3, 1, 1, 1, 1, 1, 1, 1, 1, 1]
+    assert all("s3://bucket/datasets/" in codes[0] for codes in sessions().values())
+
+
+@pytest.mark.parametrize("name", sessions())
+def test_the_examples_run(name: str, bucket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "\n".join(sessions()[name]).replace("s3://bucket/datasets", str(bucket))
+    for package in OPTIONAL:
+        if re.search(rf"^(import|from) {package}\b", code, re.MULTILINE) and not importlib.util.find_spec(package):
+            pytest.skip(f"{package} is not installed")
+    if "AudioClips" in code:
+        write_sounds(bucket)
+    monkeypatch.chdir(tmp_path)
+    if "torchrun" in code:
+        (tmp_path / "train.py").write_text(code)
+        start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "train.py"]
+        done = subprocess.run(start, capture_output=True, text=True, check=False, timeout=300)
+        assert done.returncode == 0, done.stderr
+    else:
+        exec(compile(code, f"docs/loader.md, {name}", "exec"), {"__name__": "example"})
