@@ -13,7 +13,7 @@ JPEG_PACKAGE := { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo 
 UV_VERSION := 0.13.9
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart up down test test-fast lint format clean
+.PHONY: help install quickstart up down test test-fast lint format bench-data bench-order clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,5 +57,11 @@ format: install ## let ruff format and mend what it can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+bench-data: install ## the data path beside its peers' (BENCH="--rounds 1 --images 512" for a short look)
+	@PYTHONPATH=tests $(BIN)/python -m bench.data $(BENCH)
+
+bench-order: install ## order and seek at 10^9 samples and 4,096 ranks
+	@PYTHONPATH=tests $(BIN)/python -m bench.order $(BENCH)
+
 clean: down ## remove the virtual environment, the data and all caches
-	rm -rf .venv .stoker .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build
+	rm -rf .venv .venv-peers .venv-peers-ffcv .stoker bench-data .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build

@@ -1,0 +1,61 @@
+"""A Ray of its own for a Ray Data case: started, and its workers warmed, before anything is counted."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from typing import Any
+
+import pyarrow.fs
+import ray
+import ray.data
+
+from bench.data.peers.sources import endpoint, key_pair
+from bench.data.place import BATCH, WORKERS, Place
+
+__all__ = ["batches", "first_batch_s", "read_options", "start"]
+
+
+def start() -> None:
+    """Start Ray with as many CPUs as the other loaders have workers."""
+    ray.init(
+        num_cpus=WORKERS,
+        include_dashboard=False,
+        logging_level=logging.ERROR,
+        log_to_driver=False,
+        object_store_memory=3 * 2**30,
+        _temp_dir=tempfile.mkdtemp(prefix="ray-bench-"),
+    )
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+
+
+def read_options(source: str) -> dict[str, Any]:
+    """The filesystem to read from."""
+    if source != "s3":
+        return {}
+    key, secret = key_pair()
+    return {
+        "filesystem": pyarrow.fs.S3FileSystem(
+            endpoint_override=endpoint(), access_key=key, secret_key=secret, region="us-east-1"
+        )
+    }
+
+
+def where(place: Place, kind: str, source: str) -> str:
+    return place.key(kind) if source == "s3" else str(place.local(kind))
+
+
+def first_batch_s(data: Any) -> float:
+    """Seconds to the first batch of a small part of ``data``, all of which is then taken: its workers run after it."""
+    began, first_s = time.perf_counter(), 0.0
+    for _ in data.limit(4 * BATCH).iter_torch_batches(batch_size=BATCH):
+        first_s = first_s or time.perf_counter() - began
+    return first_s
+
+
+def batches(data: Any) -> Any:
+    """(pixels, labels) of one epoch."""
+    found = data.iter_torch_batches(batch_size=BATCH, local_shuffle_buffer_size=4 * BATCH)
+    return ((batch["pixels"], batch["label"]) for batch in found)
