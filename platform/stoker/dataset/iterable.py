@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from stoker.dataset.loader import Batch, Loader
+from stoker.dataset.batch import Batch
+from stoker.dataset.loader import Loader
 
 __all__ = ["LoaderDataset"]
 

@@ -7,66 +7,26 @@ Every batch is a function of (data set, seed, epoch, batch sizes) and the positi
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
-
 from stoker.dataset.ahead import ahead
-from stoker.dataset.decode import (
-    Decoder,
-    EvaluationImages,
-    TrainingImages,
-    TrainingImagesOnGpu,
-    UndecodableSample,
-)
+from stoker.dataset.batch import Batch, BatchMaker
+from stoker.dataset.decode import Decoder, EvaluationImages, TrainingImages, TrainingImagesOnGpu
 from stoker.dataset.decode.pool import decode_pool
 from stoker.dataset.manifest import read_manifest
-from stoker.dataset.order import EpochOrder, key_of, micro_batches_of, uniform
+from stoker.dataset.order import EpochOrder, key_of, micro_batches_of
 from stoker.dataset.samples import INDEX_BYTES, ShardReader
-from stoker.dataset.stream import BlockStream, Streamed
-from stoker.errors import DatasetError
+from stoker.dataset.stream import BlockStream
 from stoker.recipe import Data, Recipe
 from stoker.storage import BlockCache, InFlight, Location, Reads, locate
 
-__all__ = ["Batch", "Loader"]
+__all__ = ["Loader"]
 
 _AHEAD = 4
 """micro-batches that are ready before they are asked for"""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One micro-batch.
-
-    ``images``: uint8 [m, 3, H, W], channels_last, RGB (or what another decoder makes). ``labels``: int64 [m].
-    ``numbers``: int64 [m], of the samples in their split. Places that the epoch's last, partial global batch does not
-    fill are padding: label and number -1, image zeros; they come last.
-    """
-
-    images: Tensor
-    labels: Tensor
-    numbers: Tensor
-    epoch: int
-    step: int
-    micro_batch: int
-
-    @property
-    def inputs(self) -> Tensor:
-        """``images`` by a name that fits other kinds of sample too."""
-        return self.images
-
-    @property
-    def size(self) -> int:
-        """Samples that are not padding."""
-        return int((self.numbers >= 0).sum())
 
 
 class Loader:
@@ -103,7 +63,10 @@ class Loader:
         self._data = data if data is not None else Data(url=self._root.url)
         self._decoder = decoder or _image_decoder(self._data, resize, is_training=shuffled)
         # nvJPEG wants many images in a call, a thread of the CPU its share of them
-        self._parts = 1 if isinstance(self._decoder, TrainingImagesOnGpu) else self._data.decode_threads
+        parts = 1 if isinstance(self._decoder, TrainingImagesOnGpu) else self._data.decode_threads
+        self._maker = BatchMaker(
+            self._decoder, parts=parts, on_corrupt=self._data.on_corrupt, corrupt_limit=self._data.corrupt_limit
+        )
         self._seed, self._shuffled = seed, shuffled
         self._global_batch, self._micro_batch = global_batch, micro_batch
         if global_batch % micro_batch:
@@ -125,10 +88,7 @@ class Loader:
             self._root, self._split, reads=self._reads, cache=self._cache, block=self._data.block_samples
         )
         self._epoch, self._step = 0, 0
-        self.corrupt = 0
-        """Samples of this epoch that were replaced because they could not be decoded."""
         self._most_held_bytes = 0
-        self._lock = threading.Lock()
         self.order(0)
 
     @classmethod
@@ -176,6 +136,11 @@ class Loader:
     def steps(self) -> int:
         """Steps of an epoch."""
         return self.order(0).steps
+
+    @property
+    def corrupt(self) -> int:
+        """Samples of this epoch that were replaced because they could not be decoded."""
+        return self._maker.corrupt
 
     @property
     def bytes_read(self) -> int:
@@ -232,9 +197,14 @@ class Loader:
         """Go to a position; the next iteration begins there. Costs no reading."""
         self._epoch, self._step = int(state["epoch"]), int(state["step"])
 
+    def close(self) -> None:
+        """End the use of the node's cache, whose blocks stay; also done when the process ends."""
+        if self._cache:
+            self._cache.close()
+
     def __iter__(self) -> Iterator[Batch]:
         epoch, first_step, order = self._epoch, self._step, self.order(self._epoch)
-        self.corrupt = 0
+        self._maker.corrupt = 0
         slots = range(self._micro_batches.start * self._micro_batch, self._micro_batches.stop * self._micro_batch)
         stream = BlockStream(
             self._reader,
@@ -263,53 +233,7 @@ class Loader:
         for step, samples in enumerate(stream, first_step):
             for i, number in enumerate(self._micro_batches):
                 members = samples[i * self._micro_batch : (i + 1) * self._micro_batch]
-                yield self._submit(pool, members, key, (epoch, step, number))
-
-    def _submit(
-        self, pool: ThreadPoolExecutor, streamed: list[Streamed | None], key: int, place: tuple[int, int, int]
-    ) -> Callable[[], Batch]:
-        inputs = self._decoder.empty(len(streamed))
-        numbers = torch.tensor([-1 if s is None else s.sample.number for s in streamed], dtype=torch.int64)
-        labels = torch.tensor([-1 if s is None else s.sample.label for s in streamed], dtype=torch.int64)
-        present = [s for s in streamed if s is not None]  # padding comes last
-        inputs[len(present) :] = 0
-        draws = uniform(key, [s.sample.number for s in present], self._decoder.draws)
-
-        def fill(part: slice) -> None:
-            members = present[part]
-            failed = self._decoder.decode([s.sample for s in members], draws[part], inputs[part])
-            for i, error in failed.items():
-                at = part.start + i
-                labels[at] = self._replace(members[i], error, draws[at : at + 1], inputs[at : at + 1])
-
-        share = -(-len(present) // self._parts) or 1
-        parts = [slice(a, min(a + share, len(present))) for a in range(0, len(present), share)]
-        filling = [pool.submit(fill, part) for part in parts]
-
-        def finished() -> Batch:
-            for part in filling:
-                part.result()
-            return Batch(inputs, labels, numbers, *place)
-
-        return finished
-
-    def _replace(self, streamed: Streamed, error: UndecodableSample, draws: NDArray[np.float64], out: Tensor) -> int:
-        """Put the next good sample of the block into ``out``, if the user allows it; its label."""
-        sample, block = streamed.sample, streamed.block
-        where = f"{self._root / sample.shard}, sample {sample.key} at offset {sample.offset}"
-        if self._data.on_corrupt == "fail":
-            raise DatasetError(
-                f"{where}: {error}; prepare the data set again, or set data.on_corrupt to skip"
-            ) from error
-        with self._lock:
-            self.corrupt += 1
-        if self.corrupt > self._data.corrupt_limit:
-            raise DatasetError(f"{where}: the {self.corrupt}th corrupt sample, above data.corrupt_limit")
-        at = next(i for i, other in enumerate(block) if other.number == sample.number)
-        for other in block[at + 1 :] + block[:at]:
-            if not self._decoder.decode([other], draws, out):
-                return other.label
-        raise DatasetError(f"{where}: no sample of its block can be decoded; prepare the data set again")
+                yield self._maker.start(pool, members, key, (epoch, step, number))
 
 
 def _image_decoder(data: Data, resize: int | None, *, is_training: bool) -> Decoder:

@@ -27,8 +27,8 @@ INDEX_BYTES = 256 * 2**20
 class Sample:
     """One sample as it is stored.
 
-    ``data`` holds the encoded bytes; ``shard`` and ``offset`` say where they came from. ``orientation`` is EXIF's, 1 to
-    8; ``marks`` say where a JPEG can be cut (``stoker.dataset.jpeg``).
+    ``data`` holds the encoded bytes; ``shard`` (a URL) and ``offset`` say where they came from. ``orientation`` is
+    EXIF's, 1 to 8; ``marks`` say where a JPEG can be cut (``stoker.dataset.jpeg``).
     """
 
     number: int
@@ -96,12 +96,12 @@ class ShardReader:
         return int(np.searchsorted(self._first, number, side="right")) - 1
 
     def _rows(self, number: int, first: int, stop: int, *, is_alone: bool) -> list[Sample]:
-        shard, begin = self._shards[number], int(self._first[number])
+        begin = int(self._first[number])
+        where = self._shards[number].tar(self._root).url
         try:
             index = self._index(number)
             start, body = self._bytes(number, index, first, stop, is_alone=is_alone)
         except FileNotFoundError:
-            where = shard.tar(self._root)
             raise DatasetError(f"{where}: missing, although the manifest names it; prepare it again") from None
         offsets = index.offset[first:stop].tolist()
         lengths = index.length[first:stop].tolist()
@@ -112,7 +112,7 @@ class ShardReader:
                 index.key(row),
                 label,
                 body[offset - start : offset - start + length],
-                shard.path,
+                where,
                 offset,
                 index.orientation(row),
                 index.marks(row),
