@@ -135,10 +135,8 @@ def test_another_program_of_that_name_is_refused(tmp_path: Path, monkeypatch: py
 
 def test_a_program_that_changes_pixels_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = tmp_path / "jpegtran"
-    other.write_text(
-        "#!/bin/sh\ntest \"$1\" = -version && exec echo 'libjpeg-turbo version 9'\n"
-        "/usr/bin/djpeg | /usr/bin/cjpeg -quality 10\n"
-    )
+    version = """if test "$1" = -version; then echo 'libjpeg-turbo version 9'; exit; fi"""
+    other.write_text(f"#!/bin/sh\n{version}\n/usr/bin/djpeg | /usr/bin/cjpeg -quality 10\n")
     other.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     stored = store_image(photograph(), Options())
