@@ -9,18 +9,21 @@ import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stoker.dataset.index import ShardIndex, read_index
+from stoker.dataset.index import IndexRow, ShardIndex, read_index
+from stoker.dataset.jpeg import Marks
 from stoker.dataset.manifest import Shard, checksum
 from stoker.errors import DatasetError
 from stoker.storage import locate
 
 
 def index_of(keys: list[str]) -> ShardIndex:
-    n = len(keys)
-    numbers = np.arange(n, dtype=np.int64)
-    narrow = np.arange(n, dtype=np.int32)
-    sums = np.full(n, 2**64 - 1, np.uint64)
-    return ShardIndex(512 + 1024 * numbers, numbers, numbers % 3, narrow, narrow, sums, tuple(keys))
+    """Every second sample can be cut."""
+    marks = Marks(32, 32, 20, 200, 16, 16, 1, np.array([70, 80, 90, 65535], np.uint16))
+    rows = (
+        IndexRow(512 + 1024 * n, n, n % 3, 32, 32, 2**64 - 1, key, 1 + n % 8, marks if n % 2 else None)
+        for n, key in enumerate(keys)
+    )
+    return ShardIndex.of(rows)
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8"), max_size=20), min_size=1, max_size=30))
@@ -30,6 +33,11 @@ def test_an_index_reads_back_with_any_keys(keys: list[str]) -> None:
     found = ShardIndex.from_bytes(index.to_bytes())
 
     assert found.keys == index.keys
+    for row in range(len(keys)):
+        assert found.orientation(row) == 1 + row % 8
+        marks = found.marks(row)
+        assert (marks is not None) == bool(row % 2)
+        assert marks is None or marks.starts.tolist() == [200, 270, 350, 440, 65975]
     for name in ("offset", "length", "label", "width", "height", "checksum"):
         assert np.array_equal(getattr(found, name), getattr(index, name))
         assert getattr(found, name).dtype == getattr(index, name).dtype
@@ -37,19 +45,28 @@ def test_an_index_reads_back_with_any_keys(keys: list[str]) -> None:
 
 def test_the_same_index_is_the_same_bytes_in_every_process() -> None:
     code = (
-        "import hashlib, numpy as np; from stoker.dataset.index import ShardIndex; a = np.arange(2)\n"
-        "print(hashlib.sha256(ShardIndex(a, a, a, a, a, a, ('a', 'b')).to_bytes()).hexdigest())"
+        "import hashlib; from stoker.dataset.index import IndexRow, ShardIndex\n"
+        "rows = [IndexRow(n, n, n, n, n, n, 'ab'[n]) for n in range(2)]\n"
+        "print(hashlib.sha256(ShardIndex.of(rows).to_bytes()).hexdigest())"
     )
     elsewhere = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout.strip()
-    a = np.arange(2)
-    assert hashlib.sha256(ShardIndex(a, a, a, a, a, a, ("a", "b")).to_bytes()).hexdigest() == elsewhere
+    here = ShardIndex.of(IndexRow(n, n, n, n, n, n, "ab"[n]) for n in range(2))
+    assert hashlib.sha256(here.to_bytes()).hexdigest() == elsewhere
     assert len({index_of(["a", "b"]).to_bytes() for _ in range(50)}) == 1
 
 
 def test_columns_that_a_later_version_adds_are_ignored() -> None:
     columns = safetensors.numpy.load(index_of(["a", "b"]).to_bytes())
     more = safetensors.numpy.save(columns | {"restart_interval": np.arange(2)})
-    assert ShardIndex.from_bytes(more).keys == ("a", "b")
+    assert ShardIndex.from_bytes(more).keys == ["a", "b"]
+
+
+def test_an_index_of_version_1_0_is_read_and_nothing_in_it_can_be_cut() -> None:
+    columns = safetensors.numpy.load(index_of(["a", "b"]).to_bytes())
+    first = ("offset", "length", "label", "width", "height", "checksum", "keys", "key_ends")
+    old = ShardIndex.from_bytes(safetensors.numpy.save({name: columns[name] for name in first}))
+    assert old.keys == ["a", "b"]
+    assert [(old.orientation(row), old.marks(row)) for row in range(2)] == [(1, None), (1, None)]
 
 
 def test_what_is_no_index_or_lacks_a_column_is_refused() -> None:

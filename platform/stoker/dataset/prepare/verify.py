@@ -89,7 +89,7 @@ def _check_bytes(where: Location, shard: Shard, index: ShardIndex) -> None:
         def check(body: memoryview, at: int = at, rows: range = rows) -> None:
             for row in rows:
                 if payload_checksum(body[starts[row] - at : ends[row] - at]) != index.checksum[row]:
-                    raise BadBody(f"sample {index.keys[row]} at offset {starts[row]} is not what the index says")
+                    raise BadBody(f"sample {index.key(row)} at offset {starts[row]} is not what the index says")
 
         hasher.update(where.read_range(at, end, check))
         at, first = end, stop
