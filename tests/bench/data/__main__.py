@@ -44,10 +44,11 @@ def main(arguments: Sequence[str]) -> int:
     cases = chosen(given.only)
     environments = Environments.found({case.environment for case in cases}, installs=given.peers == "install")
     place = _place(given.folder.absolute(), given.images, given.seed)
+    kinds = {case.kind for case in cases}
     with _store(given.folder.absolute()) as store:
         make_images(place, given.seed)
-        absent = make_peer_sets(place, environments, store)
-        prepared_per_s = make_stoker_set(place, store)
+        absent = make_peer_sets(place, kinds, environments, store)
+        prepared_per_s = make_stoker_set(place, kinds, store)
         outcomes = run_rounds(cases, place, environments, store, rounds=given.rounds, tell=_tell)
     return _report(outcomes, {**environments.refused, **absent}, prepared_per_s, is_markdown=given.markdown)
 

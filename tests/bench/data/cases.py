@@ -23,8 +23,29 @@ class Case:
     environment: Environment = "peers"
 
     @property
+    def kind(self) -> str:
+        """The format of the set that it reads."""
+        loader = str(self.arguments.get("loader", ""))
+        return _KINDS.get(loader, "imagenet_shape" if self.role == "memory" else "stoker")
+
+    @property
     def is_ours(self) -> bool:
         return self.environment == "own" and self.name.startswith("stoker")
+
+
+_KINDS = {
+    "webdataset_peer": "webdataset",
+    "litdata_peer": "litdata",
+    "mosaicml_peer": "mds",
+    "huggingface_peer": "parquet",
+    "ray_parquet_peer": "parquet",
+    "ray_images_peer": "folder",
+    "imagefolder_peer": "folder",
+    "spdl_peer": "folder",
+    "dali_peer": "folder",
+    "dali_webdataset_peer": "webdataset",
+    "ffcv_peer": "ffcv",
+}
 
 
 def _ours(name: str, role: Role, measure: str, **arguments: str | int) -> Case:

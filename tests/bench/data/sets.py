@@ -44,12 +44,12 @@ def make_images(place: Place, seed: int) -> None:
         _note_made(place, "folder")
 
 
-def make_peer_sets(place: Place, environments: Environments, store: dict[str, str]) -> dict[str, str]:
-    """Each peer's format on disk and in the store; returns those that could not be made, with the reason."""
+def make_peer_sets(place: Place, kinds: set[str], environments: Environments, store: dict[str, str]) -> dict[str, str]:
+    """Those of ``kinds`` that are peers' formats, on disk and in the store; returns what could not be made, and why."""
     absent = {}
     for kind, maker in _MAKER.items():
         python = environments.python.get(maker)
-        if python is not None and not _is_made(place, kind):
+        if kind in kinds and python is not None and not _is_made(place, kind):
             logger.info("writing the set as %s (once)", kind)
             command = [python, "-m", "bench.data.formats", kind, str(place.local("folder")), str(place.local(kind))]
             done = subprocess.run(command, env=child_environment(store), capture_output=True, text=True, check=False)
@@ -58,13 +58,15 @@ def make_peer_sets(place: Place, environments: Environments, store: dict[str, st
                 continue
             _note_made(place, kind)
     for kind in _IN_STORE:
-        if _is_made(place, kind):
+        if kind in kinds and _is_made(place, kind):
             _upload(place, kind)
     return absent
 
 
-def make_stoker_set(place: Place, store: dict[str, str]) -> float:
-    """Our own set in the store by ``jobs/prepare.py``, a copy on disk, one of ImageNet's shape, and the ranges to read.
+def make_stoker_set(place: Place, kinds: set[str], store: dict[str, str]) -> float:
+    """Our own set in the store by ``jobs/prepare.py``, a copy on disk, and the ranges to read.
+
+    If ``kinds`` has it, a set of ImageNet's shape is made of it.
 
     Returns how many images a second the preparation took in.
 
@@ -89,7 +91,8 @@ def make_stoker_set(place: Place, store: dict[str, str]) -> float:
         raise StokerError(f"jobs/prepare.py failed: {(done.stderr.strip().splitlines() or ['without a word'])[-1]}")
     told = json.loads(done.stdout.splitlines()[-1])
     filesystem.get(place.key("stoker"), str(place.local("stoker")), recursive=True)
-    _write_imagenet_shape(place)
+    if "imagenet_shape" in kinds:
+        _write_imagenet_shape(place)
     (Path(place.folder) / RANGES).write_text(json.dumps(ranges(place)))
     return float(told["images_per_s"])
 
