@@ -8,10 +8,12 @@ import itertools
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from made import write_dataset, write_samples
 
@@ -50,6 +52,15 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """On a machine that does something else too, two threads of OpenMP are five times slower than one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def write_sounds(folder: Path) -> None:
     soundfile = pytest.importorskip("soundfile")
     rng = np.random.default_rng(0)
@@ -66,6 +77,7 @@ def test_the_page_has_the_blocks_that_it_speaks_of() -> None:
     assert all("s3://bucket/datasets/" in codes[0] for codes in sessions().values())
 
 
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("name", sessions())
 def test_the_examples_run(name: str, bucket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = "\n".join(sessions()[name]).replace("s3://bucket/datasets", str(bucket))
