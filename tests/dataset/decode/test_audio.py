@@ -141,6 +141,12 @@ def test_float_files_make_the_same_int16_as_integer_ones() -> None:
     assert clip_of(data).tolist() == sound.tolist()
 
 
+def test_wavs_of_64_bits_are_read_too() -> None:
+    data = encoded(frames(CLIP), "rf64")
+    assert data.startswith(b"RF64")
+    assert clip_of(data).tolist() == frames(CLIP).tolist()
+
+
 def test_channels_are_averaged() -> None:
     left, right = frames(CLIP, 1), frames(CLIP, 2)
     mixed = clip_of(encoded(np.stack([left, right], axis=1), "flac"), dtype="float32")
@@ -159,6 +165,7 @@ def _with_a_byte_changed(data: bytes) -> bytes:
         (b"OggS of another kind", "begins as no WAV and no FLAC"),
         (b"RIFF\x04\x00\x00\x00WAVE", "the wav sound is truncated"),
         (encoded(frames(400), "wav")[:-1], "the wav sound is truncated: 843 bytes where 844"),
+        (encoded(frames(400), "rf64")[:-1], "the wav sound is truncated"),
         (encoded(frames(400), "flac")[:600], "the flac sound"),
         (encoded(frames(400), "flac")[:30], "the flac sound cannot be decoded"),
         (_with_a_byte_changed(encoded(frames(400), "flac")), "the flac sound"),

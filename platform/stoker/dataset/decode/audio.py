@@ -29,7 +29,7 @@ _FULL_SCALE = 32768
 """what an amplitude of 1 is in 16 bits"""
 _MIN_RIFF = 44
 _UNKNOWN_SIZE = 0xFFFFFFFF
-"""what a program writes for a WAV's size when it cannot know it"""
+"""what stands for a WAV's size when it was not known, or does not fit and follows behind (RF64, EBU Tech 3306)"""
 
 
 class UndecodableAudio(UndecodableSample):
@@ -177,8 +177,10 @@ def _kind(data: memoryview) -> str:
     start = bytes(data[:12])
     if start.startswith(b"fLaC"):
         return "flac"
-    if start.startswith(b"RIFF") and start[8:] == b"WAVE":
+    if start.startswith((b"RIFF", b"RF64")) and start[8:] == b"WAVE":
         size = int.from_bytes(start[4:8], "little")
+        if start.startswith(b"RF64") and bytes(data[12:16]) == b"ds64":
+            size = int.from_bytes(data[20:28], "little")
         if size != _UNKNOWN_SIZE and max(size + 8, _MIN_RIFF) > len(data):
             raise UndecodableAudio(f"the wav sound is truncated: {len(data)} bytes where {size + 8} should be")
         return "wav"
