@@ -2,80 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from bench.data.place import BATCH, SIDE, WORKERS, Absent, Place
+from bench.data.place import BATCH, SIDE, WORKERS, Place
 from stoker.dataset import Loader
-from stoker.dataset.decode import training_image
+from stoker.dataset.decode import TrainingImages
 from stoker.dataset.index import read_index
 from stoker.dataset.manifest import Split, read_manifest
 from stoker.dataset.order import EpochOrder, key_of, uniform
 from stoker.dataset.samples import SampleReader, ShardReader
 from stoker.dataset.stream import BlockStream
 from stoker.recipe import Augment, Data
-from stoker.storage import locate
+from stoker.storage import InFlight, Reads, locate
 
-__all__ = ["decoders", "loader", "memory_bound_bytes", "ranges", "read_raw"]
+__all__ = ["decode_alone", "loader", "ranges", "read_raw"]
 
-_DRAWS = 23
 _CACHE_MB = 8192
-_STEPS_AHEAD = 5
-_INDEX_CACHE_BYTES = 256 * 2**20
 
 
 def loader(place: Place, source: str, *, kind: str = "stoker", global_batch: int = BATCH, **changed: Any) -> Loader:
-    """Our loader at its defaults, except for two decode threads, on ``source``: s3, local, or cache (s3 with a cache).
-
-    Raises:
-        Absent: this stoker has no cache of a node.
-    """
+    """Our loader at its defaults, except for two decode threads, on ``source``: s3, local, or cache (s3 with a cache)."""
     if source == "cache":
-        if "cache_dir" not in Data.model_fields:
-            raise Absent("this stoker's recipe has no data.cache_dir")
         changed = {"cache_dir": str(Path(place.scratch) / "cache"), "cache_mb": _CACHE_MB, **changed}
     url = str(place.local(kind)) if source == "local" else place.url(kind)
     data = Data(**{"url": url, "decode_threads": WORKERS, "last_batch": "pad", **changed})
     return Loader(url, "train", global_batch=global_batch, micro_batch=BATCH, data=data)
 
 
-def memory_bound_bytes(made: Loader, global_batch: int) -> int:
-    """What the loader promises to stay below, or what its parts add up to where it does not say."""
-    told = getattr(made, "memory_bound_bytes", None)
-    if told is not None:
-        return int(told)
-    batches = _STEPS_AHEAD * global_batch * 3 * SIDE * SIDE
-    return Data(url="").memory_mb * 2**20 + batches + _INDEX_CACHE_BYTES
-
-
-def decoders(place: Place, count: int) -> list[Callable[[torch.Tensor], None]]:
-    """For each of ``count`` samples, read already, what decodes it into a place of a batch: the loader's own way."""
+def decode_alone(place: Place, most: int) -> Iterator[int]:
+    """Decode samples that are in memory already, a micro-batch a time as the loader does, into the same batch: how
+    many were decoded each time."""
     reader = SampleReader(locate(str(place.local("stoker"))), "train")
-    samples = reader.read(range(min(count, len(reader))))
-    draws = uniform(key_of("bench"), [sample.number for sample in samples], _DRAWS)
-    augment = Augment()
-
-    def of(n: int) -> Callable[[torch.Tensor], None]:
-        def decode(into: torch.Tensor) -> None:
-            into.copy_(training_image(samples[n].data, draws[n], image_size=SIDE, augment=augment))
-
-        return decode
-
-    return [of(n) for n in range(len(samples))]
+    samples = reader.read(range(min(most, len(reader))))
+    decoder = TrainingImages(SIDE, Augment())
+    draws = uniform(key_of("bench"), [sample.number for sample in samples], decoder.draws)
+    batch = decoder.empty(BATCH)
+    yield 0
+    for first in range(0, len(samples), BATCH):
+        part = slice(first, first + BATCH)
+        failed = decoder.decode(samples[part], draws[part], batch)
+        if failed:
+            raise RuntimeError(f"{len(failed)} samples could not be decoded: {next(iter(failed.values()))}")
+        yield len(samples[part])
 
 
 def read_raw(place: Place) -> Iterator[int]:
     """For each step of an epoch the bytes that came from the store so far: read and checked, not decoded."""
     split, order, data = _epoch(place)
-    reader = ShardReader(locate(place.url("stoker")), split)
+    threads = data.read_threads
+    reads = Reads(in_flight=InFlight(2, threads))
+    reader = ShardReader(locate(place.url("stoker")), split, reads=reads)
     bound = data.memory_mb * 2**20
-    with BlockStream(reader, order, range(BATCH), read_threads=data.read_threads, memory_bytes=bound) as stream:
+    with BlockStream(reader, order, range(BATCH), read_threads=threads, memory_bytes=bound) as stream:
         for _ in stream:
-            yield reader.bytes_read
+            yield reads.counters.bytes
 
 
 def ranges(place: Place) -> list[tuple[str, int, int]]:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import torch
 
-from bench.data.ours import loader, memory_bound_bytes
+from bench.data.ours import loader
 from bench.data.place import Place
 from bench.meter import memory_bytes, peak_memory_bytes, restart_peak_memory
 
 __all__ = ["measure"]
 
 _SLOTS = 256
-_STEPS = 80
-"""more than a window of each slot (64 samples at the defaults), so that a whole one is replaced by the next"""
+_STEPS = 60
+"""more than a window of each slot (32 samples at the defaults), so that a whole one is replaced by the next"""
 
 
 def measure(place: Place) -> dict[str, float]:
@@ -29,5 +29,5 @@ def measure(place: Place) -> dict[str, float]:
         if batch.step == min(_STEPS, made.steps - 1):
             break
     peak = peak_memory_bytes() - before
-    bound = memory_bound_bytes(made, _SLOTS)
+    bound = made.memory_bound_bytes
     return {"peak_mib": peak / 2**20, "bound_mib": bound / 2**20, "share_of_bound": peak / bound}
