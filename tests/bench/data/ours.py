@@ -25,7 +25,7 @@ _CACHE_MB = 8192
 
 
 def loader(place: Place, source: str, *, kind: str = "stoker", global_batch: int = BATCH, **changed: Any) -> Loader:
-    """Our loader at its defaults, except for two decode threads, on ``source``: s3, local, or cache (s3 with a cache)."""
+    """Our loader at its defaults but for two decode threads, on ``source``: s3, local, or cache (s3 with a cache)."""
     if source == "cache":
         changed = {"cache_dir": str(Path(place.scratch) / "cache"), "cache_mb": _CACHE_MB, **changed}
     url = str(place.local(kind)) if source == "local" else place.url(kind)
