@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib
 import time
+from typing import Any
+
+import torch
 
 from bench.data.place import Place
 from bench.meter import Meter
@@ -15,14 +18,23 @@ def measure(place: Place, *, loader: str, decoder: str, source: str) -> dict[str
     """What one epoch of ``bench.data.peers.<loader>`` takes; imports are done before the clock starts.
 
     A peer whose module has ``prepare`` starts what it starts once a run (Ray's processes, FFCV's compiler) there, and
-    gives back the seconds to its first batch: that is not counted in its epoch.
+    gives back the seconds to its first batch: that is not counted in its epoch; ``finish`` ends it.
     """
+    torch.set_num_threads(1)
     peer = importlib.import_module(f"bench.data.peers.{loader}")
     if decoder in {"torchvision", "pillow", "simplejpeg"}:
         from bench.data.peers.decoders import Decoder
 
         Decoder(decoder).warm()
-    first_s = peer.prepare(place, decoder, source) if hasattr(peer, "prepare") else None
+    try:
+        first_s = peer.prepare(place, decoder, source) if hasattr(peer, "prepare") else None
+        return _epoch(peer, place, decoder, source, first_s)
+    finally:
+        if hasattr(peer, "finish"):
+            peer.finish()
+
+
+def _epoch(peer: Any, place: Place, decoder: str, source: str, first_s: float | None) -> dict[str, float]:
     meter = Meter(samples=getattr(peer, "LEAVES_PROCESSES", False))
     batches = peer.load(place, decoder, source)
     began = time.perf_counter()
@@ -35,6 +47,6 @@ def measure(place: Place, *, loader: str, decoder: str, source: str) -> dict[str
     wall_s = time.perf_counter() - began
     _, cpu_s = meter.stop()
     if images != place.images:
-        raise RuntimeError(f"{loader} gave {images} images, not {place.images}")
+        raise RuntimeError(f"{peer.__name__} gave {images} images, not {place.images}")
     assert first_s is not None
     return {"images_per_s": images / wall_s, "images_per_cpu_s": images / cpu_s, "first_batch_s": first_s}

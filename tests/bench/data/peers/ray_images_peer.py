@@ -9,9 +9,10 @@ import ray.data
 from bench.data.peers import ray_start
 from bench.data.place import SIDE, Place
 
-__all__ = ["LEAVES_PROCESSES", "load", "prepare"]
+__all__ = ["LEAVES_PROCESSES", "finish", "load", "prepare"]
 
 LEAVES_PROCESSES = True
+finish = ray_start.stop
 
 
 def prepare(place: Place, decoder: str, source: str) -> float:

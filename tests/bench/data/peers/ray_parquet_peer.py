@@ -11,9 +11,10 @@ from bench.data.peers import ray_start
 from bench.data.peers.decoders import Decoder
 from bench.data.place import BATCH, Place
 
-__all__ = ["LEAVES_PROCESSES", "load", "prepare"]
+__all__ = ["LEAVES_PROCESSES", "finish", "load", "prepare"]
 
 LEAVES_PROCESSES = True
+finish = ray_start.stop
 
 
 def prepare(place: Place, decoder: str, source: str) -> float:

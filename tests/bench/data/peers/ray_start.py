@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import shutil
 import tempfile
 import time
 from typing import Any
@@ -14,7 +16,7 @@ import ray.data
 from bench.data.peers.sources import endpoint, key_pair
 from bench.data.place import BATCH, WORKERS, Place
 
-__all__ = ["batches", "first_batch_s", "read_options", "start"]
+__all__ = ["batches", "first_batch_s", "read_options", "start", "stop", "where"]
 
 
 def start() -> None:
@@ -25,10 +27,22 @@ def start() -> None:
         logging_level=logging.ERROR,
         log_to_driver=False,
         object_store_memory=3 * 2**30,
-        _temp_dir=tempfile.mkdtemp(prefix="ray-bench-"),
+        _temp_dir=_folder(),
     )
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
+
+
+@functools.cache
+def _folder() -> str:
+    """A folder with a short path, as Ray's sockets need."""
+    return tempfile.mkdtemp(prefix="ray-bench-")
+
+
+def stop() -> None:
+    """End Ray and remove what it wrote."""
+    ray.shutdown()
+    shutil.rmtree(_folder(), ignore_errors=True)
 
 
 def read_options(source: str) -> dict[str, Any]:
@@ -48,9 +62,9 @@ def where(place: Place, kind: str, source: str) -> str:
 
 
 def first_batch_s(data: Any) -> float:
-    """Seconds to the first batch of a small part of ``data``, all of which is then taken: its workers run after it."""
+    """Seconds to the first batch of a part of ``data``, all of which is then taken, so that each worker has run."""
     began, first_s = time.perf_counter(), 0.0
-    for _ in data.limit(4 * BATCH).iter_torch_batches(batch_size=BATCH):
+    for _ in data.limit(16 * BATCH).iter_torch_batches(batch_size=BATCH):
         first_s = first_s or time.perf_counter() - began
     return first_s
 

