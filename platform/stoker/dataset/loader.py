@@ -27,6 +27,8 @@ __all__ = ["Loader"]
 
 _AHEAD = 4
 """micro-batches that are ready before they are asked for"""
+_CLIENTS_BYTES = 64 * 2**20
+"""of the store's clients and the threads' stacks, above what imports take"""
 
 
 class Loader:
@@ -149,19 +151,21 @@ class Loader:
 
     @property
     def memory_bound_bytes(self) -> int:
-        """The most memory that this loader takes, in bytes.
+        """The most memory that this loader takes, in bytes; docs/streaming.md tells what counts.
 
-        Encoded samples (``data.memory_mb``, or what one window of each slot takes if that is more), indexes, and the
-        batches that are ready or under way.
+        Encoded samples (``data.memory_mb``, or one window of each slot if that is more), a second time those of reads
+        under way, indexes, batches that are ready or being made, and what the store's clients and the threads take;
+        and a quarter more, because freed blocks of various sizes leave gaps that the C library keeps (a sixth was
+        measured, at 256 slots of ImageNet's size).
         """
+        data, split = self._data, self._split
+        block = data.block_samples * sum(shard.bytes for shard in split.shards) // max(1, split.samples)
         slots = len(self._micro_batches) * self._micro_batch
-        of_slot = self._data.block_samples * self._data.window_blocks
-        split = self._split
-        sample = sum(shard.bytes for shard in split.shards) // max(1, split.samples)
-        encoded = max(self._data.memory_mb * 2**20, min(slots * of_slot, split.samples) * sample)
+        blocks = min(slots * data.window_blocks, -(-split.samples // data.block_samples))
+        encoded = max(data.memory_mb * 2**20, blocks * block) + data.read_threads * block
         indexes = min(INDEX_BYTES, sum(shard.index_bytes for shard in split.shards))
-        batch = self._decoder.empty(1).nbytes * self._micro_batch
-        return encoded + indexes + (_AHEAD + 2) * batch
+        batches = (_AHEAD + 2) * self._micro_batch * self._decoder.empty(1).nbytes
+        return (encoded + indexes + batches + _CLIENTS_BYTES) * 5 // 4
 
     def metrics(self) -> dict[str, float]:
         """What became of the reads so far, by name: of the store (``read_…``) and of the cache (``cache_…``).
@@ -213,6 +217,7 @@ class Loader:
             from_step=first_step,
             read_threads=self._data.read_threads,
             memory_bytes=self._data.memory_mb * 2**20,
+            decoding_steps=-(-(_AHEAD + 2) // len(self._micro_batches)),
         )
         with (
             decode_pool(self._data.decode_threads) as pool,

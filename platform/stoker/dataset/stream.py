@@ -70,7 +70,11 @@ class _Held:
 
 
 class BlockStream:
-    """Iterates over the steps of an epoch from ``from_step`` on; use it as a context manager, so that threads end."""
+    """Iterates over the steps of an epoch from ``from_step`` on; use it as a context manager, so that threads end.
+
+    Whoever takes the samples may hold on to those of the last ``decoding_steps`` steps: a window counts against
+    ``memory_bytes`` until then.
+    """
 
     def __init__(
         self,
@@ -81,12 +85,13 @@ class BlockStream:
         from_step: int = 0,
         read_threads: int = 16,
         memory_bytes: int = 2**30,
+        decoding_steps: int = 0,
     ) -> None:
         self._reader = reader
         self._order = order
         self._slots = list(slots)
         self._from_step = from_step
-        self._memory_bytes = memory_bytes
+        self._memory_bytes, self._decoding_steps = memory_bytes, decoding_steps
         self._pool: ReadPool[list[Sample]] = ReadPool(read_threads)
         self._planner = threading.Thread(target=self._plan, name="stoker-plan", daemon=True)
         self._change = threading.Condition()
@@ -116,7 +121,10 @@ class BlockStream:
     def __iter__(self) -> Iterator[list[Streamed | None]]:
         """For each step the samples of the slots, in their order; None where a slot is padding."""
         current: dict[int, _Held | None] = dict.fromkeys(self._slots)
+        ended: deque[tuple[int, _Held]] = deque()
         for step in range(self._from_step, self._order.steps):
+            while ended and ended[0][0] + self._decoding_steps <= step:
+                self._release(ended.popleft()[1])
             with self._change:
                 self._step = step
                 self._change.notify_all()
@@ -129,13 +137,10 @@ class BlockStream:
                 held = current[slot]
                 if held is None or step >= held.window.stop_step:
                     if held is not None:
-                        self._release(held)
+                        ended.append((step, held))
                     held = current[slot] = self._next(slot)
                 found.append(held.at(step))
             yield found
-        for held in current.values():
-            if held is not None:
-                self._release(held)
 
     def _next(self, slot: int) -> _Held:
         with self._change:
