@@ -10,9 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from stoker.embedded import Instance, ObjectStore, Settings
+
+# A test never depends on how fast the machine is.
+hypothesis.settings.register_profile("stoker", deadline=None)
+hypothesis.settings.load_profile("stoker")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import fsspec.asyn
 from fsspec.asyn import AsyncFileSystem
@@ -17,9 +17,6 @@ from stoker.storage.obstore_client import obstore_client
 from stoker.storage.reads import Reads
 from stoker.storage.retry import BadBody, StoreAnswer, call_with_retries
 
-if TYPE_CHECKING:
-    from stoker.storage.location import Location
-
 __all__ = ["read_range"]
 
 _SHORTEST_TIMEOUT_S = 0.05
@@ -27,9 +24,22 @@ _SHORTEST_TIMEOUT_S = 0.05
 _MISTAKEN = frozenset({301, 307, 400})
 
 
-def read_range(
-    location: Location, start: int, stop: int, check: Callable[[Any], None] | None, reads: Reads
-) -> memoryview:
+class Place(Protocol):
+    """What a read needs of a :class:`stoker.storage.Location`."""
+
+    @property
+    def url(self) -> str: ...
+    @property
+    def patience_s(self) -> float: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def filesystem(self) -> Any: ...
+    @property
+    def is_local(self) -> bool: ...
+
+
+def read_range(location: Place, start: int, stop: int, check: Callable[[Any], None] | None, reads: Reads) -> memoryview:
     """See :meth:`Location.read_range`."""
     until = time.monotonic() + location.patience_s
     counters, hedging = reads.counters, reads.hedging
@@ -75,7 +85,7 @@ def _timeout_s(deadline_s: float, left_s: float) -> float:
     return 2 ** (math.floor(4 * math.log2(max(_SHORTEST_TIMEOUT_S, left_s))) / 4)
 
 
-def _request(location: Location, start: int, stop: int, timeout_s: float) -> memoryview:
+def _request(location: Place, start: int, stop: int, timeout_s: float) -> memoryview:
     """One request by the client at hand. Raises what the client raises, TimeoutError after ``timeout_s`` seconds."""
     if is_s3(location.url):
         bucket, _, key = location.url.partition("://")[2].partition("/")
