@@ -155,8 +155,8 @@ class Loader:
 
         Encoded samples (``data.memory_mb``, or one window of each slot if that is more), a second time those of reads
         under way, indexes, batches that are ready or being made, and what the store's clients and the threads take;
-        and a quarter more, because freed blocks of various sizes leave gaps that the C library keeps (a sixth was
-        measured, at 256 slots of ImageNet's size).
+        and half more, because freed blocks of various sizes leave gaps that the C library keeps (a third was measured,
+        at 256 slots of ImageNet's size).
         """
         data, split = self._data, self._split
         block = data.block_samples * sum(shard.bytes for shard in split.shards) // max(1, split.samples)
@@ -165,7 +165,7 @@ class Loader:
         encoded = max(data.memory_mb * 2**20, blocks * block) + data.read_threads * block
         indexes = min(INDEX_BYTES, sum(shard.index_bytes for shard in split.shards))
         batches = (_AHEAD + 2) * self._micro_batch * self._decoder.empty(1).nbytes
-        return (encoded + indexes + batches + _CLIENTS_BYTES) * 5 // 4
+        return (encoded + indexes + batches + _CLIENTS_BYTES) * 3 // 2
 
     def metrics(self) -> dict[str, float]:
         """What became of the reads so far, by name: of the store (``read_…``) and of the cache (``cache_…``).
