@@ -1,4 +1,4 @@
-"""The fault proxy in front of the test run's object store."""
+"""The fault proxy in front of the test run's object store, and the clients that read through it."""
 
 from __future__ import annotations
 
@@ -26,3 +26,10 @@ def proxy(store: Store, _proxy: FaultProxy) -> Iterator[FaultProxy]:
     variables = {name: _proxy.url for name in store.environment() if name.startswith("AWS_ENDPOINT_URL")}
     with environment_with(variables), _proxy.faults():
         yield _proxy
+
+
+@pytest.fixture(params=["s3fs", "obstore"])
+def client(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The client that reads ranges: a test that asks for it runs once with each."""
+    monkeypatch.setenv("STOKER_S3_CLIENT", request.param)
+    return str(request.param)

@@ -22,12 +22,6 @@ SHARDS = [50, 7, 1, 80, 33]
 SAMPLES = sum(SHARDS)
 
 
-@pytest.fixture(params=["s3fs", "obstore"])
-def client(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setenv("STOKER_S3_CLIENT", request.param)
-    return str(request.param)
-
-
 @pytest.fixture(scope="module")
 def url(store: Store) -> str:
     return write_dataset(store.fresh("epoch"), {"train": SHARDS}).url

@@ -35,12 +35,6 @@ PASSING = [
 ]
 
 
-@pytest.fixture(params=["s3fs", "obstore"])
-def client(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setenv("STOKER_S3_CLIENT", request.param)
-    return str(request.param)
-
-
 @pytest.fixture(scope="module")
 def written(store: Store) -> str:
     place = locate(store.fresh("faults")) / "data"
