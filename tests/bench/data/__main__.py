@@ -31,6 +31,7 @@ _COLUMNS = {
     "repeated": "repeated",
     "mb_per_s": "MB/s",
     "mb_per_cpu_s": "MB/CPU-s",
+    "mb_per_s_with_start": "MB/s with start",
     "peak_mib": "peak MiB",
     "bound_mib": "bound MiB",
 }

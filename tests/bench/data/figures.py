@@ -41,6 +41,7 @@ def data_figures(outcomes: Sequence[Outcome]) -> list[Figure]:
         ("local_images_per_cpu_s", ours(_LOCAL, cpu)),
         ("s3_images_per_s", ours(_S3, "images_per_s")),
         ("raw_mb_per_s", ours("stoker, raw", "mb_per_s")),
+        ("raw_with_start_mb_per_s", ours("stoker, raw", "mb_per_s_with_start")),
     )
     figures = [Figure(name, value) for name, value in told if value is not None]
     figures += [Figure(name, a / b, bar) for name, a, b, bar in ratios if a is not None and b is not None]

@@ -35,6 +35,8 @@ def load(place: Place, decoder: str, source: str, *, identifies: bool = False) -
     where = {"remote": place.url("mds"), "local": str(cache)} if source == "s3" else {"local": str(place.local("mds"))}
     images = _Images(shuffle=True, batch_size=BATCH, **where)
     images.decode, images.identifies = Decoder(decoder), identifies
+    for stream in images.streams:  # else the forked workers share one connection, and an answer is waited for 60 s
+        stream._downloader.clean_up()
     return streaming.StreamingDataLoader(
         images, batch_size=BATCH, num_workers=WORKERS, collate_fn=collate, prefetch_factor=4
     )
