@@ -19,8 +19,7 @@ Since 1.1, for images that can be cut before they are decoded (``stoker.dataset.
 ``frame, scan``            int32 [n]  offsets of the frame header and of the first interval in the bytes
 ``mcu_width, mcu_height``  uint8 [n]  of a minimum coded unit, in pixels
 ``interval``               uint16 [n] MCUs of a restart interval; 0 where an image cannot be cut
-``intervals``              uint16 [t] bytes of each interval of each sample, joined
-``interval_ends``          int64 [n]  where each sample's intervals end in ``intervals``
+``table``                  int32 [n]  offset of the table of the intervals' lengths in the bytes; 0: none
 =========================  =========  =================================================================
 
 Further columns may be added in a minor version; readers ignore those that they do not know.
@@ -60,7 +59,7 @@ _MARKS: dict[str, Any] = {
     "mcu_width": np.uint8,
     "mcu_height": np.uint8,
     "interval": np.uint16,
-    "interval_ends": np.int64,
+    "table": np.int32,
 }
 
 
@@ -88,7 +87,7 @@ class IndexRow:
 class ShardIndex:
     """The columns of an index as arrays; see the module for shapes and types. Make one by :meth:`of`.
 
-    ``marked`` holds the columns since 1.1 that say where intervals lie, or nothing if the index is older.
+    ``marked`` holds the columns since 1.1 that say how images can be cut, or nothing if the index is older.
     """
 
     offset: NDArray[np.int64]
@@ -119,15 +118,12 @@ class ShardIndex:
         """The index of ``rows``, in their order."""
         found = list(rows)
         columns = {name: np.array([getattr(r, name) for r in found], kind) for name, kind in _COLUMNS.items()}
-        lengths = [r.marks.lengths if r.marks else np.empty(0, np.uint16) for r in found]
         marked = {
             name: np.array([getattr(r.marks, name) if r.marks else 0 for r in found], kind)
             for name, kind in _MARKS.items()
-            if name not in {"orientation", "interval_ends"}
+            if name != "orientation"
         }
         marked["orientation"] = np.array([r.orientation for r in found], np.uint8)
-        marked["interval_ends"] = np.cumsum([len(part) for part in lengths], dtype=np.int64)
-        marked["intervals"] = np.concatenate(lengths) if lengths else np.empty(0, np.uint16)
         keys = [r.key.encode() for r in found]
         key_bytes = np.frombuffer(b"".join(keys), np.uint8)
         return cls(
@@ -139,11 +135,10 @@ class ShardIndex:
         return int(self.marked["orientation"][row]) if self.marked else 1
 
     def marks(self, row: int) -> Marks | None:
-        """Where the intervals of sample ``row`` lie, or None if it cannot be cut."""
+        """How the image of sample ``row`` can be cut, or None if it cannot."""
         if not self.marked or not self.marked["interval"][row]:
             return None
         columns = self.marked
-        begin, end = (int(columns["interval_ends"][row - 1]) if row else 0), int(columns["interval_ends"][row])
         return Marks(
             width=int(self.width[row]),
             height=int(self.height[row]),
@@ -152,7 +147,7 @@ class ShardIndex:
             mcu_width=int(columns["mcu_width"][row]),
             mcu_height=int(columns["mcu_height"][row]),
             interval=int(columns["interval"][row]),
-            lengths=columns["intervals"][begin:end],
+            table=int(columns["table"][row]),
         )
 
     def to_bytes(self) -> bytes:
@@ -183,11 +178,7 @@ class ShardIndex:
         rows = (*(found[name] for name in (*_COLUMNS, "key_ends")), *marked.values())
         if len({len(column) for column in rows}) != 1:
             raise ValueError("the index's columns differ in length")
-        if len(marked) < len(_MARKS) or "intervals" not in columns:
-            return cls(**found)
-        if len(rows[0]) and marked["interval_ends"][-1] != len(columns["intervals"]):
-            raise ValueError("the index's intervals do not fit their ends")
-        return cls(**found, marked=marked | {"intervals": columns["intervals"]})
+        return cls(**found, marked=marked if len(marked) == len(_MARKS) else {})
 
 
 def read_index(

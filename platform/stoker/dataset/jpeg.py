@@ -9,17 +9,21 @@ smaller size: a valid JPEG of the crop and its surroundings, which any decoder d
            └ k MCUs ┘                              ─▶
 
 ``MARGIN`` pixels around the crop are kept, because a decoder that interpolates subsampled chroma looks at neighbours.
+
+Where the intervals lie is found by a look through the bytes for markers, or read from a table that ``with_table`` put
+before the scan: a segment APP9 of ``stoker:intervals``, a zero byte, and the bytes of each interval as unsigned 16-bit
+little-endian integers. Decoders pass over it. It comes with the image that it is about, so a shard's index stays small
+(it takes ten times as much as all else in one).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MARGIN", "Box", "Marks", "crop_jpeg", "read_marks"]
+__all__ = ["MARGIN", "Box", "Marks", "crop_jpeg", "read_marks", "with_table"]
 
 Box = tuple[int, int, int, int]
 """left, top, width, height in pixels"""
@@ -27,24 +31,24 @@ Box = tuple[int, int, int, int]
 MARGIN = 4
 """pixels; twice what libjpeg's triangle filter looks past a crop (one chroma sample, two pixels)"""
 
-_RST0, _EOI, _SOS, _DRI = 0xD0, 0xD9, 0xDA, 0xDD
+_RST0, _EOI, _SOS, _DRI, _APP9 = 0xD0, 0xD9, 0xDA, 0xDD, 0xE9
+_TABLE = b"stoker:intervals\0"
+_LONGEST_SEGMENT = _LONGEST_INTERVAL = 2**16 - 1
 _RST_CYCLE = np.arange(0xD0, 0xD8, dtype=np.uint8)
 _SEQUENTIAL = frozenset({0xC0, 0xC1})
 """frames of baseline and extended sequential Huffman coding"""
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """all frames, progressive, lossless and arithmetic ones too; DHT, JPG and DAC share their range"""
 _BLOCK = 8
-_LONGEST_INTERVAL = 2**16 - 1
 
 
 @dataclass(frozen=True)
 class Marks:
-    """Where the intervals of a JPEG lie.
+    """How a JPEG can be cut.
 
     ``width``, ``height``: of the image in pixels. ``frame``: offset of its frame header (SOF). ``scan``: offset of the
     first interval. ``mcu_width``, ``mcu_height``: of an MCU in pixels. ``interval``: MCUs of an interval, a divisor of
-    a row's. ``lengths``: uint16 [t], bytes of each interval, the marker that ends it included; together they reach to
-    the end of the image (EOI).
+    a row's. ``table``: offset of the table of the intervals' lengths, 0 if there is none.
     """
 
     width: int
@@ -54,60 +58,85 @@ class Marks:
     mcu_width: int
     mcu_height: int
     interval: int
-    lengths: NDArray[np.uint16]
+    table: int = 0
 
-    @cached_property
-    def starts(self) -> NDArray[np.int64]:
-        """int64 [t + 1]: where each interval begins, and where the last one ends."""
-        starts = np.empty(len(self.lengths) + 1, np.int64)
-        starts[0] = self.scan
-        np.cumsum(self.lengths, dtype=np.int64, out=starts[1:])
-        starts[1:] += self.scan
-        return starts
+    @property
+    def per_row(self) -> int:
+        """Intervals of a row of MCUs."""
+        return -(-self.width // (self.interval * self.mcu_width))
+
+    @property
+    def rows(self) -> int:
+        """Rows of MCUs."""
+        return -(-self.height // self.mcu_height)
 
 
 def read_marks(data: bytes | memoryview) -> Marks | None:
     """The marks of the JPEG in ``data``, or None when it cannot be cut.
 
     It can when it is baseline or extended sequential Huffman with one scan, with restart intervals of a divisor of a
-    row's MCUs, none of more than 65,535 bytes, every marker in its place. Bytes behind the image's end are not looked
-    at. Costs one pass over the bytes, so it belongs into the preparation of a data set.
+    row's MCUs and every marker in its place. Bytes behind the image's end are not looked at.
     """
-    header = _header(memoryview(data))
-    if header is None:
-        return None
-    width, height, frame, scan, mcu_width, mcu_height, interval = header
-    columns, rows = -(-width // mcu_width), -(-height // mcu_height)
-    if not interval or columns % interval:
+    marks = _header(memoryview(data))
+    if marks is None or not marks.interval or -(-marks.width // marks.mcu_width) % marks.interval:
         return None
     view = np.frombuffer(data, np.uint8)
-    at = np.flatnonzero(view[scan:-1] == 0xFF) + scan
-    kinds = view[at + 1]
-    markers = at[(kinds != 0) & (kinds != 0xFF)]
-    expected = rows * columns // interval
+    markers, expected = _markers(view, marks.scan), marks.rows * marks.per_row
     if len(markers) < expected:
         return None
-    numbers = view[markers[:expected] + 1]
     wanted = _RST0 + (np.arange(expected) & 7)
     wanted[-1] = _EOI
-    lengths = np.diff(markers[:expected] + 2, prepend=scan)
-    if (numbers != wanted).any() or lengths.max() > _LONGEST_INTERVAL:
+    if (view[markers[:expected] + 1] != wanted).any():
         return None
-    return Marks(width, height, frame, scan, mcu_width, mcu_height, interval, lengths.astype(np.uint16))
+    if marks.table and not np.array_equal(_starts(data, marks)[1:], markers[:expected] + 2):
+        return replace(marks, table=0)  # whoever wrote the image anew kept a table that was another's
+    return marks
+
+
+def with_table(data: bytes) -> bytes:
+    """The JPEG in ``data`` with the table of its intervals, in place of one that it has; as it is if it cannot be cut,
+    or its table would not fit in a segment."""
+    found = _header(memoryview(data))
+    if found is None:
+        return data
+    for begin, end in reversed(_segments(memoryview(data))):
+        if _is_table(data, begin):
+            data = data[:begin] + data[end:]
+    marks = read_marks(data)
+    if marks is None:
+        return data
+    lengths = np.diff(_starts(data, marks))
+    size = 2 + len(_TABLE) + 2 * len(lengths)
+    if size > _LONGEST_SEGMENT or lengths.max() > _LONGEST_INTERVAL:
+        return data
+    at = _segments(memoryview(data))[-1][0]  # before the scan's header, so that no other offset moves
+    segment = bytes([0xFF, _APP9]) + size.to_bytes(2, "big") + _TABLE + lengths.astype("<u2").tobytes()
+    return data[:at] + segment + data[at:]
+
+
+def _markers(view: NDArray[np.uint8], start: int) -> NDArray[np.int64]:
+    """Where markers lie in the entropy-coded bytes from ``start`` on, in which 0xFF stands before nothing else but
+    0 (a stuffed byte) and 0xFF (fill bytes): T.81, B.1.1.5."""
+    at = np.flatnonzero(view[start:-1] == 0xFF) + start
+    kinds = view[at + 1]
+    return at[(kinds != 0) & (kinds != 0xFF)]
 
 
 def crop_jpeg(data: bytes | memoryview, marks: Marks, box: Box) -> tuple[bytearray, Box]:
     """(a JPEG that holds the crop ``box`` and at least a margin around it, the crop's box in it).
 
     ``box`` lies within the image. Nothing is decoded: bytes are copied once.
+
+    Raises:
+        ValueError: the bytes are not those that ``marks`` were read from.
     """
     left, top, width, height = box
-    span, mcu_height, starts = marks.interval * marks.mcu_width, marks.mcu_height, marks.starts
-    per_row, rows = -(-marks.width // span), -(-marks.height // mcu_height)
+    span, mcu_height, per_row = marks.interval * marks.mcu_width, marks.mcu_height, marks.per_row
     first = max(0, left - MARGIN) // span
     stop = min(per_row, -(-(left + width + MARGIN) // span))
     top_row = max(0, top - MARGIN) // mcu_height
-    stop_row = min(rows, -(-(top + height + MARGIN) // mcu_height))
+    stop_row = min(marks.rows, -(-(top + height + MARGIN) // mcu_height))
+    starts = _starts(data, marks)
     # [rows, intervals + 1]: where the covered intervals of each row begin, and where the last of them ends
     edges = starts[np.arange(top_row * per_row, stop_row * per_row, per_row)[:, None] + np.arange(first, stop + 1)]
     begin, end = edges[:, 0], edges[:, -1]
@@ -129,28 +158,63 @@ def crop_jpeg(data: bytes | memoryview, marks: Marks, box: Box) -> tuple[bytearr
     return cut, (left - first * span, top - top_row * mcu_height, width, height)
 
 
-def _header(data: memoryview) -> tuple[int, int, int, int, int, int, int] | None:
-    """(width, height, frame, scan, MCU width, MCU height, restart interval), or None if it is not of our kind."""
-    at, interval, components = 2, 0, 0
-    frame: tuple[int, int, int, int, int] | None = None
+def _starts(data: bytes | memoryview, marks: Marks) -> NDArray[np.int64]:
+    """int64 [t + 1]: where each interval begins, and where the last one ends, its marker included."""
+    count = marks.rows * marks.per_row
+    starts = np.empty(count + 1, np.int64)
+    starts[0] = marks.scan
+    if marks.table:
+        np.cumsum(np.frombuffer(data, "<u2", count, marks.table), dtype=np.int64, out=starts[1:])
+        starts[1:] += marks.scan
+        return starts
+    markers = _markers(np.frombuffer(data, np.uint8), marks.scan)
+    if len(markers) < count:
+        raise ValueError(f"{len(markers)} markers found where the index promises {count}")
+    starts[1:] = markers[:count] + 2
+    return starts
+
+
+def _segments(data: memoryview) -> list[tuple[int, int]]:
+    """(begin, end) of each marker segment between SOI and the first scan's data, the scan's header the last."""
+    found: list[tuple[int, int]] = []
+    at = 2
     while at + 4 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker == 0xFF:  # fill bytes may stand before any marker (T.81, B.1.1.2)
+        if data[at + 1] == 0xFF:  # fill bytes may stand before any marker (T.81, B.1.1.2)
             at += 1
             continue
         after = at + 2 + (data[at + 2] << 8 | data[at + 3])
-        if marker == _SOS:
-            if frame is None or data[at + 4] != components:
-                break  # one of several scans
-            width, height, begins, mcu_width, mcu_height = frame
-            return width, height, begins, after, mcu_width, mcu_height, interval
-        if marker in _FRAMES:
-            frame, components = _frame(data, at), data[at + 9]
-            if frame is None:
-                break
-        elif marker == _DRI:
-            interval = data[at + 4] << 8 | data[at + 5]
+        found.append((at, after))
+        if data[at + 1] == _SOS:
+            break
         at = after
+    return found
+
+
+def _is_table(data: bytes | memoryview, begin: int) -> bool:
+    return data[begin + 1] == _APP9 and bytes(data[begin + 4 : begin + 4 + len(_TABLE)]) == _TABLE
+
+
+def _header(data: memoryview) -> Marks | None:
+    """The marks as the header tells them, or None if it is not of our kind. A table is believed if its size fits."""
+    interval, table, room = 0, 0, 0
+    frame: tuple[int, int, int, int, int] | None = None
+    for begin, after in _segments(data):
+        marker = data[begin + 1]
+        if marker == _SOS:
+            if frame is None or data[begin + 4] != data[frame[2] + 9]:
+                return None  # one of several scans
+            marks = Marks(frame[0], frame[1], frame[2], after, frame[3], frame[4], interval)
+            fits = bool(interval) and room == 2 * marks.rows * marks.per_row
+            return replace(marks, table=table) if fits else marks
+        if marker in _FRAMES:
+            frame = _frame(data, begin)
+            if frame is None:
+                return None
+        elif marker == _DRI:
+            interval = data[begin + 4] << 8 | data[begin + 5]
+        elif _is_table(data, begin):
+            table = begin + 4 + len(_TABLE)
+            room = after - table
     return None
 
 

@@ -145,7 +145,10 @@ class TrainingImagesOnGpu:
             return None
         size = (marks.height, marks.width) if orientation >= _TURNED else (marks.width, marks.height)
         box = stored_box(random_resized_crop(draws[1:], *size, self._augment), marks.width, marks.height, orientation)
-        encoded, within = crop_jpeg(sample.data, marks, box)
+        try:
+            encoded, within = crop_jpeg(sample.data, marks, box)
+        except ValueError:
+            return None  # the CPU's way says what is wrong
         return _Cut(torch.frombuffer(encoded, dtype=torch.uint8), orientation, within)
 
     def _pixels(self, encoded: dict[int, Tensor]) -> dict[int, Tensor]:

@@ -75,7 +75,10 @@ class TrainingImages:
             return resample(crop, self._image_size, self._image_size, out)
         size = (marks.height, marks.width) if orientation >= _TURNED else (marks.width, marks.height)
         box = stored_box(random_resized_crop(draws, *size, self._augment), marks.width, marks.height, orientation)
-        encoded, (left, top, width, height) = crop_jpeg(sample.data, marks, box)
+        try:
+            encoded, (left, top, width, height) = crop_jpeg(sample.data, marks, box)
+        except ValueError as error:
+            raise UndecodableImage(f"the jpg image cannot be cut ({error})") from None
         if self._scales_in_dct and min(width, height) >= 2 * self._image_size:
             return self._scaled(encoded, (left, top, width, height), orientation, out)
         pixels = decode_jpeg(encoded, is_turned=False)[:, top : top + height, left : left + width]

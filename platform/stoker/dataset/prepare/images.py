@@ -21,7 +21,7 @@ from torch import Tensor
 
 from stoker.dataset.decode import UndecodableImage, decode, image_kind, image_size
 from stoker.dataset.index import IndexRow, payload_checksum
-from stoker.dataset.jpeg import Marks, read_marks
+from stoker.dataset.jpeg import Marks, read_marks, with_table
 from stoker.dataset.prepare.markers import choose_interval, program_version, rewrite
 from stoker.dataset.prepare.plan import Options
 from stoker.errors import DatasetError
@@ -112,14 +112,15 @@ def _rewritten(data: bytes, size: tuple[int, int], options: Options) -> StoredIm
     new = rewrite(data, _interval(data), keeps_metadata=keeps_metadata, orientation=orientation)
     if new.damage and options.checks:
         raise UndecodableImage(new.damage)
+    rewritten = with_table(new.data) if new.data is not None else None
     kept = ""
     if pixels is None or new.damage:
         kept = "damaged"
-    elif new.data is None:
+    elif rewritten is None:
         kept = "of a kind that the program does not rewrite"
-    elif not _same(new.data, pixels):
+    elif not _same(rewritten, pixels):
         kept = "rewritten, it would have other pixels"
-    stored = data if kept or new.data is None else new.data
+    stored = data if kept or rewritten is None else rewritten
     return StoredImage(stored, "jpg", *size, orientation, read_marks(stored), kept)
 
 
@@ -167,5 +168,5 @@ def _encoded_anew(data: bytes, kind: str, options: Options) -> StoredImage:
         marked["restart_marker_blocks"] = choose_interval(columns, _SUBSAMPLED**2)
     file = io.BytesIO()
     image.save(file, "JPEG", quality=options.quality, subsampling="4:2:0", optimize=True, **marked)
-    encoded = file.getvalue()
+    encoded = with_table(file.getvalue())
     return StoredImage(encoded, "jpg", *image.size, 1, read_marks(encoded))

@@ -49,7 +49,7 @@ def choose_interval(columns: int, mcu_pixels: int) -> int:
 
     A crop of w of a row's MCUs takes n = (w - 1) / k + 1 intervals of k MCUs on average. Short intervals decode few
     MCUs beside the crop; but each one costs the decoder its last MCU twice (libjpeg-turbo's fast path gives up at a
-    marker), and 5 bytes in tar and index. The choice is the cheapest n * (k + d), where d is an interval's own cost in
+    marker), and 5 bytes of the file. The choice is the cheapest n * (k + d), where d is an interval's own cost in
     MCUs. By least squares over all divisors d is 0.05 to 0.08 for the decoder alone; reading the bytes doubles it.
 
     Measured on ImageNet-like images, cutting and decoding random crops with torchvision, milliseconds (file in kB):
