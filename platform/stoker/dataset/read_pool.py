@@ -17,6 +17,7 @@ T = TypeVar("T")
 class ReadPool(Generic[T]):
     """Up to ``threads`` threads; of what was submitted they take what has the lowest ``urgency``, then what came first.
 
+    Nothing is read before :meth:`begin`, so that the most urgent read is the first one wherever in the queue it came.
     The threads are daemons: a read that hangs does not keep the process from its end.
     """
 
@@ -27,6 +28,7 @@ class ReadPool(Generic[T]):
         self._change = threading.Condition()
         self._waiting: list[tuple[int, int, Future[T], Callable[[], T]]] = []
         self._count = itertools.count()
+        self._has_begun = False
         self._is_closed = False
 
     def submit(self, urgency: int, read: Callable[[], T]) -> Future[T]:
@@ -34,12 +36,22 @@ class ReadPool(Generic[T]):
         future: Future[T] = Future()
         with self._change:
             heapq.heappush(self._waiting, (urgency, next(self._count), future, read))
-            if self._idle:
-                self._change.notify()
-            elif self._threads < self._most:
-                self._threads += 1
-                threading.Thread(target=self._work, name=f"stoker-read-{self._threads}", daemon=True).start()
+            if self._has_begun:
+                self._wake(1)
         return future
+
+    def begin(self) -> None:
+        """Start to read."""
+        with self._change:
+            if not self._has_begun:
+                self._has_begun = True
+                self._wake(len(self._waiting))
+
+    def _wake(self, reads: int) -> None:
+        self._change.notify(min(reads, self._idle))
+        for _ in range(min(reads - self._idle, self._most - self._threads)):
+            self._threads += 1
+            threading.Thread(target=self._work, name=f"stoker-read-{self._threads}", daemon=True).start()
 
     def close(self) -> None:
         """Start no further read; those under way end by themselves, those not begun are cancelled."""

@@ -5,8 +5,9 @@
 
 The planner admits windows in the order of need while the bytes in flight and waiting stay under ``memory_bytes``; a
 window that the step under way needs is admitted in any case, so that a bound that is too small makes the stream slow
-but never still. The samples of the very first step are read by themselves, before their blocks, so that a start or a
-seek costs no more than a batch. Nothing of the order depends on threads or time.
+but never still. The samples of the very first step are read by themselves, before their blocks, and nothing is read
+until all of them are asked for, so that a start or a seek costs no more than a batch. Nothing of the order depends on
+threads or time.
 """
 
 from __future__ import annotations
@@ -164,6 +165,8 @@ class BlockStream:
             heapq.heapify(heads)
             while heads:
                 _, i, window = heads[0]
+                if window.first_step > self._from_step:
+                    self._pool.begin()
                 if not self._admit(window):
                     return
                 following = next(upcoming[i], None)
@@ -175,6 +178,8 @@ class BlockStream:
             with self._change:
                 self._failure = error
                 self._change.notify_all()
+        finally:
+            self._pool.begin()
 
     def _admit(self, window: Window) -> bool:
         """Wait until there is room for ``window``, and start its reads; False if the stream was closed meanwhile."""
