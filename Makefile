@@ -16,7 +16,7 @@ UV_VERSION := 0.13.9
 .PHONY: help install quickstart up down test test-fast lint format bench-data bench-order verify-weights clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: .venv/installed ## make the virtual environment and install the pinned packages
 

@@ -47,7 +47,11 @@ _CLASSES = 1000
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds a step (medians), and the median over pairs of neighbouring steps of exact by float, minus 1."""
+    """Seconds a step (medians), and medians over pairs of neighbouring steps of exact by float, minus 1.
+
+    ``share`` is of wall time; ``processor_share`` is of rank 0's processor time, which others on the machine do not
+    change much.
+    """
 
     model: str
     image_size: int
@@ -57,6 +61,7 @@ class Cost:
     float_s: float
     exact_s: float
     share: float
+    processor_share: float
     bits_kept: int
     steps_redone: int
 
@@ -94,16 +99,18 @@ def _rank(rank: int, port: int, recipes: list[Recipe], pairs: int, result: str) 
         torch.manual_seed(0)
         steppers.append(Stepper(each, build_model(each.model.name, classes=_CLASSES), torch.device("cpu"), 1000))
     seconds: list[list[float]] = [[], []]
+    processor: list[list[float]] = [[], []]
     done = None
     for step in range(pairs + 2):
         batches = [_batch(recipe, rank * _EACH + n, step) for n in range(_EACH)]
         for which in (0, 1) if step % 2 else (1, 0):
             dist.barrier()
-            began = time.perf_counter()
+            began, spent = time.perf_counter(), time.process_time()
             told = steppers[which].run(batches, step, recipe.batch.total)
             dist.barrier()
             if step > 1:  # the first two build buckets and find the grid
                 seconds[which].append(time.perf_counter() - began)
+                processor[which].append(time.process_time() - spent)
             done = told if which else done
     assert done is not None
     assert done.exactness is not None
@@ -116,12 +123,17 @@ def _rank(rank: int, port: int, recipes: list[Recipe], pairs: int, result: str) 
             pairs=pairs,
             float_s=statistics.median(seconds[0]),
             exact_s=statistics.median(seconds[1]),
-            share=statistics.median(b / a for a, b in zip(*seconds, strict=True)) - 1,
+            share=_share(seconds),
+            processor_share=_share(processor),
             bits_kept=done.exactness.bits_kept,
             steps_redone=done.exactness.steps_redone,
         )
         Path(result).write_text(json.dumps(asdict(cost)))
     dist.destroy_process_group()
+
+
+def _share(seconds: list[list[float]]) -> float:
+    return statistics.median(exact / plain for plain, exact in zip(*seconds, strict=True)) - 1
 
 
 def _batch(recipe: Recipe, micro_batch: int, step: int) -> Batch:
