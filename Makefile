@@ -13,10 +13,10 @@ JPEG_PACKAGE := { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo 
 UV_VERSION := 0.13.9
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart up down test test-fast lint format bench-data bench-order clean
+.PHONY: help install quickstart up down test test-fast lint format bench-data bench-order verify-weights clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: .venv/installed ## make the virtual environment and install the pinned packages
 
@@ -62,6 +62,9 @@ bench-data: install ## the data path beside its peers' (BENCH="--rounds 1 --imag
 
 bench-order: install ## order and seek at 10^9 samples and 4,096 ranks
 	@PYTHONPATH=tests $(BIN)/python -m bench.order $(BENCH)
+
+verify-weights: install ## one run on 1 to 4 ranks, killed, and elastic: the same sha256 of the weights, or exit 1
+	@PYTHONPATH=tests $(BIN)/python -m weights
 
 clean: down ## remove the virtual environment, the data and all caches
 	rm -rf .venv .venv-peers .venv-peers-ffcv .stoker bench-data .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build

@@ -86,6 +86,36 @@ def test_decoding_on_the_gpu_is_refused_where_it_cannot_be(other: str, line: str
     assert str(caught.value) == f"small.yaml: {line}"
 
 
+@pytest.mark.parametrize(
+    ("others", "line"),
+    [
+        (
+            ["reproducible=true", "gradient_compression=bfloat16"],
+            "reproducible sums gradients exactly, gradient_compression bfloat16 rounds them; set reproducible to false "
+            "or gradient_compression to none",
+        ),
+        (
+            ["reproducible=true", "sync_batch_norm=true"],
+            "with sync_batch_norm the statistics depend on the number of workers, which reproducible rules out; set "
+            "one of them to false",
+        ),
+        (
+            ["reproducible=false", "sync_batch_norm=true", "workers.gpus=0"],
+            "sync_batch_norm is for GPUs, but workers.gpus is 0; set sync_batch_norm to false",
+        ),
+        (
+            ["reproducible=false", "sync_batch_norm=true", "workers.gpus=1", "workers.min=3", "workers.max=3"],
+            "with sync_batch_norm all workers need the same number of micro-batches in each step: set workers.min and "
+            "workers.max to one divisor of batch.total / batch.micro, and data.last_batch to drop",
+        ),
+    ],
+)
+def test_what_rules_each_other_out_in_a_step_is_refused(others: list[str], line: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        small(*others)
+    assert str(caught.value) == f"small.yaml: {line}"
+
+
 def test_a_file_that_is_missing_or_no_recipe_is_named(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"nowhere.yaml: no such recipe"):
         read_recipe(tmp_path / "nowhere.yaml")

@@ -175,7 +175,19 @@ class Recipe(_Section):
     evaluation: Evaluation = Field(default_factory=Evaluation)
     checkpoint: CheckpointPolicy = Field(default_factory=CheckpointPolicy)
     workers: Workers = Field(default_factory=Workers)
-    precision: Literal["float32", "bfloat16"] = "float32"
+    reproducible: bool = Field(
+        False, description="exact sums: the same weights, bit for bit, at any number of workers and through restarts"
+    )
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="of the forward and backward pass; weights are float32, float16 scales its loss"
+    )
+    gradient_clip: float | None = Field(None, gt=0, description="bound on the norm of the global batch's gradient")
+    gradient_compression: Literal["none", "bfloat16"] = Field(
+        "none", description="how gradients travel between workers; bfloat16 halves the bytes and keeps 8 bits"
+    )
+    sync_batch_norm: bool = Field(
+        False, description="batch-norm statistics of all workers' micro-batches together, on GPUs only"
+    )
     channels_last: bool = True
     compile: bool = Field(False, description="torch.compile the model")
     patience_s: float = Field(120.0, gt=0, description="how long a worker waits for the store, in seconds")
@@ -189,6 +201,7 @@ class Recipe(_Section):
                 f"workers.max ({self.workers.max}) is above the number of micro-batches "
                 f"(batch.total / batch.micro = {self.batch.micro_batches}); lower it or batch.micro"
             )
+        self._combines()
         if self.data.decode == "gpu" and not self.workers.gpus:
             raise ValueError("data.decode is gpu, but workers.gpus is 0; set data.decode to cpu or give workers a GPU")
         resize = self.evaluation.resize
@@ -198,6 +211,29 @@ class Recipe(_Section):
                 "the centre crop would leave the image"
             )
         return self
+
+    def _combines(self) -> None:
+        """Refuse what cannot be had together with exact sums or synchronised batch norm."""
+        if self.reproducible and self.gradient_compression != "none":
+            raise ValueError(
+                f"reproducible sums gradients exactly, gradient_compression {self.gradient_compression} rounds them; "
+                "set reproducible to false or gradient_compression to none"
+            )
+        if not self.sync_batch_norm:
+            return
+        if self.reproducible:
+            raise ValueError(
+                "with sync_batch_norm the statistics depend on the number of workers, which reproducible rules out; "
+                "set one of them to false"
+            )
+        if not self.workers.gpus:
+            raise ValueError("sync_batch_norm is for GPUs, but workers.gpus is 0; set sync_batch_norm to false")
+        even = self.workers.min == self.workers.max and self.batch.micro_batches % self.workers.max == 0
+        if not even or self.data.last_batch != "drop":
+            raise ValueError(
+                "with sync_batch_norm all workers need the same number of micro-batches in each step: set workers.min "
+                "and workers.max to one divisor of batch.total / batch.micro, and data.last_batch to drop"
+            )
 
     @property
     def evaluation_resize(self) -> int:

@@ -11,7 +11,10 @@ __all__ = ["MovingAverage"]
 
 
 class MovingAverage:
-    """``model`` is the averaged copy: evaluate it, store it, publish it."""
+    """``model`` is the averaged copy: evaluate it, store it, publish it.
+
+    Each number depends on its own weight alone, in no order, so the average is the same bits where the weights are.
+    """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.model = copy.deepcopy(model).requires_grad_(False).eval()
@@ -23,8 +26,8 @@ class MovingAverage:
         weight = 1 - min(self._decay, (1 + step) / (10 + step))
         mine, other = self._split(self.model), self._split(model)
         torch._foreach_lerp_(mine[0], other[0], weight)
-        for to, source in zip(mine[1], other[1], strict=True):
-            to.copy_(source)
+        if mine[1]:
+            torch._foreach_copy_(mine[1], other[1])
 
     @staticmethod
     def _split(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:

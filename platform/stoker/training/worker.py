@@ -32,7 +32,7 @@ from stoker.training.progress import Progress
 from stoker.training.records import EpochRecord, History, Result
 from stoker.training.report import render_report
 from stoker.training.runs import RunFolder
-from stoker.training.step import Stepper
+from stoker.training.step import STEPPER, Stepper
 
 __all__ = ["train_worker"]
 
@@ -112,7 +112,7 @@ class Worker:
     def _one_step(self, batches: list[Batch]) -> float:
         total = self._recipe.batch.total
         samples = min(total, self._loader.samples - batches[0].step * total)
-        rate = self._stepper.run(batches, self._step, samples)
+        rate = self._stepper.run(batches, self._step, samples).rate
         self._step += 1
         if self._trace:
             self._trace.write(batches)
@@ -164,6 +164,7 @@ class Worker:
             return
         stepper = self._stepper
         tensors = {MODEL: stepper.model.state_dict(), OPTIMIZER: optimizer_tensors(stepper.optimizer, stepper.model)}
+        tensors[STEPPER] = stepper.state_tensors()
         if stepper.average:
             tensors[EMA] = stepper.average.model.state_dict()
         epoch, within = divmod(self._step, self._loader.steps)
@@ -174,6 +175,7 @@ class Worker:
             "history": [record.model_dump(mode="json") for record in self._history],
             "recipe": self._recipe.model_dump(mode="json"),
             "dataset_fingerprint": self._fingerprint,
+            "threads": torch.get_num_threads(),
             "versions": _versions(),
         }
         self._writer.save(self._step, tensors, state)
@@ -206,8 +208,11 @@ class Worker:
         stepper.model.load_state_dict(checkpoint.tensors(MODEL))
         if OPTIMIZER in checkpoint.files:
             load_optimizer_tensors(stepper.optimizer, stepper.model, checkpoint.tensors(OPTIMIZER))
+        if STEPPER in checkpoint.files:
+            stepper.load_state_tensors(checkpoint.tensors(STEPPER))
         if stepper.average:
             stepper.average.model.load_state_dict(checkpoint.tensors(EMA))
+        self._keep_threads(state.get("threads"))
         self._step = int(state["step"])
         so_far = state["epoch_so_far"]
         self._so_far = _SoFar(earlier=so_far["seconds"], waited=so_far["waited"])
@@ -215,6 +220,17 @@ class Worker:
             stepper.totals += torch.tensor(so_far["totals"], dtype=torch.float64, device=self._device)
         self._history = [EpochRecord.model_validate(record) for record in state["history"]]
         self._loader.load_state_dict(state["position"])
+
+    def _keep_threads(self, before: int | None) -> None:
+        """Sums inside a convolution depend on the number of CPU threads: a reproducible run keeps its first."""
+        if not self._recipe.reproducible or before in (None, torch.get_num_threads()):
+            return
+        if self._is_first:
+            _say(
+                f"{self._recipe.name}: goes on with {before} CPU threads a worker, as it began, not "
+                f"{torch.get_num_threads()} (workers.cpus): another number would give other weights"
+            )
+        torch.set_num_threads(before)
 
     def _finish(self, evaluated: Evaluated) -> None:
 

@@ -1,0 +1,165 @@
+"""Runs as a user starts them, on the embedded store and cluster, that are killed or change their size under way."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from stoker.embedded import Instance
+from stoker.embedded.processes import program
+from stoker.recipe import Recipe, Workers, as_yaml
+from stoker.storage import locate
+from stoker.training.checkpoints import MODEL
+from stoker.training.runs import RunFolder
+from weights.ranks import sha256_of
+
+__all__ = ["STEPS_PER_EPOCH", "JobRun", "grown_and_shrunk", "killed_twice"]
+
+CHECKOUT = Path(__file__).parents[2]
+STEPS_PER_EPOCH = 50
+_PATIENCE_S = 400.0
+
+
+@dataclass
+class JobRun:
+    """The run ``recipe``, sent by jobs/train.py; ``folder`` is for its files on this machine."""
+
+    recipe: Recipe
+    folder: Path
+
+    def __post_init__(self) -> None:
+        self._traces, self._jobs = self.folder / "traces", 0
+        self._file = self.folder / "recipe.yaml"
+        self.folder.mkdir(parents=True)
+        self._file.write_text(as_yaml(self.recipe.model_copy(update={"trace_dir": str(self._traces)})))
+
+    @contextlib.contextmanager
+    def started(self, *overrides: str) -> Iterator[subprocess.Popen[bytes]]:
+        """The job, until the block ends."""
+        self._jobs += 1
+        with self._log.open("wb") as log:
+            command = [sys.executable, "jobs/train.py", str(self._file), *overrides]
+            job = subprocess.Popen(command, cwd=CHECKOUT, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            yield job
+        finally:
+            job.kill()
+            job.wait()
+
+    @property
+    def _log(self) -> Path:
+        return self.folder / f"job{self._jobs}.log"
+
+    def must_end_well(self, job: subprocess.Popen[bytes]) -> None:
+        if code := job.wait(timeout=_PATIENCE_S):
+            raise RuntimeError(f"jobs/train.py ended with {code}: {self.said()[-3000:]}")
+
+    def said(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def groups(self) -> list[dict[int, tuple[int, int]]]:
+        """Each group of workers that did a step, in order: {rank: (process, last step done)}."""
+        found: list[dict[int, tuple[int, int]]] = []
+        for file in sorted(self._traces.glob("*.jsonl"), key=lambda file: int(file.name.split("-")[0])):
+            lines = [line for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
+            if not lines:
+                continue
+            rank = int(file.stem.rpartition("rank")[2])
+            if not found or rank in found[-1]:
+                found.append({})
+            place, per_epoch = json.loads(lines[-1]), STEPS_PER_EPOCH
+            found[-1][rank] = int(file.name.split("-")[1]), place["epoch"] * per_epoch + place["step"]
+        return found
+
+    def wait_for(self, condition: Callable[[], object], what: str, job: subprocess.Popen[bytes]) -> None:
+        deadline = time.monotonic() + _PATIENCE_S
+        while not condition():
+            if job.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"no {what}: {self.said()[-3000:]}")
+            time.sleep(0.05)
+
+    def has_done(self, step: int, size: int) -> bool:
+        """Whether the workers at present are ``size``, and did ``step``."""
+        groups = self.groups()
+        return bool(groups) and len(groups[-1]) == size and min(last for _, last in groups[-1].values()) >= step
+
+    def world_sizes(self) -> list[int]:
+        return [len(group) for group in self.groups()]
+
+    def sha256(self, step: int) -> str:
+        """Of the weights of the checkpoint at ``step``, as the safetensors library writes them."""
+        checkpoint = RunFolder(locate(self.recipe.storage), self.recipe.name).latest_checkpoint()
+        if checkpoint is None or checkpoint.step != step:
+            raise RuntimeError(f"run {self.recipe.name} has no checkpoint at step {step}")
+        return sha256_of(checkpoint.tensors(MODEL))
+
+
+def killed_twice(run: JobRun) -> list[int]:
+    """A worker of 2 is killed, then the driver of 3; the run ends with 1. Returns the sizes that did steps."""
+    with run.started("workers.min=2", "workers.max=2", "workers.max_failures=0") as job:
+        run.wait_for(lambda: run.has_done(24, 2), "24 steps of 2 workers", job)
+        os.kill(run.groups()[-1][1][0], signal.SIGKILL)
+        if job.wait(timeout=_PATIENCE_S) == 0:
+            raise RuntimeError("the run went on without a worker")
+    with run.started("workers.min=3", "workers.max=3", "workers.max_failures=0") as job:
+        run.wait_for(lambda: run.has_done(63, 3), "63 steps of 3 workers", job)
+        workers = [process for process, _ in run.groups()[-1].values()]
+        job.kill()
+        job.wait()
+    deadline = time.monotonic() + _PATIENCE_S
+    while any(psutil.pid_exists(worker) for worker in workers):
+        if time.monotonic() > deadline:
+            raise RuntimeError("the workers of a killed driver do not end")
+        time.sleep(0.1)
+    with run.started("workers.min=1", "workers.max=1") as job:
+        run.must_end_well(job)
+    return run.world_sizes()
+
+
+def grown_and_shrunk(run: JobRun, cluster: Instance) -> list[int]:
+    """Elastic: begins on the head, grows when a node comes, shrinks when it is killed, all in mid-epoch."""
+    head = cluster.settings.ray_cpus
+    elastic = ["workers.min=1", f"workers.max={head + 1}", "workers.max_failures=-1"]
+    if "resize_every_s" in Workers.model_fields:
+        elastic.append("workers.resize_every_s=5")
+    with run.started(*elastic) as job:
+        run.wait_for(lambda: run.has_done(3, head), f"steps of {head} workers", job)
+        with _node(cluster):
+            run.wait_for(lambda: run.has_done(0, head + 1), f"growth to {head + 1} workers", job)
+            began = min(last for _, last in run.groups()[-1].values())
+            run.wait_for(lambda: run.has_done(began + 12, head + 1), f"steps of {head + 1} workers", job)
+        run.must_end_well(job)
+    return run.world_sizes()
+
+
+@contextlib.contextmanager
+def _node(cluster: Instance) -> Iterator[None]:
+    """A second node on this machine with one CPU; killed at the block's end, as a machine that goes."""
+    variables = cluster.environment()
+    node = subprocess.Popen(
+        [
+            *(program("ray"), "start", "--block", f"--address={variables['RAY_ADDRESS']}", "--num-cpus=1"),
+            *("--node-ip-address=127.0.0.1", "--min-worker-port=0", "--max-worker-port=0"),
+        ],
+        env={**os.environ, **variables, "STOKER_PART": "node"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield
+    finally:
+        for process in [*psutil.Process(node.pid).children(recursive=True), psutil.Process(node.pid)]:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        node.wait()
