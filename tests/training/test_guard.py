@@ -146,8 +146,8 @@ def test_ranks_whose_driver_lost_its_lease_end_and_commit_nothing(tmp_path: Path
 def test_sigterm_hands_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from stoker.training import signals
 
-    monkeypatch.setattr(signals, "_terminated", type(signals._terminated)())
-    signals._terminated.set()
+    monkeypatch.setattr(signals, "_goes", type(signals._goes)())
+    signals._goes.set()
     with pytest.raises(HandedOver, match="handed over in order"):
         until_ended(tmp_path, "")
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import os
 import socket
+import threading
 
 import ray
 
@@ -13,7 +15,6 @@ from stoker.dataset.order import EpochOrder
 from stoker.errors import ClusterError, ModelError, RecipeError, RunError
 from stoker.recipe import Recipe
 from stoker.storage import locate
-from stoker.training.attempts import Attempts, Stopped
 from stoker.training.known_models import known_models
 from stoker.training.lease import Lease
 from stoker.training.records import Result
@@ -63,6 +64,8 @@ def train(recipe: Recipe) -> Result:
             recipe allows.
         SystemExit: it was asked to stop (SIGTERM, SIGINT), and did so with a checkpoint; 128 + the signal's number.
     """
+    # Ray Train takes seconds to import: meanwhile the store and the head of the cluster are asked.
+    threading.Thread(target=importlib.import_module, args=("stoker.training.attempts",), daemon=True).start()
     manifest = check_recipe(recipe)
     run = RunFolder(locate(recipe.storage, patience_s=_DOOR_PATIENCE_S), recipe.name)
     run.begin(recipe)
@@ -83,6 +86,8 @@ def train(recipe: Recipe) -> Result:
         )
         if not ray.is_initialized():
             ray.init(log_to_driver=True)
+        from stoker.training.attempts import Attempts, Stopped
+
         try:
             Attempts(recipe, manifest.fingerprint, lease).run()
         except Stopped as stopped:

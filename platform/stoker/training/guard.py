@@ -121,7 +121,9 @@ class Guard:
         if agreed.stops:
             raise Ended(None)
         if agreed.hands_over:
-            raise Ended(HandedOver("a node or process of the run is about to go; its ranks handed over in order"))
+            raise Ended(
+                HandedOver("its ranks handed over in order (SIGTERM, a drained node, or another number of workers)")
+            )
 
     # -- around a checkpoint -----------------------------------------------------------------------------------------
 

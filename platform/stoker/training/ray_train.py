@@ -6,8 +6,10 @@
 - No helper actor watches for preemption or for a dead controller: each costs the imports of a process just when the
   workers do theirs. The workers ask for drained nodes themselves (``signals``), the driver clears up (``driver``).
 - :class:`_Fixed` asks no autoscaling coordinator; a pending placement group is demand enough.
-- :class:`_Elastic` leaves out nodes that are dead or draining. Ray's own policy believes what the coordinator knew
-  some seconds ago and waits for a node that is gone.
+- :class:`_Elastic` leaves out nodes that are dead or draining, where Ray's own policy believes what the coordinator
+  knew some seconds ago and waits for a node that is gone; and before it resizes it lets the workers store a checkpoint.
+- Controller and workers get their settings as arguments and not as a runtime environment of their own, so that they
+  start in the idle processes that Ray keeps, where Python and Ray are imported already.
 - ``supervision`` decides what a failure means.
 """
 
@@ -28,7 +30,12 @@ from ray.train.v2._internal.callbacks.placement_group_callback import PlacementG
 from ray.train.v2._internal.constants import get_env_vars_to_propagate
 from ray.train.v2._internal.execution.callback import WorkerCallback
 from ray.train.v2._internal.execution.controller import TrainController
-from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy, FixedScalingPolicy
+from ray.train.v2._internal.execution.scaling_policy import (
+    ElasticScalingPolicy,
+    FixedScalingPolicy,
+    NoopDecision,
+    ResizeDecision,
+)
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2._internal.execution.worker_group.placement_group_handle import DefaultPlacementGroupHandle
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
@@ -103,10 +110,15 @@ class Trainer(DataParallelTrainer):  # type: ignore[misc]
         self._controller = controller = ray.remote(
             num_cpus=0,
             label_selector={ray._raylet.RAY_NODE_ID_KEY: here},
-            runtime_env={"env_vars": {"RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0", **get_env_vars_to_propagate()}},
-        )(_Controller).remote(**parts)
+        )(_Controller).remote({"RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0", **get_env_vars_to_propagate()}, **parts)
         ray.get(controller.run.remote())
         return ray.get(controller.get_result.remote())
+
+
+def _ask_to_hand_over() -> None:
+    from stoker.training.signals import ask_to_hand_over
+
+    ask_to_hand_over()
 
 
 class _OnSigterm(WorkerCallback):  # type: ignore[misc]
@@ -118,6 +130,10 @@ class _OnSigterm(WorkerCallback):  # type: ignore[misc]
 
 class _Group(WorkerGroup):  # type: ignore[misc]
     """Workers whose placement group can be found by the run's name when their controller is dead."""
+
+    @staticmethod
+    def _get_worker_runtime_env(custom_runtime_env: Any) -> Any:
+        return dict(custom_runtime_env)
 
     def _create_placement_group(self, scaling_config: ScalingConfig, context: Any) -> DefaultPlacementGroupHandle:
         return DefaultPlacementGroupHandle(
@@ -133,6 +149,10 @@ class _Group(WorkerGroup):  # type: ignore[misc]
 class _Controller(TrainController):  # type: ignore[misc]
     worker_group_cls = _Group
 
+    def __init__(self, environment: Mapping[str, str], **parts: Any) -> None:
+        os.environ.update(environment)
+        super().__init__(**parts)
+
 
 class _Fixed(FixedScalingPolicy):  # type: ignore[misc]
     def after_controller_start(self, train_run_context: Any) -> None:
@@ -143,6 +163,19 @@ class _Fixed(FixedScalingPolicy):  # type: ignore[misc]
 
 
 class _Elastic(ElasticScalingPolicy):  # type: ignore[misc]
+    def __init__(self, scaling_config: ScalingConfig) -> None:
+        super().__init__(scaling_config)
+        self._asked: float | None = None
+
+    def make_decision_for_running_worker_group(self, worker_group_state: Any, worker_group_status: Any) -> Any:
+        """As Ray's, but the workers are first asked to hand over; killed are those that did not by the next time."""
+        decision = super().make_decision_for_running_worker_group(worker_group_state, worker_group_status)
+        if not isinstance(decision, ResizeDecision) or self._asked == worker_group_state.start_time:
+            return decision
+        self._asked = worker_group_state.start_time
+        worker_group_state.workers[0].execute_async(_ask_to_hand_over)
+        return NoopDecision()
+
     def _count_possible_workers(self, reserved_resources: Mapping[str, Any]) -> int:
         usable = usable_nodes()
         there = {node: resources for node, resources in reserved_resources.items() if node in usable}

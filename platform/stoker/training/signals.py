@@ -24,7 +24,7 @@ from stoker.errors import StorageError
 from stoker.storage import Location
 from stoker.training.lease import read_holder
 
-__all__ = ["NOTHING", "Agreed", "Agreement", "Watch", "listen_for_sigterm"]
+__all__ = ["NOTHING", "Agreed", "Agreement", "Watch", "ask_to_hand_over", "listen_for_sigterm"]
 
 logger = logging.getLogger(__name__)
 
@@ -32,12 +32,17 @@ _APART_S = 0.5
 _LOOK_EVERY_S = 1.0
 _MOST_STEPS = 1000
 
-_terminated = threading.Event()
+_goes = threading.Event()
 
 
 def listen_for_sigterm() -> None:
-    """Take SIGTERM as a wish to hand over. Ray calls it in the main thread of a worker."""
-    signal.signal(signal.SIGTERM, lambda *_: _terminated.set())
+    """Take SIGTERM as a wish to hand over. Called in the main thread of a worker."""
+    signal.signal(signal.SIGTERM, lambda *_: _goes.set())
+
+
+def ask_to_hand_over() -> None:
+    """From within this process: this rank wants all to hand over, because there is to be another number of them."""
+    _goes.set()
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,7 @@ class Agreed:
     stops: bool = False
     """store a checkpoint and end: the driver was asked to stop"""
     hands_over: bool = False
-    """store a checkpoint and end, to be started again elsewhere: a process or its node is about to go"""
+    """store a checkpoint and end, to be started again: a process or node is about to go, or more workers find room"""
     is_lost: bool = False
     """end: another driver holds the run's lease"""
     not_finite: bool = False
@@ -92,7 +97,7 @@ class Watch:
         if saves:
             self._saved_at = time.monotonic()
         not_finite, self._not_finite = self._not_finite, False
-        return Agreed(saves, self._stops, self._drains or _terminated.is_set(), self._is_lost, not_finite)
+        return Agreed(saves, self._stops, self._drains or _goes.is_set(), self._is_lost, not_finite)
 
     def _look_on(self) -> None:
         while True:
