@@ -3,8 +3,9 @@
 - :class:`Ranks` joins the workers into a process group as ``TorchConfig`` does, but neither the driver nor the
   controller has to import torch for it (4 to 9 s of processor time each, measured), and workers that are to go are not
   asked to leave in order: one that is frozen would hold up the restart for half a minute.
-- No helper actor watches for preemption or for a dead controller: each costs the imports of a process just when the
-  workers do theirs. The workers ask for drained nodes themselves (``signals``), the driver clears up (``driver``).
+- No helper actor watches for preemption or for a dead controller, or holds barriers that nobody comes to: each costs
+  the imports of a process just when the workers do theirs. The workers ask for drained nodes themselves (``signals``),
+  the driver clears up (``attempts``); ``ray.train.report`` does not work, checkpoints and metrics are stoker's own.
 - :class:`_Fixed` asks no autoscaling coordinator; a pending placement group is demand enough.
 - :class:`_Elastic` leaves out nodes that are dead or draining, where Ray's own policy believes what the coordinator
   knew some seconds ago and waits for a node that is gone; and before it resizes it lets the workers store a checkpoint.
@@ -37,6 +38,8 @@ from ray.train.v2._internal.execution.scaling_policy import (
     ResizeDecision,
 )
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
+from ray.train.v2._internal.execution.worker_group import state as states
+from ray.train.v2._internal.execution.worker_group import worker_group as worker_groups
 from ray.train.v2._internal.execution.worker_group.placement_group_handle import DefaultPlacementGroupHandle
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.placement_group import get_placement_group, placement_group, placement_group_table, remove_placement_group
@@ -146,11 +149,25 @@ class _Group(WorkerGroup):  # type: ignore[misc]
         )
 
 
+class _NoBarrier:
+    """In the place of the actor behind ``ray.train.report`` and Ray's collectives, neither of which is used here."""
+
+    @classmethod
+    def options(cls, **_: Any) -> type[_NoBarrier]:
+        return cls
+
+    @classmethod
+    def remote(cls, **_: Any) -> _NoBarrier:
+        return cls()
+
+
 class _Controller(TrainController):  # type: ignore[misc]
     worker_group_cls = _Group
 
     def __init__(self, environment: Mapping[str, str], **parts: Any) -> None:
         os.environ.update(environment)
+        worker_groups.SynchronizationActor = _NoBarrier
+        states._shutdown_sync_actor = lambda _: None
         super().__init__(**parts)
 
 
