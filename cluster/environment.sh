@@ -10,16 +10,10 @@ export RAY_USAGE_STATS_ENABLED=0
 
 # Paths in a job stay what they are; Ray Train would change into a folder of its own.
 export RAY_CHDIR_TO_TRIAL_DIR=0
-# `ray job stop` asks first and lets a training run end its workers by itself.
+# `ray job stop` asks first and waits: a training run then stores a checkpoint and ends by itself. How soon lost and
+# frozen workers are noticed is set by the run's driver (stoker.training.ray_train.TIMEOUTS); what is set here goes first.
 export RAY_JOB_STOP_SIGNAL=SIGINT
-export RAY_JOB_STOP_WAIT_TIME_S=30
-
-# Lost and frozen workers are noticed in about a minute (Ray's own values are 600 s, 60 s and 30 s). The first must
-# exceed the longest pause in which a worker holds the interpreter's lock.
-export RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S=120
-export RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S=30
-export RAY_TRAIN_COLLECTIVE_TIMEOUT_S=600
-export TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S=10
+export RAY_JOB_STOP_WAIT_TIME_S=120
 
 # What differs between sites: AWS_ENDPOINT_URL of a store of your own, AWS_PROFILE, NCCL_SOCKET_IFNAME, proxies.
 if [ -f "$HOME/stoker-site.sh" ]; then

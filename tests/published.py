@@ -11,7 +11,7 @@ from made import write_dataset
 from stoker.dataset import Loader, read_manifest
 from stoker.recipe import Recipe, parse_recipe
 from stoker.storage import Location, locate
-from stoker.training.checkpoints import CheckpointWriter
+from stoker.training.checkpoint_writer import CheckpointWriter
 from stoker.training.evaluation import Normalize, evaluate, parity_samples
 from stoker.training.models import build_model
 from stoker.training.records import History, Result

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import urllib.request
 from collections.abc import Iterator
 
 import pytest
 
 from conftest import Store, environment_with
 from faults.proxy import FaultProxy
+from stoker.embedded import Instance
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +35,15 @@ def client(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     """The client that reads ranges: a test that asks for it runs once with each."""
     monkeypatch.setenv("STOKER_S3_CLIENT", request.param)
     return str(request.param)
+
+
+@pytest.fixture
+def roomy(cluster: Instance) -> Instance:
+    """The cluster, without an endpoint of another test that would hold the CPUs that workers wait for."""
+    headers = {"Authorization": f"Bearer {cluster.folder.ray_token()}"}
+    request = urllib.request.Request(
+        f"{cluster.dashboard_url}/api/serve/applications/", headers=headers, method="DELETE"
+    )
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60) as answer:
+        assert answer.status == 200
+    return cluster

@@ -1,112 +1,61 @@
-"""A run that is killed with SIGKILL, driver and workers, and submitted again under its name."""
+"""A run whose worker, controller and driver are killed with SIGKILL and whose worker is frozen, one after the other."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from conftest import Store
-from made import write_dataset
+from faults.runs import STEPS, Run, kill, processes_of
 from stoker.embedded import Instance
-from stoker.storage import locate
-from stoker.training.checkpoints import list_checkpoints
-from stoker.training.runs import RunFolder
 
-CHECKOUT = Path(__file__).parents[2]
-SAMPLES, BATCH = 3001, 16
-RECIPE = """
-name: killed
-storage: {storage}
-data: {{url: {storage}/data, image_size: 32, memory_mb: 8}}
-model: {{name: digitsnet}}
-batch: {{total: 16, micro: 4}}
-optimizer: {{lr: 0.01}}
-schedule: {{epochs: 1}}
-ema: {{decay: 0.9}}
-checkpoint: {{every_steps: 7, keep: 2}}
-workers: {{min: 2, max: 2, gpus: 0, cpus: 1, max_failures: 0}}
-trace_dir: {trace}
-log_every_s: 1
-"""
-STEPS = SAMPLES // BATCH
-
-
-def start(recipe: Path, *overrides: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "jobs/train.py", str(recipe), *overrides]
-    return subprocess.Popen(command, cwd=CHECKOUT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-
-
-def steps_in(folder: Path) -> dict[int, list[int]]:
-    """The samples of each step over all ranks that wrote a trace into ``folder``; a line cut short is left out."""
-    found: dict[int, list[int]] = {}
-    for file in folder.glob("*.jsonl"):
-        for line in file.read_text().splitlines():
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                continue
-            found.setdefault(entry["step"], []).extend(entry["samples"])
-    return found
-
-
-def wait_until(condition: object, process: subprocess.Popen[str], what: str) -> None:
-    deadline = time.monotonic() + 240
-    while not condition():  # type: ignore[operator]
-        assert process.poll() is None, f"the job ended before {what}: {process.stdout.read()[-3000:]}"  # type: ignore[union-attr]
-        assert time.monotonic() < deadline, f"no {what} in time"
-        time.sleep(0.02)
+EPOCHS = 4
 
 
 @pytest.mark.store
 @pytest.mark.cluster
-def test_a_killed_run_goes_on_from_its_checkpoint_and_sees_each_remaining_sample_once(
-    cluster: Instance, store: Store, tmp_path: Path
+def test_a_run_survives_the_death_of_a_worker_of_its_controller_and_of_its_driver(
+    roomy: Instance, store: Store, tmp_path: Path, record_property: pytest.RecordProperty
 ) -> None:
-    storage = store.fresh("killed")
-    write_dataset(f"{storage}/data", {"train": [1000, 1001, 1000], "validation": [40]})
-    recipe, traces = tmp_path / "killed.yaml", [tmp_path / "first", tmp_path / "second"]
-    recipe.write_text(RECIPE.format(storage=storage, trace=traces[0]))
-    run = RunFolder(locate(storage), "killed")
+    run = Run(store, tmp_path, epochs=EPOCHS)
+    with run.running("workers.max_failures=4", RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S="6") as job:
+        first = run.wait_for_steps(job, 0, 25)
+        refused = run.start().end()
+        assert run.jobs[1].process.returncode == 2
+        assert f"has a driver already: process {job.process.pid} on" in refused
 
-    first = start(recipe)
-    wait_until(lambda: list_checkpoints(run.checkpoints), first, "first checkpoint")
-    workers = {int(file.name.split("-")[1]) for file in traces[0].glob("*.jsonl")}
-    assert len(workers) == 2
-    for pid in (first.pid, *workers):
-        os.kill(pid, signal.SIGKILL)
-    first.wait()
-    committed = list_checkpoints(run.checkpoints)[-1]
-    assert 0 < committed < STEPS, "the run was to be killed in mid-epoch"
+        killed = kill(first.pids[1])
+        second = run.wait_for_steps(job, 1, 25)
+        record_property("worker_killed_to_next_step_s", second.first_at - killed)
 
-    second = start(recipe, "workers.min=1", "workers.max=1", f"trace_dir={traces[1]}")
-    output, _ = second.communicate(timeout=400)
-    assert second.returncode == 0, output[-3000:]
-    assert f"continuing from the checkpoint at step {committed}" in output
+        controllers = processes_of(roomy, "ray::_Controller")
+        assert len(controllers) == 1
+        killed = kill(controllers[0].pid)
+        third = run.wait_for_steps(job, 2, 25)
+        record_property("controller_killed_to_next_step_s", third.first_at - killed)
 
-    before, after = steps_in(traces[0]), steps_in(traces[1])
-    assert sorted(after) == list(range(committed, STEPS))
-    seen = [n for step in range(committed) for n in before[step]] + [n for s in after for n in after[s]]
-    assert len(seen) == len(set(seen)) == STEPS * BATCH
-    record = run.history().epochs[0]
-    assert record.step == STEPS
-    result = run.result()
+        os.kill(third.pids[1], signal.SIGSTOP)
+        frozen = time.time()
+        fourth = run.wait_for_steps(job, 3, 25)
+        record_property("worker_frozen_to_next_step_s", fourth.first_at - frozen)
+
+        kill(job.process.pid)
+        job.process.wait()
+
+    began = time.time()
+    with run.running("workers.min=1", "workers.max=1") as job:
+        fifth = run.wait_for_steps(job, 4, 1)
+        record_property("driver_submitted_again_to_first_step_s", fifth.first_at - began)
+        said = job.end()
+    assert job.process.returncode == 0, said[-3000:]
+    assert "continuing from step" in said
+    run.must_have_seen_each_sample_once()
+    result = run.at.result()
     assert result is not None
-    assert (result.checkpoint, result.metrics.samples) == (STEPS, 40)
-
-    again = subprocess.run(
-        [sys.executable, "jobs/train.py", str(recipe)],
-        check=False,
-        cwd=CHECKOUT,
-        text=True,
-        capture_output=True,
-        timeout=120,
-    )
-    assert again.returncode == 0
-    assert "finished already" in again.stdout
+    assert (result.checkpoint, result.metrics.samples) == (EPOCHS * STEPS, 40)
+    with run.running() as job:
+        assert "finished already" in job.end()

@@ -2,11 +2,14 @@ import json
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 from stoker.errors import RunError, StorageError
 from stoker.storage import Location, locate
-from stoker.training.checkpoints import CheckpointWriter, latest_checkpoint, list_checkpoints
+from stoker.training.checkpoint_writer import CheckpointWriter
+from stoker.training.checkpoints import latest_checkpoint, list_checkpoints
+from stoker.training.tensor_file import tensor_pieces
 
 
 @pytest.fixture
@@ -92,3 +95,41 @@ def test_no_file_of_a_checkpoint_is_a_pickle(folder: Location) -> None:
         else:
             assert path.endswith(".safetensors")
             assert data[8:9] == b"{"  # a safetensors header: 8 bytes of length, then JSON
+
+
+def test_the_best_stays_beside_the_last(folder: Location) -> None:
+    writer = CheckpointWriter(folder, 2)
+    for step, accuracy in ((1, 0.5), (2, 0.9), (3, None), (4, 0.9), (5, 0.7), (6, None)):
+        writer.save(step, {"model.safetensors": {"w": torch.zeros(1)}}, {}, accuracy)
+    writer.close()
+    assert list_checkpoints(folder) == [2, 5, 6]
+
+
+def test_a_writer_that_is_not_the_runs_any_more_commits_nothing(folder: Location) -> None:
+    save(folder, 1)
+
+    def refuse() -> None:
+        raise RunError("somebody else has the lease")
+
+    writer = CheckpointWriter(folder, 3, may_commit=refuse)
+    writer.save(2, {"model.safetensors": {"w": torch.zeros(1)}}, {})
+    with pytest.raises(RunError, match="somebody else"):
+        writer.close()
+    assert list_checkpoints(folder) == [1]
+
+
+def test_the_second_checkpoint_uses_the_buffers_of_the_first(folder: Location) -> None:
+    writer, weights = CheckpointWriter(folder, 3), {"w": torch.zeros(1000), "count": torch.tensor(3)}
+    writer.save(1, {"model.safetensors": weights}, {})
+    first = {name: buffer.data_ptr() for name, buffer in writer._host["model.safetensors"].items()}
+    writer.save(2, {"model.safetensors": weights}, {})
+    assert {name: buffer.data_ptr() for name, buffer in writer._host["model.safetensors"].items()} == first
+    writer.close()
+    assert writer.stalled_s > 0
+
+
+def test_a_file_of_tensors_is_byte_for_byte_what_the_library_writes() -> None:
+    kinds = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.uint8, torch.bool)
+    tensors = {f"{kind} {n}": torch.ones(n, 3).to(kind) for kind in kinds for n in (2, 1, 0)}
+    tensors |= {"scalar": torch.tensor(7), 'odd "name" ü': torch.zeros(1)}
+    assert b"".join(tensor_pieces(tensors)) == safetensors.torch.save(tensors)

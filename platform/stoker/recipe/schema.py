@@ -140,7 +140,9 @@ class Evaluation(_Section):
 
 class CheckpointPolicy(_Section):
     every_steps: Positive = 500
+    every_minutes: float | None = Field(None, gt=0, description="one at least this often too, by rank 0's clock")
     keep: Positive = Field(3, description="checkpoints kept; older ones are deleted")
+    keep_best: bool = Field(True, description="keep the one with the best validation accuracy beside them")
 
 
 class Workers(_Section):
@@ -150,7 +152,9 @@ class Workers(_Section):
     max: Positive = 1
     gpus: Literal[0, 1] = Field(1, description="GPUs a worker; 0 trains on the CPU over gloo")
     cpus: Positive = Field(4, description="CPUs a worker, its decode threads included")
-    max_failures: int = Field(3, ge=-1, description="restarts after a failed worker before the run ends; -1: no bound")
+    max_failures: int = Field(3, ge=-1, description="restarts after a failure before the run ends; -1: no bound")
+    hang_s: float = Field(600.0, gt=0, description="a rank that does nothing for so long writes its stacks and ends")
+    resize_every_s: float = Field(60.0, gt=0, description="elastic: how often nodes that came are looked for")
 
     @model_validator(mode="after")
     def _ordered(self) -> Workers:
@@ -191,6 +195,10 @@ class Recipe(_Section):
     channels_last: bool = True
     compile: bool = Field(False, description="torch.compile the model")
     patience_s: float = Field(120.0, gt=0, description="how long a worker waits for the store, in seconds")
+    on_nan: Literal["stop", "skip"] = Field(
+        "stop", description="a loss that is no number: end, or go back to the last checkpoint and leave its step out"
+    )
+    nan_skips: Positive = Field(3, description="with on_nan skip: steps left out before the run ends")
     log_every_s: float = Field(10.0, gt=0, description="seconds between progress lines in a job's log")
     trace_dir: str | None = Field(None, description="folder on the workers where each step's sample numbers go")
 
@@ -204,6 +212,11 @@ class Recipe(_Section):
         self._combines()
         if self.data.decode == "gpu" and not self.workers.gpus:
             raise ValueError("data.decode is gpu, but workers.gpus is 0; set data.decode to cpu or give workers a GPU")
+        if self.workers.hang_s <= self.patience_s:
+            raise ValueError(
+                f"workers.hang_s ({self.workers.hang_s:g}) must be above patience_s ({self.patience_s:g}): "
+                "a rank that waits for the store does not hang"
+            )
         resize = self.evaluation.resize
         if resize is not None and resize < self.data.image_size:
             raise ValueError(

@@ -30,7 +30,7 @@ from stoker.storage.ranges import read_range
 from stoker.storage.reads import Reads
 from stoker.storage.retry import call_with_retries
 
-__all__ = ["Conflict", "Location", "locate"]
+__all__ = ["Conflict", "Location", "locate", "version_of"]
 
 Check = Callable[[Any], None]  # of bytes from read, of a memoryview of bytes from read_range
 
@@ -204,7 +204,7 @@ class Location:
             data = self.read()
         except FileNotFoundError:
             return None
-        return data, hashlib.sha256(data).hexdigest()
+        return data, version_of(data)
 
     def swap(self, data: bytes, expected: str | None) -> None:
         """Replace the content only if it is still the one that ``expected`` (from :meth:`version`) stands for.
@@ -255,7 +255,7 @@ class Location:
         bucket, key, _ = self.filesystem.split_path(self.path)
         etag = self.filesystem.call_s3("head_object", Bucket=bucket, Key=key)["ETag"]
         now = self.read()
-        if hashlib.sha256(now).hexdigest() != expected:
+        if version_of(now) != expected:
             if now == data:
                 return
             raise Conflict(f"{self.url} was changed by somebody else; read it again and repeat", url=self.url)
@@ -267,6 +267,11 @@ class Location:
                     f"{self.url} was changed by somebody else; read it again and repeat", url=self.url
                 ) from error
             raise
+
+
+def version_of(data: bytes) -> str:
+    """The token for :meth:`Location.swap` that stands for the content ``data``."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def _says_precondition_failed(error: BaseException) -> bool:

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import logging
+import difflib
+import importlib
 import os
 import socket
-import tempfile
-import uuid
+import threading
 
 import ray
-from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
 
-from stoker.dataset import Manifest, read_manifest
+from stoker.dataset.manifest import Manifest, read_manifest
 from stoker.dataset.order import EpochOrder
-from stoker.errors import ClusterError, RecipeError, RunError, StokerError
+from stoker.errors import ClusterError, ModelError, RecipeError, RunError
 from stoker.recipe import Recipe
 from stoker.storage import locate
-from stoker.training.models import check_model
+from stoker.training.known_models import known_models
+from stoker.training.lease import Lease
 from stoker.training.records import Result
 from stoker.training.runs import RunFolder
-from stoker.training.worker import train_worker
 
 __all__ = ["check_recipe", "train"]
 
-logger = logging.getLogger(__name__)
-
 _DOOR_PATIENCE_S = 5.0
-_COLLECTIVE_TIMEOUT_S = 300
 
 
 def check_recipe(recipe: Recipe) -> Manifest:
@@ -35,7 +30,8 @@ def check_recipe(recipe: Recipe) -> Manifest:
 
     Raises:
         RecipeError: the recipe does not fit the data set.
-        DatasetError, ModelError, StorageError: the data set, the model or the store is not there.
+        DatasetError, ModelError, StorageError: the data set, the model or the store is not there. Whether the model
+            takes the recipe's options is for the first rank to say, which has torch.
     """
     manifest = read_manifest(locate(recipe.data.url, patience_s=_DOOR_PATIENCE_S))
     for key, name in (("train_split", recipe.data.train_split), ("validation_split", recipe.data.validation_split)):
@@ -52,7 +48,10 @@ def check_recipe(recipe: Recipe) -> Manifest:
         EpochOrder(samples, recipe.batch.total, 0, last_batch=recipe.data.last_batch)
     except ValueError as error:
         raise RecipeError(f"batch.total: {error}") from None
-    check_model(recipe.model.name, classes=there, drop_rate=recipe.model.drop_rate)
+    if recipe.model.name not in (known := known_models()):
+        near = difflib.get_close_matches(recipe.model.name, known, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else "any torchvision classification model will do"
+        raise ModelError(f"model.name: no model is called {recipe.model.name!r}; {hint}")
     return manifest
 
 
@@ -61,54 +60,44 @@ def train(recipe: Recipe) -> Result:
 
     Raises:
         RecipeError, DatasetError, ModelError, StorageError: see :func:`check_recipe`.
-        RunError: the run cannot be continued with this recipe, or failed more often than the recipe allows.
+        RunError: the run cannot be continued with this recipe, has a driver already, or failed more often than the
+            recipe allows.
+        SystemExit: it was asked to stop (SIGTERM, SIGINT), and did so with a checkpoint; 128 + the signal's number.
     """
+    # Ray Train takes seconds to import: meanwhile the store and the head of the cluster are asked.
+    threading.Thread(target=importlib.import_module, args=("stoker.training.attempts",), daemon=True).start()
     manifest = check_recipe(recipe)
     run = RunFolder(locate(recipe.storage, patience_s=_DOOR_PATIENCE_S), recipe.name)
     run.begin(recipe)
     if result := run.result():
         _say(f"{recipe.name}: finished already, see {run.location}; another name trains anew")
         return result
-    newest = run.latest_checkpoint()
-    _say(
-        f"{recipe.name}: {recipe.model.name} on {recipe.data.url} "
-        f"({manifest.split(recipe.data.train_split).samples} samples, {len(manifest.classes)} classes), "
-        f"{recipe.schedule.epochs} epochs, {_workers(recipe)}, "
-        + (f"continuing from step {newest.step}" if newest else "from the beginning")
-    )
     if not ray.is_initialized():
         _must_answer(os.environ.get("RAY_ADDRESS", ""))
-        ray.init(log_to_driver=True)
-    _fit(recipe, manifest.fingerprint)
+    with Lease(run.lease) as lease:
+        if result := run.result():  # the driver before this one had just finished
+            return result
+        newest = run.latest_checkpoint()
+        _say(
+            f"{recipe.name}: {recipe.model.name} on {recipe.data.url} "
+            f"({manifest.split(recipe.data.train_split).samples} samples, {len(manifest.classes)} classes), "
+            f"{recipe.schedule.epochs} epochs, {_workers(recipe)}, "
+            + (f"continuing from step {newest.step}" if newest else "from the beginning")
+        )
+        if not ray.is_initialized():
+            ray.init(log_to_driver=True)
+        from stoker.training.attempts import Attempts, Stopped
+
+        try:
+            Attempts(recipe, manifest.fingerprint, lease).run()
+        except Stopped as stopped:
+            newest = run.latest_checkpoint()
+            where = f"at step {newest.step}" if newest else "before its first checkpoint"
+            _say(f"{recipe.name}: stopped {where} on {stopped}; submit it again to continue")
+            raise SystemExit(128 + stopped.signum) from None
     if result := run.result():
         return result
     raise RunError(f"run {recipe.name!r} ended without a result at {run.location}; submit it again to continue")
-
-
-def _fit(recipe: Recipe, fingerprint: str) -> None:
-    """Run the workers. Checkpoints are stoker's own, so Ray's storage is a scratch folder that nothing relies on."""
-    scaling, workers = recipe.workers, (recipe.workers.min, recipe.workers.max)
-    resources = {"CPU": float(scaling.cpus)} | ({"GPU": float(scaling.gpus)} if scaling.gpus else {})
-    with tempfile.TemporaryDirectory(prefix="stoker-train-", ignore_cleanup_errors=True) as scratch:
-        trainer = TorchTrainer(
-            train_worker,
-            train_loop_config={"recipe": recipe.model_dump(mode="json"), "fingerprint": fingerprint},
-            torch_config=TorchConfig(timeout_s=_COLLECTIVE_TIMEOUT_S),
-            scaling_config=ScalingConfig(
-                num_workers=workers[0] if workers[0] == workers[1] else workers,
-                use_gpu=bool(scaling.gpus),
-                resources_per_worker=resources,
-            ),
-            run_config=RunConfig(
-                name=f"{recipe.name}-{uuid.uuid4().hex[:8]}",
-                storage_path=scratch,
-                failure_config=FailureConfig(max_failures=scaling.max_failures),
-            ),
-        )
-        try:
-            trainer.fit()
-        except ray.train.TrainingFailedError as error:
-            raise _reason(error, recipe) from error
 
 
 def _must_answer(address: str) -> None:
@@ -127,23 +116,6 @@ def _must_answer(address: str) -> None:
             f"no Ray cluster answers at RAY_ADDRESS {address} ({error.strerror or error}); start one with make up, "
             "or unset it"
         ) from None
-
-
-def _reason(error: BaseException, recipe: Recipe) -> StokerError:
-    """The error of ours that ended the workers, or one line that says what did."""
-    failures = getattr(error, "worker_failures", {})
-    for failure in failures.values():
-        cause: BaseException | None = getattr(failure, "_base_exc", failure)
-        while cause is not None:
-            if isinstance(cause, StokerError):
-                return cause
-            cause = cause.__cause__
-    first = next((f"rank {rank}: {failure}" for rank, failure in failures.items()), str(error))
-    line = " ".join(first.split())
-    return RunError(
-        f"run {recipe.name!r} failed ({line[:300]}); the log above has the rest; submit it again to continue "
-        "from its last checkpoint"
-    )
 
 
 def _names(manifest: Manifest) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
+
 from pydantic import ValidationError
 
 from stoker.errors import RunError
@@ -56,6 +59,21 @@ class RunFolder:
     def latest_checkpoint(self) -> Checkpoint | None:
         """The newest committed checkpoint, or None."""
         return latest_checkpoint(self.checkpoints)
+
+    @property
+    def lease(self) -> Location:
+        """Where the run's driver says that it lives."""
+        return self.location / "lease.json"
+
+    def skipped_steps(self) -> tuple[int, ...]:
+        """Steps of the run, from 0, that are left out because their loss was no number; ascending."""
+        try:
+            return tuple(json.loads((self.location / "skipped.json").read())["steps"])
+        except FileNotFoundError:
+            return ()
+
+    def write_skipped_steps(self, steps: Iterable[int]) -> None:
+        (self.location / "skipped.json").write(json.dumps({"steps": sorted(steps)}).encode())
 
     def history(self) -> History:
         """One record an epoch; empty before the first epoch has ended."""

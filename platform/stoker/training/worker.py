@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import json
-import os
 import platform
 import sys
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import ray.train
@@ -24,8 +21,10 @@ from stoker.dataset import Batch, Loader
 from stoker.errors import RunError
 from stoker.recipe import Recipe
 from stoker.storage import locate
-from stoker.training.checkpoints import EMA, MODEL, OPTIMIZER, Checkpoint, CheckpointWriter, open_checkpoint
+from stoker.training.checkpoint_writer import CheckpointWriter
+from stoker.training.checkpoints import EMA, MODEL, OPTIMIZER, Checkpoint, open_checkpoint
 from stoker.training.evaluation import Evaluated, evaluate, parity_samples
+from stoker.training.guard import Ended, Guard
 from stoker.training.models import build_model
 from stoker.training.optimizers import load_optimizer_tensors, optimizer_tensors
 from stoker.training.progress import Progress
@@ -33,25 +32,34 @@ from stoker.training.records import EpochRecord, History, Result
 from stoker.training.report import render_report
 from stoker.training.runs import RunFolder
 from stoker.training.step import STEPPER, Stepper
+from stoker.training.trace import Trace
 
 __all__ = ["train_worker"]
 
 
 def train_worker(config: dict[str, Any]) -> None:
-    """The function that Ray Train calls on every rank; ``config`` is ``{"recipe": …, "fingerprint": …}``."""
+    """The function that Ray Train calls on every rank.
+
+    ``config`` is ``{"recipe": …, "fingerprint": …, "lease": the token of the driver's lease}``.
+    """
     quiet_libraries()
     recipe = Recipe.model_validate(config["recipe"])
     torch.set_num_threads(max(1, recipe.workers.cpus if not recipe.workers.gpus else 1))
-    Worker(recipe, config["fingerprint"], ray.train.torch.get_device()).run()
+    device = ray.train.torch.get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    run = RunFolder(locate(recipe.storage, patience_s=recipe.patience_s), recipe.name)
+    with Guard(recipe, run, config["lease"], device) as guard:
+        Worker(recipe, config["fingerprint"], device, run, guard).run()
 
 
 class Worker:
     """One rank of a run, from its beginning or its last checkpoint to the end."""
 
-    def __init__(self, recipe: Recipe, fingerprint: str, device: torch.device) -> None:
+    def __init__(self, recipe: Recipe, fingerprint: str, device: torch.device, run: RunFolder, guard: Guard) -> None:
         self._recipe, self._fingerprint, self._device = recipe, fingerprint, device
         self._rank, self._world_size = dist.get_rank(), dist.get_world_size()
-        self._run = RunFolder(locate(recipe.storage, patience_s=recipe.patience_s), recipe.name)
+        self._run, self._guard = run, guard
         ranks = {"rank": self._rank, "world_size": self._world_size}
         self._loader = Loader.for_training(recipe, **ranks)
         self._validation = Loader.for_evaluation(recipe, **ranks)
@@ -59,11 +67,17 @@ class Worker:
         torch.manual_seed(recipe.seed)
         model = build_model(recipe.model.name, classes=len(self._classes), drop_rate=recipe.model.drop_rate)
         self._stepper = Stepper(recipe, model, device, self._loader.steps)
-        self._writer = CheckpointWriter(self._run.checkpoints, recipe.checkpoint.keep) if self._is_first else None
+        kept = recipe.checkpoint
+        self._writer = (
+            CheckpointWriter(run.checkpoints, kept.keep, keeps_best=kept.keep_best, may_commit=guard.may_commit)
+            if self._is_first
+            else None
+        )
+        self._best = -1.0
         self._step = 0
         self._so_far = _SoFar()
         self._history: list[EpochRecord] = []
-        self._trace = _Trace(recipe.trace_dir, self._rank) if recipe.trace_dir else None
+        self._trace = Trace(recipe.trace_dir, self._rank) if recipe.trace_dir else None
 
     @property
     def _is_first(self) -> bool:
@@ -82,16 +96,36 @@ class Worker:
             say=_say if self._is_first else lambda _: None,
         )
         evaluated = None
-        for epoch in range(self._step // steps_per_epoch, epochs):
-            evaluated = self._epoch(epoch)
-            if self._step % self._recipe.checkpoint.every_steps == 0 or epoch + 1 == epochs:
-                self._save()
+        try:
+            for epoch in range(self._step // steps_per_epoch, epochs):
+                evaluated = self._epoch(epoch)
+                accuracy = evaluated.metrics.accuracy if evaluated else None
+                agreed = self._guard.after_step(self._step)
+                is_best = accuracy is not None and self._improves(accuracy)
+                if agreed.saves or is_best or self._is_due or epoch + 1 == epochs:
+                    self._save(accuracy)
+                self._guard.obey(agreed)
+        except Ended:
+            if self._writer is not None:
+                self._writer.close()
+            dist.barrier()
+            raise
         if evaluated is None:  # the checkpoint was the last, the result was not written
             evaluated = self._evaluate()
         if self._writer is not None:
             self._writer.close()
             self._finish(evaluated)
         dist.barrier()
+
+    @property
+    def _is_due(self) -> bool:
+        return self._step % self._recipe.checkpoint.every_steps == 0
+
+    def _improves(self, accuracy: float) -> bool:
+        """Whether ``accuracy`` is the run's best so far, of those that a checkpoint is kept for."""
+        is_best = self._recipe.checkpoint.keep_best and accuracy > self._best
+        self._best = max(self._best, accuracy)
+        return is_best
 
     def _epoch(self, epoch: int) -> Evaluated | None:
         self._so_far.began = time.monotonic()
@@ -112,15 +146,20 @@ class Worker:
     def _one_step(self, batches: list[Batch]) -> float:
         total = self._recipe.batch.total
         samples = min(total, self._loader.samples - batches[0].step * total)
-        rate = self._stepper.run(batches, self._step, samples).rate
+        rate = 0.0 if self._guard.skips(self._step) else self._stepper.run(batches, self._step, samples).rate
+        self._guard.note_loss(self._stepper.totals[0], self._step)
         self._step += 1
         if self._trace:
             self._trace.write(batches)
         if self._is_first and self._progress.is_due:
             loss, correct, count = self._stepper.totals.tolist()
+            self._guard.see_loss(loss)
             self._progress.step(self._step, loss / count, correct / count, rate, total)
-        if self._step % self._recipe.checkpoint.every_steps == 0 and self._step % self._loader.steps:
-            self._save()
+        if self._step % self._loader.steps:  # an epoch's last step is followed by its evaluation
+            agreed = self._guard.after_step(self._step)
+            if agreed.saves or self._is_due:
+                self._save()
+            self._guard.obey(agreed)
         return rate
 
     def _totals_of_all_ranks(self) -> list[float]:
@@ -155,10 +194,16 @@ class Worker:
         return evaluated
 
     def _evaluate(self) -> Evaluated:
-        return evaluate(self._stepper.evaluated_model, self._stepper.normalize, self._validation, len(self._classes))
+        return evaluate(
+            self._stepper.evaluated_model,
+            self._stepper.normalize,
+            self._guard.beating(self._validation),
+            len(self._classes),
+        )
 
-    def _save(self) -> None:
-        """Store a checkpoint; all ranks must call it."""
+    def _save(self, accuracy: float | None = None) -> None:
+        """Store a checkpoint, unless the loss is no number any more; all ranks must call it."""
+        self._guard.must_be_finite(self._loader.order)
         totals = self._totals_of_all_ranks()
         if self._writer is None:
             return
@@ -172,17 +217,22 @@ class Worker:
             "position": {"epoch": epoch, "step": within},
             "step": self._step,
             "epoch_so_far": {"totals": totals, "seconds": self._so_far.seconds, "waited": self._so_far.waited},
+            "skipped_steps": list(self._guard.skipped),
+            "best_accuracy": self._best,
             "history": [record.model_dump(mode="json") for record in self._history],
             "recipe": self._recipe.model_dump(mode="json"),
             "dataset_fingerprint": self._fingerprint,
             "threads": torch.get_num_threads(),
             "versions": _versions(),
         }
-        self._writer.save(self._step, tensors, state)
+        self._writer.save(self._step, tensors, state, accuracy)
 
     def _restore(self) -> None:
         """Go on from the newest checkpoint that rank 0 sees."""
-        newest = self._run.latest_checkpoint() if self._is_first else None
+        newest = None
+        if self._writer is not None:
+            self._writer.clean()
+            newest = self._run.latest_checkpoint()
         step = torch.tensor([newest.step if newest else -1], device=self._device)
         dist.broadcast(step, src=0)
         if (found := int(step.item())) < 0:
@@ -214,6 +264,7 @@ class Worker:
             stepper.average.model.load_state_dict(checkpoint.tensors(EMA))
         self._keep_threads(state.get("threads"))
         self._step = int(state["step"])
+        self._best = float(state.get("best_accuracy", -1.0))
         so_far = state["epoch_so_far"]
         self._so_far = _SoFar(earlier=so_far["seconds"], waited=so_far["waited"])
         if self._is_first:
@@ -267,20 +318,6 @@ class _SoFar:
     @property
     def seconds(self) -> float:
         return self.earlier + time.monotonic() - self.began
-
-
-class _Trace:
-    """Appends to a local file which samples this rank used at each step, for audits: one JSON line a step."""
-
-    def __init__(self, folder: str, rank: int) -> None:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        self._file = (Path(folder) / f"{time.time_ns()}-{os.getpid()}-rank{rank}.jsonl").open("a")
-
-    def write(self, batches: list[Batch]) -> None:
-        numbers = [n for batch in batches for n in batch.numbers.tolist() if n >= 0]
-        line = {"epoch": batches[0].epoch, "step": batches[0].step, "samples": numbers}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
 
 
 def _say(line: str) -> None:

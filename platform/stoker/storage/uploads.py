@@ -1,0 +1,184 @@
+"""Objects that are written piece by piece, so that nobody has to hold them whole, and what broken writes left behind.
+
+On S3 an object above one part becomes a multipart upload: each part is tried again by itself, so that an outage in the
+middle costs the part and not the object, and nothing is visible before the completion. A writer that is killed leaves
+an upload that no listing of objects shows and that is paid for; :func:`abandon_uploads` finds and ends those.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stoker.errors import StorageError
+from stoker.storage.location import Location
+from stoker.storage.retry import call_with_retries
+
+__all__ = ["Written", "abandon_uploads", "write_pieces"]
+
+Pieces = Callable[[], Iterable[bytes | memoryview]]  # called again where a write has to start from the beginning
+
+_PART_BYTES = 32 << 20
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written: its length in bytes and its sha256 in hexadecimal."""
+
+    bytes: int
+    sha256: str
+
+
+def write_pieces(place: Location, pieces: Pieces, *, part_bytes: int = _PART_BYTES) -> Written:
+    """Write the concatenation of ``pieces()`` at ``place``, replacing what was; visible whole or not at all.
+
+    At most ``part_bytes`` (5 MiB at least, S3's smallest part) are held beside the pieces themselves.
+
+    Raises:
+        StorageError: refused, or no good answer within the place's patience for one part.
+    """
+    if place.is_local:
+        return call_with_retries(
+            lambda: _write_local(Path(place.path), pieces), what="write", url=place.url, patience_s=place.patience_s
+        )
+    if hasattr(place.filesystem, "call_s3"):
+        return _write_s3(place, _parts(pieces(), part_bytes))
+    return call_with_retries(
+        lambda: _write_other(place, pieces), what="write", url=place.url, patience_s=place.patience_s
+    )
+
+
+def abandon_uploads(place: Location) -> int:
+    """End every unfinished multipart upload below ``place``; returns how many there were (0 where there are none).
+
+    Only for a prefix with one writer, and between its writes.
+
+    Raises:
+        StorageError: refused, or no good answer within the patience.
+    """
+    if not hasattr(place.filesystem, "call_s3"):
+        return 0
+    bucket, key, _ = place.filesystem.split_path(place.path)
+    prefix = f"{key.rstrip('/')}/" if key else ""
+    found = 0
+    for upload in list(_unfinished(place, bucket, prefix)):
+        with contextlib.suppress(FileNotFoundError):  # it was ended, or completed, meanwhile
+            _call(place, "abort_multipart_upload", Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+        found += 1
+    return found
+
+
+def _unfinished(place: Location, bucket: str, prefix: str) -> Iterator[dict[str, Any]]:
+    marker: dict[str, str] = {}
+    while True:
+        page = _call(place, "list_multipart_uploads", Bucket=bucket, Prefix=prefix, **marker)
+        yield from (upload for upload in page.get("Uploads") or [] if upload["Key"].startswith(prefix))
+        if not page.get("IsTruncated"):
+            return
+        marker = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+
+
+def _parts(pieces: Iterable[bytes | memoryview], part_bytes: int) -> Iterator[bytes]:
+    """The same bytes in parts of exactly ``part_bytes``, the last one shorter; at least one part."""
+    held = bytearray()
+    for piece in pieces:
+        view = memoryview(piece).cast("B")
+        while view:
+            taken = view[: part_bytes - len(held)]
+            held += taken
+            view = view[len(taken) :]
+            if len(held) == part_bytes:
+                yield bytes(held)
+                held.clear()
+    yield bytes(held)
+
+
+def _write_s3(place: Location, parts: Iterator[bytes]) -> Written:
+    digest, total = hashlib.sha256(), 0
+    part = next(parts)
+    following = next(parts, b"")
+    if not following:
+        place.write(part)
+        return Written(len(part), hashlib.sha256(part).hexdigest())
+    bucket, key, _ = place.filesystem.split_path(place.path)
+    upload = _call(place, "create_multipart_upload", Bucket=bucket, Key=key)["UploadId"]
+    done: list[dict[str, Any]] = []
+    try:
+        while part:
+            digest.update(part)
+            total += len(part)
+            number = len(done) + 1
+            answer = _call(place, "upload_part", Bucket=bucket, Key=key, UploadId=upload, PartNumber=number, Body=part)
+            done.append({"PartNumber": number, "ETag": answer["ETag"]})
+            part, following = following, next(parts, b"")
+        _complete(place, {"Bucket": bucket, "Key": key, "UploadId": upload, "MultipartUpload": {"Parts": done}}, total)
+    except BaseException:
+        with contextlib.suppress(Exception):  # what is left is found by abandon_uploads
+            place.filesystem.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=upload)
+        raise
+    return Written(total, digest.hexdigest())
+
+
+def _complete(place: Location, request: dict[str, Any], total: int) -> None:
+    """Complete the upload, and see that it is there: an answer may be lost, or be a 200 with an error inside."""
+    with contextlib.suppress(FileNotFoundError):  # no such upload: an attempt whose answer was lost may have worked
+        _call(place, "complete_multipart_upload", **request)
+    try:
+        found = place.size()
+    except FileNotFoundError:
+        found = -1
+    if found != total:
+        raise StorageError(
+            f"cannot write {place}: the store completed the upload, but holds {found} bytes of {total}; try again",
+            url=place.url,
+        )
+
+
+def _call(place: Location, method: str, **arguments: Any) -> dict[str, Any]:
+    verb = method.replace("_", " ")
+    return call_with_retries(
+        lambda: dict(place.filesystem.call_s3(method, **arguments)),
+        what=f"{verb} at",
+        url=place.url,
+        patience_s=place.patience_s,
+    )
+
+
+def _write_local(path: Path, pieces: Pieces) -> Written:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            written = _pour(pieces(), file)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    return written
+
+
+def _write_other(place: Location, pieces: Pieces) -> Written:
+    file = place.filesystem.open(place.path, "wb")
+    try:
+        written = _pour(pieces(), file)
+    except BaseException:
+        if hasattr(file, "discard"):
+            file.discard()
+        raise
+    file.close()
+    return written
+
+
+def _pour(pieces: Iterable[bytes | memoryview], file: Any) -> Written:
+    digest, total = hashlib.sha256(), 0
+    for piece in pieces:
+        digest.update(piece)
+        total += len(piece)
+        file.write(piece)
+    return Written(total, digest.hexdigest())

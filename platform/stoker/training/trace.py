@@ -1,0 +1,26 @@
+"""Which samples each rank used at each step, for audits of runs that were killed, resumed or resized."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+from stoker.dataset import Batch
+
+__all__ = ["Trace"]
+
+
+class Trace:
+    """Appends to a local file which samples this rank used at each step, and when: one JSON line a step."""
+
+    def __init__(self, folder: str, rank: int) -> None:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        self._file = (Path(folder) / f"{time.time_ns()}-{os.getpid()}-rank{rank}.jsonl").open("a")
+
+    def write(self, batches: list[Batch]) -> None:
+        numbers = [n for batch in batches for n in batch.numbers.tolist() if n >= 0]
+        line = {"epoch": batches[0].epoch, "step": batches[0].step, "time": time.time(), "samples": numbers}
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
