@@ -21,7 +21,7 @@ from stoker.recipe import Recipe
 from stoker.training.ema import MovingAverage
 from stoker.training.evaluation import Normalize
 from stoker.training.normalization import RunningStatistics
-from stoker.training.optimizers import build_optimizer
+from stoker.training.optimizers import build_optimizer, set_learning_rate
 from stoker.training.schedule import learning_rate_ratio
 
 __all__ = ["Stepper"]
@@ -63,8 +63,7 @@ class Stepper:
         ``samples`` is how many samples the global batch really has. Returns the learning rate.
         """
         rate = self._recipe.optimizer.lr * learning_rate_ratio(self._recipe.schedule, step, self._steps_per_epoch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        set_learning_rate(self.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=False)
         self._statistics.begin_step()
         counted = [batch for batch in batches if batch.size]
