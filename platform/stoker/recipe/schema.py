@@ -144,6 +144,16 @@ class Model(_Section):
         return self
 
     @property
+    def names_version(self) -> bool:
+        """Whether ``weights`` are a model version and no file: a name, @, and a number or an alias."""
+        return self.weights is not None and "@" in self.weights and "/" not in self.weights
+
+    @property
+    def asks_more_than_a_name(self) -> bool:
+        """Whether there is more to check about the model than its name."""
+        return self != Model(name=self.name, classes=self.classes)
+
+    @property
     def parent(self) -> str | None:
         """What the model begins with, for the record: a version's reference, or a URL."""
         return (self.source.reference or self.source.url) if self.source else self.weights
@@ -212,7 +222,9 @@ class Augmentation(_Section):
     erase: Fraction = Field(0.0, description="probability that a rectangle of an image is erased")
     mixup: float = Field(0.0, ge=0, description="alpha of mixup's Beta distribution; 0 is off")
     cutmix: float = Field(
-        0.0, ge=0, description="alpha of cutmix's Beta distribution; 0 is off; with mixup each takes half of the batches"
+        0.0,
+        ge=0,
+        description="alpha of cutmix's Beta distribution; 0 is off; with mixup each takes half of the batches",
     )
 
 

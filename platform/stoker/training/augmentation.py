@@ -117,7 +117,9 @@ class Augmentation:
         return np.maximum(numbers, 0)  # padding, of which a rank without samples computes one
 
 
-def erased_boxes(key: int, numbers: NDArray[np.int64], probability: float, height: int, width: int) -> NDArray[np.int64]:
+def erased_boxes(
+    key: int, numbers: NDArray[np.int64], probability: float, height: int, width: int
+) -> NDArray[np.int64]:
     """The rectangle that each sample loses: int64 [n, 4], left, top, right, bottom in pixels; empty for most.
 
     As torchvision's RandomErasing: 2 to 33 % of the image, 0.3 to 3.3 times as high as wide, ten attempts to fit.

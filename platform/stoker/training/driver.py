@@ -17,7 +17,6 @@ from stoker.dataset.order import EpochOrder
 from stoker.errors import ClusterError, RecipeError, RunError, StokerError
 from stoker.recipe import Recipe
 from stoker.storage import locate
-from stoker.training.models import check_model
 from stoker.training.records import Result
 from stoker.training.runs import RunFolder
 from stoker.training.worker import train_worker
@@ -52,7 +51,10 @@ def check_recipe(recipe: Recipe) -> Manifest:
         EpochOrder(samples, recipe.batch.total, 0, last_batch=recipe.data.last_batch)
     except ValueError as error:
         raise RecipeError(f"batch.total: {error}") from None
-    check_model(recipe.model.name, classes=there, drop_rate=recipe.model.drop_rate)
+    from stoker.training.beginning import check_beginning  # brings torchvision, after the cheaper checks
+
+    if told := check_beginning(recipe, manifest.classes, patience_s=_DOOR_PATIENCE_S):
+        _say(f"{recipe.name}: {told}")
     return manifest
 
 

@@ -8,6 +8,7 @@ alone; sums over an image are of whole numbers, so that they have no order. The 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -57,21 +58,25 @@ def on_device(values: NDArray[np.generic], device: torch.device) -> Tensor:
 
 def _parameters(kind: int, strength: float, height: int, width: int) -> list[float]:
     """Six numbers: of a geometric operation the inverse affine matrix by rows, around the image's centre; else one."""
-    name = OPERATIONS[kind]
-    if name == "shear_x":
-        return [1, strength, strength * height / 2, 0, 1, 0]
-    if name == "shear_y":
-        return [1, 0, 0, strength, 1, strength * width / 2]
-    if name == "translate_x":
-        return [1, 0, -int(strength), 0, 1, 0]
-    if name == "translate_y":
-        return [1, 0, 0, 0, 1, -int(strength)]
-    if name == "rotate":
-        cosine, sine = np.cos(np.radians(strength)), np.sin(np.radians(strength))
-        return [cosine, -sine, 0, sine, cosine, 0]
-    if name == "posterize":
-        return [256 - 2 ** (8 - int(strength)), 0, 0, 0, 0, 0]
-    return [strength * 255 if name == "solarize" else 1 + strength, 0, 0, 0, 0, 0]
+    match OPERATIONS[kind]:
+        case "shear_x":
+            found = [1, strength, strength * height / 2, 0, 1, 0]
+        case "shear_y":
+            found = [1, 0, 0, strength, 1, strength * width / 2]
+        case "translate_x":
+            found = [1, 0, -int(strength), 0, 1, 0]
+        case "translate_y":
+            found = [1, 0, 0, 0, 1, -int(strength)]
+        case "rotate":
+            cosine, sine = math.cos(math.radians(strength)), math.sin(math.radians(strength))
+            found = [cosine, -sine, 0, sine, cosine, 0]
+        case "posterize":
+            found = [256 - 2 ** (8 - int(strength)), 0, 0, 0, 0, 0]
+        case "solarize":
+            found = [strength * 255, 0, 0, 0, 0, 0]
+        case _:
+            found = [1 + strength, 0, 0, 0, 0, 0]
+    return found
 
 
 def _geometric(images: Tensor, parameters: Tensor) -> Tensor:

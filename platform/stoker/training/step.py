@@ -12,14 +12,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch._C._distributed_c10d import GradBucket
-from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from stoker.dataset import Batch
 from stoker.dataset.order import key_of
 from stoker.recipe import Recipe
+from stoker.training.augmentation import Augmentation
 from stoker.training.ema import MovingAverage
 from stoker.training.evaluation import Normalize
+from stoker.training.models import auxiliary_weight, classes_of, logits_of, no_loss, training_loss
 from stoker.training.normalization import RunningStatistics
 from stoker.training.optimizers import build_optimizer, set_learning_rate
 from stoker.training.schedule import learning_rate_ratio
@@ -40,6 +41,9 @@ class Stepper:
         self.model = model.to(device).to(memory_format=layout)
         self._statistics = RunningStatistics(self.model)
         self.average = MovingAverage(self.model, recipe.ema.decay) if recipe.ema else None
+        self._augmentation = Augmentation(recipe, classes_of(model))
+        given = recipe.loss.auxiliary_weight
+        self._auxiliary_weight = auxiliary_weight(recipe.model.name) if given is None else given
         self.optimizer = build_optimizer(self.model, recipe.optimizer)
         self.normalize = Normalize(recipe.data.mean, recipe.data.std).to(device)
         compiled = torch.compile(self.model) if recipe.compile else self.model
@@ -83,16 +87,18 @@ class Stepper:
         images = batch.images[: size or 1].to(self._device, non_blocking=True)
         labels = batch.labels[: size or 1].to(self._device, non_blocking=True)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._recipe.precision == "bfloat16"):
-            logits: Tensor = self._parallel(self.normalize(images))
+            normalized = self.normalize(self._augmentation.pixels(images, batch))
+            mixed, targets = self._augmentation.mix(normalized, labels, batch)
+            outputs = self._parallel(mixed)
         if not size:  # this rank has no sample in the epoch's last step, but the others wait for its part of the sum
-            torch.autograd.backward(logits.float().sum() * 0.0)
+            torch.autograd.backward(no_loss(outputs))
             return
         smoothing = self._recipe.loss.label_smoothing
-        loss = functional.cross_entropy(logits.float(), labels, reduction="sum", label_smoothing=smoothing)
+        loss = training_loss(outputs, targets, label_smoothing=smoothing, auxiliary_weight=self._auxiliary_weight)
         torch.autograd.backward(loss / samples)
         self._statistics.add_micro_batch()
         with torch.no_grad():
-            correct = (logits.argmax(dim=1) == labels).sum()
+            correct = (logits_of(outputs).argmax(dim=1) == labels).sum()
             self.totals += torch.stack((loss.double(), correct.double(), self.totals.new_tensor(float(size))))
 
 

@@ -1,11 +1,18 @@
 """Architectures by name, what they lose in training, and what may be changed about them: blur, heads, frozen parts."""
 
-from stoker.training.models.auxiliary import auxiliary_weight, logits_of, training_loss
+from stoker.training.models.auxiliary import auxiliary_weight, logits_of, no_loss, training_loss
 from stoker.training.models.blur import BlurredConv2d, blur_before_strides
 from stoker.training.models.digitsnet import DigitsNet
 from stoker.training.models.freezing import FrozenBatchNorm, freeze
-from stoker.training.models.names import build_model, check_model, load_weights, model_names, model_on_meta
-from stoker.training.models.parts import head_names, layers_of
+from stoker.training.models.names import (
+    build_model,
+    check_model,
+    load_weights,
+    model_names,
+    model_on_meta,
+    model_options,
+)
+from stoker.training.models.parts import classes_of, head_names, layers_of
 
 __all__ = [
     "BlurredConv2d",
@@ -15,6 +22,7 @@ __all__ = [
     "blur_before_strides",
     "build_model",
     "check_model",
+    "classes_of",
     "freeze",
     "head_names",
     "layers_of",
@@ -22,5 +30,7 @@ __all__ = [
     "logits_of",
     "model_names",
     "model_on_meta",
+    "model_options",
+    "no_loss",
     "training_loss",
 ]

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -46,7 +45,7 @@ def freeze(
     """Exclude parameters of ``model`` from training, and hold the statistics of batch norms that are frozen whole.
 
     ``patterns`` are names, beginnings of names (``layer1`` is all below it) or shell patterns (``layer?.*``); or
-    ``backbone``, everything but the head, which makes a linear probe. ``head`` gives the names of the head's parameters.
+    ``backbone``, everything but the head, which makes a linear probe. ``head`` names the head's parameters.
 
     Raises:
         ModelError: a pattern names nothing, or nothing is left to train.
@@ -58,7 +57,9 @@ def freeze(
     else:
         frozen = []
         for pattern in patterns:
-            found = [n for n in names if n == pattern or n.startswith(pattern.rstrip(".") + ".") or fnmatchcase(n, pattern)]
+            found = [
+                n for n in names if n == pattern or n.startswith(pattern.rstrip(".") + ".") or fnmatchcase(n, pattern)
+            ]
             if not found:
                 raise ModelError(f"model.frozen: {pattern!r} names nothing in the model; {_hint(pattern, names)}")
             frozen.extend(found)
@@ -72,14 +73,22 @@ def freeze(
 
 def _hold_norms(model: nn.Module) -> None:
     for name, child in model.named_children():
-        is_norm = isinstance(child, nn.modules.batchnorm._BatchNorm) and child.running_mean is not None
-        if is_norm and child.affine and not any(p.requires_grad for p in child.parameters()):
+        if isinstance(child, nn.modules.batchnorm._BatchNorm) and _is_frozen(child):
             setattr(model, name, FrozenBatchNorm(child))
         else:
             _hold_norms(child)
 
 
+def _is_frozen(norm: nn.modules.batchnorm._BatchNorm) -> bool:
+    has_statistics = norm.affine and norm.running_mean is not None
+    return has_statistics and not any(parameter.requires_grad for parameter in norm.parameters())
+
+
 def _hint(pattern: str, names: list[str]) -> str:
     starts = sorted({".".join(name.split(".")[:depth]) for name in names for depth in (1, 2, 3)})
     near = difflib.get_close_matches(pattern, starts, n=3)
-    return f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(dict.fromkeys(n.split('.')[0] for n in names))}"
+    return (
+        f"did you mean {' or '.join(near)}?"
+        if near
+        else f"it has {', '.join(dict.fromkeys(n.split('.')[0] for n in names))}"
+    )

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torchvision import models
 
+from stoker import recipe as recipes
 from stoker.errors import ModelError
 from stoker.training.models.auxiliary import auxiliary_weight
 from stoker.training.models.blur import blur_before_strides
 from stoker.training.models.digitsnet import DigitsNet
 
-__all__ = ["build_model", "check_model", "load_weights", "model_names", "model_on_meta"]
+__all__ = ["build_model", "check_model", "load_weights", "model_names", "model_on_meta", "model_options"]
 
 _OWN = "digitsnet"
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
@@ -80,6 +81,16 @@ def build_model(
     except (RuntimeError, ValueError, AssertionError) as error:
         raise ModelError(f"data.image_size: {name} cannot be built for {image_size} pixels ({_line(error)})") from None
     return blur_before_strides(model) if blur_pool else model
+
+
+def model_options(chosen: recipes.Model, image_size: int) -> dict[str, Any]:
+    """What :func:`build_model` is asked for by a recipe's ``model`` section, for images of ``image_size`` pixels."""
+    return {
+        "drop_rate": chosen.drop_rate,
+        "stochastic_depth": chosen.stochastic_depth,
+        "blur_pool": chosen.blur_pool,
+        "image_size": image_size,
+    }
 
 
 def model_on_meta(name: str, **options: Any) -> nn.Module:

@@ -7,7 +7,13 @@ from collections.abc import Iterator
 from torch import nn
 from torchvision.models.vision_transformer import Encoder
 
-__all__ = ["head_names", "layers_of"]
+__all__ = ["classes_of", "head_names", "layers_of"]
+
+
+def classes_of(model: nn.Module) -> int:
+    """How many classes ``model`` tells apart: every architecture's last parameter is one of its head's."""
+    *_, last = model.parameters()
+    return int(last.shape[0])
 
 
 def head_names(model: nn.Module, other: nn.Module) -> frozenset[str]:
