@@ -106,12 +106,9 @@ def test_a_vision_transformers_positions_follow_the_image_size(tmp_path: Path) -
 @pytest.mark.parametrize("file", ["w.safetensors", "w.pth"])
 def test_weights_of_another_architecture_are_refused_by_tensor_and_shapes(tmp_path: Path, file: str) -> None:
     weights_file(tmp_path / file, name="resnet34")
-    with pytest.raises(ModelError) as caught:
+    advice = "give weights of this architecture, or change model.name and its options"
+    with pytest.raises(ModelError, match=rf"for a resnet18: the model has no tensor layer\S+ \[64.*\]; {advice}"):
         check_beginning(recipe_of(tmp_path, f"weights={tmp_path}/{file}", model="resnet18"), THREE, patience_s=1)
-    assert str(caught.value) == (
-        f"model.weights: {tmp_path}/{file} for a resnet18: the model has no tensor layer1.2.conv1.weight "
-        "[64, 64, 3, 3]; give weights of this architecture, or change model.name and its options"
-    )
     with pytest.raises(ModelError, match=r"tensor layer1.0.conv1.weight is \[64, 64, 3, 3\], but \[64, 64, 1, 1\]"):
         check_beginning(recipe_of(tmp_path, f"weights={tmp_path}/{file}", model="resnet50"), THREE, patience_s=1)
 
