@@ -17,6 +17,10 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     given = parser.parse_args(arguments)
     recipe = read_recipe(given.recipe, given.overrides)
+    if recipe.model.names_version:
+        from stoker.registry import with_source
+
+        recipe = with_source(recipe)
     from stoker.training.driver import train  # after the recipe is known to be good: torch and Ray take seconds
 
     result = train(recipe)

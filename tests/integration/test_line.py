@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,52 +10,19 @@ import httpx
 import pytest
 
 from conftest import Store
-from stoker.dataset.prepare.digits import digit_files
+from driven import run, submit, write_digits
 from stoker.embedded import Instance
 from stoker.registry import Registry
 from stoker.storage import locate
-
-CHECKOUT = Path(__file__).parents[2]
-PER_CLASS = {"train": 24, "validation": 8}
-
-
-def run(*command: str) -> list[str]:
-    """The lines that a command printed; it must succeed."""
-    programs = str(Path(sys.executable).parent)
-    environment = os.environ | {"PATH": programs + os.pathsep + os.environ["PATH"]}
-    done = subprocess.run(
-        command, check=False, cwd=CHECKOUT, env=environment, text=True, capture_output=True, timeout=500
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout.strip().splitlines()
-
-
-def submit(*entrypoint: str) -> list[str]:
-    return run("ray", "job", "submit", "--working-dir", ".", "--", "python", *entrypoint)
-
-
-@pytest.fixture
-def slice_of_digits(tmp_path: Path) -> Path:
-    """A few scans of each digit, as files."""
-    taken: dict[str, int] = {}
-    for path, data in sorted(digit_files().items()):
-        split, _, rest = path.partition("/")
-        folder = f"{split}/{rest.partition('/')[0]}"
-        taken[folder] = taken.get(folder, 0) + 1
-        if taken[folder] <= PER_CLASS[split]:
-            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / path).write_bytes(data)
-    return tmp_path
 
 
 @pytest.mark.store
 @pytest.mark.cluster
 @pytest.mark.timeout(900)
-def test_images_go_through_the_line_and_come_back_as_an_answer(
-    cluster: Instance, store: Store, slice_of_digits: Path
-) -> None:
+def test_images_go_through_the_line_and_come_back_as_an_answer(cluster: Instance, store: Store, tmp_path: Path) -> None:
     storage = store.fresh("line")
     data = f"{storage}/datasets/digits"
+    slice_of_digits = write_digits(tmp_path)
     submit("jobs/prepare.py", str(slice_of_digits), data)
 
     overrides = (f"storage={storage}", f"data.url={data}", "schedule.epochs=3", "checkpoint.every_steps=5")

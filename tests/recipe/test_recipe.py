@@ -53,7 +53,7 @@ def test_numbers_and_words_are_those_of_yaml_1_2() -> None:
         ("ema.decya=0.9", "small.yaml: ema.decya: unknown key; did you mean ema.decay?"),
         ("optimizer.lr=fast", 'small.yaml: optimizer.lr: input should be a valid number, not "fast"'),
         ("data.image_size=2.5", "small.yaml: data.image_size: input should be a valid integer, not 2.5"),
-        ("optimizer.name=lamb", "small.yaml: optimizer.name: input should be 'sgd' or 'adamw', not \"lamb\""),
+        ("optimizer.name=lars", "small.yaml: optimizer.name: input should be 'sgd', 'adamw' or 'lamb', not \"lars\""),
         ("batch.micro=13", "small.yaml: batch: total (64) must be a multiple of micro (13)"),
         ("batch.micro=0", "small.yaml: batch.micro: input should be greater than 0, not 0"),
         (

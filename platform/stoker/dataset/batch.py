@@ -54,7 +54,7 @@ class BatchMaker:
     def __init__(
         self, decoder: Decoder, *, parts: int, on_corrupt: Literal["fail", "skip"], corrupt_limit: int
     ) -> None:
-        self._decoder, self._parts = decoder, parts
+        self.decoder, self._parts = decoder, parts
         self._on_corrupt, self._corrupt_limit = on_corrupt, corrupt_limit
         self._lock = threading.Lock()
         self.corrupt = 0
@@ -67,16 +67,16 @@ class BatchMaker:
 
         ``key`` and the samples' numbers decide their draws; ``place`` is (epoch, step, micro-batch).
         """
-        inputs = self._decoder.empty(len(streamed))
+        inputs = self.decoder.empty(len(streamed))
         numbers = torch.tensor([-1 if s is None else s.sample.number for s in streamed], dtype=torch.int64)
         labels = torch.tensor([-1 if s is None else s.sample.label for s in streamed], dtype=torch.int64)
         present = [s for s in streamed if s is not None]
         inputs[len(present) :] = 0
-        draws = uniform(key, [s.sample.number for s in present], self._decoder.draws)
+        draws = uniform(key, [s.sample.number for s in present], self.decoder.draws)
 
         def fill(part: slice) -> None:
             members = present[part]
-            failed = self._decoder.decode([s.sample for s in members], draws[part], inputs[part])
+            failed = self.decoder.decode([s.sample for s in members], draws[part], inputs[part])
             for i, error in failed.items():
                 at = part.start + i
                 labels[at] = self._replace(members[i], error, draws[at : at + 1], inputs[at : at + 1])
@@ -107,6 +107,6 @@ class BatchMaker:
         block = streamed.block
         at = next(i for i, other in enumerate(block) if other.number == sample.number)
         for other in block[at + 1 :] + block[:at]:
-            if not self._decoder.decode([other], draws, out):
+            if not self.decoder.decode([other], draws, out):
                 return other.label
         raise DatasetError(f"{where}: no sample of its block can be decoded; prepare the data set again")

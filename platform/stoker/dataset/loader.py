@@ -66,6 +66,7 @@ class Loader:
         self._decoder = decoder or _image_decoder(self._data, resize, is_training=shuffled)
         # nvJPEG wants many images in a call, a thread of the CPU its share of them
         parts = 1 if isinstance(self._decoder, TrainingImagesOnGpu) else self._data.decode_threads
+        self._follows_epoch = decoder is None and shuffled and self._data.resizing is not None
         self._maker = BatchMaker(
             self._decoder, parts=parts, on_corrupt=self._data.on_corrupt, corrupt_limit=self._data.corrupt_limit
         )
@@ -115,7 +116,7 @@ class Loader:
         return cls(
             root,
             recipe.data.validation_split,
-            data=recipe.data,
+            data=recipe.data.model_copy(update={"image_size": recipe.evaluation_image_size, "resizing": None}),
             resize=recipe.evaluation_resize,
             global_batch=recipe.batch.micro * world_size,
             micro_batch=recipe.batch.micro,
@@ -209,6 +210,9 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         epoch, first_step, order = self._epoch, self._step, self.order(self._epoch)
         self._maker.corrupt = 0
+        if self._follows_epoch:  # the size is a function of the epoch, so a resumed epoch has it too
+            sized = self._data.model_copy(update={"image_size": self._data.image_size_at(epoch), "resizing": None})
+            self._maker.decoder = _image_decoder(sized, None, is_training=True)
         slots = range(self._micro_batches.start * self._micro_batch, self._micro_batches.stop * self._micro_batch)
         stream = BlockStream(
             self._reader,

@@ -10,7 +10,7 @@ from stoker.recipe import Recipe
 from stoker.registry import Registry
 from stoker.storage import Location
 from stoker.training.evaluation import Evaluated, Normalize, evaluate
-from stoker.training.models import build_model
+from stoker.training.models import build_model, load_weights, model_options
 from stoker.training.runs import RunFolder
 
 __all__ = ["evaluate_reference"]
@@ -43,7 +43,8 @@ def evaluate_reference(
     if not is_run and loader.classes != version.classes:
         raise DatasetError(f"{data.url} has other classes than {reference} was trained on; choose another data set")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = build_model(recipe.model.name, classes=len(loader.classes))
-    model.load_state_dict(weights)
+    options = model_options(recipe.model, recipe.evaluation_image_size)
+    model = build_model(recipe.model.name, classes=len(loader.classes), **options)
+    load_weights(model, weights)
     normalize = Normalize(recipe.data.mean, recipe.data.std).to(device)
     return loader.classes, evaluate(model.to(device), normalize, loader, len(loader.classes))

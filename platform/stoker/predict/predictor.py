@@ -12,12 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stoker import recipe as recipes
 from stoker.dataset.decode import evaluation_image
 from stoker.errors import ModelError
 from stoker.registry import ModelVersion, Registry
 from stoker.storage import Location, locate
 from stoker.training.evaluation import Normalize
-from stoker.training.models import build_model
+from stoker.training.models import build_model, load_weights, model_options
 
 __all__ = ["Predictor"]
 
@@ -34,9 +35,11 @@ class Predictor:
         self.reference = version.reference
         self.classes = version.classes
         self.card = version.card
-        model = build_model(version.card.architecture, classes=len(self.classes))
+        chosen = recipes.Model.model_validate(self.card.recipe.get("model", {"name": self.card.architecture}))
+        options = model_options(chosen, self.card.preprocessing.image_size)
+        model = build_model(self.card.architecture, classes=len(self.classes), **options)
         try:
-            model.load_state_dict(version.weights())
+            load_weights(model, version.weights())
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:200]
             raise ModelError(

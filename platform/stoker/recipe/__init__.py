@@ -3,6 +3,7 @@
 from stoker.recipe.reading import as_yaml, changed_keys, json_schema, parse_recipe, read_recipe
 from stoker.recipe.schema import (
     Augment,
+    Augmentation,
     BatchSizes,
     CheckpointPolicy,
     Data,
@@ -12,12 +13,15 @@ from stoker.recipe.schema import (
     Model,
     Optimizer,
     Recipe,
+    Resizing,
     Schedule,
+    Source,
     Workers,
 )
 
 __all__ = [
     "Augment",
+    "Augmentation",
     "BatchSizes",
     "CheckpointPolicy",
     "Data",
@@ -27,7 +31,9 @@ __all__ = [
     "Model",
     "Optimizer",
     "Recipe",
+    "Resizing",
     "Schedule",
+    "Source",
     "Workers",
     "as_yaml",
     "changed_keys",

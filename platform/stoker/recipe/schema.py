@@ -32,6 +32,21 @@ class Augment(_Section):
         return self
 
 
+class Resizing(_Section):
+    """Training images that begin small and grow to ``data.image_size``: early epochs cost less."""
+
+    from_size: Positive = Field(description="side in the first epochs, in pixels")
+    start_epoch: int = Field(ge=0, description="the last epoch (from 0) of that size")
+    end_epoch: Positive = Field(description="the first epoch of the full size; linear in between")
+    multiple: Positive = Field(32, description="sizes in between are rounded to a multiple of this")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Resizing:
+        if self.start_epoch >= self.end_epoch:
+            raise ValueError(f"start_epoch ({self.start_epoch}) must be before end_epoch ({self.end_epoch})")
+        return self
+
+
 class Data(_Section):
     """Which samples, how they are read, and what they are made into."""
 
@@ -39,6 +54,7 @@ class Data(_Section):
     train_split: str = "train"
     validation_split: str = "validation"
     image_size: Positive = Field(224, description="side of the square that the model sees, in pixels")
+    resizing: Resizing | None = Field(None, description="smaller training images in the first epochs")
     mean: Channels = Field((0.485, 0.456, 0.406), description="of the channels R, G, B, in 0 to 1")
     std: Channels = Field((0.229, 0.224, 0.225), description="of the channels R, G, B, in 0 to 1")
     augment: Augment = Field(default_factory=Augment)
@@ -70,16 +86,77 @@ class Data(_Section):
         return self
 
     @model_validator(mode="after")
+    def _grows(self) -> Data:
+        if self.resizing is not None and self.resizing.from_size > self.image_size:
+            raise ValueError(f"resizing.from_size ({self.resizing.from_size}) is above image_size ({self.image_size})")
+        return self
+
+    def image_size_at(self, epoch: int) -> int:
+        """Side of the training images of ``epoch`` (from 0), in pixels: a function of the epoch alone."""
+        grows = self.resizing
+        if grows is None or epoch >= grows.end_epoch:
+            return self.image_size
+        if epoch <= grows.start_epoch:
+            return grows.from_size
+        share = (epoch - grows.start_epoch) / (grows.end_epoch - grows.start_epoch)
+        between = grows.from_size + share * (self.image_size - grows.from_size)
+        return min(self.image_size, max(grows.from_size, round(between / grows.multiple) * grows.multiple))
+
+    @model_validator(mode="after")
     def _gpu_decodes_whole_sizes(self) -> Data:
         if self.decode == "gpu" and self.scales_in_dct:
             raise ValueError("scales_in_dct is for decode: cpu; with decode: gpu leave it out")
         return self
 
 
+class Source(_Section):
+    """Where ``model.weights`` were found; ``jobs/train.py`` fills it in for a reference to the registry."""
+
+    url: str
+    sha256: str | None = None
+    reference: str | None = Field(None, description="the model version, as digits@3")
+    classes: tuple[str, ...] | None = Field(None, description="what its outputs stand for")
+
+
 class Model(_Section):
     name: str = Field(description="a torchvision classification model, or digitsnet for 32 pixel inputs")
     classes: Positive | None = Field(None, description="outputs; default, and only possible value: the data set's")
     drop_rate: Fraction | None = Field(None, description="dropout, for models that take one")
+    stochastic_depth: Fraction | None = Field(None, description="drop probability of the last block, for such models")
+    blur_pool: bool = Field(False, description="blur before strided convolutions (Zhang, 2019)")
+    weights: str | None = Field(
+        None,
+        description="what to begin with: a model version (digits@3, digits@production), or the URL of a safetensors "
+        "file or of a state dict by torch.save",
+    )
+    source: Source | None = Field(None, description="where weights were found; filled in, and kept with the run")
+    head: Literal["auto", "new"] = Field(
+        "auto", description="auto keeps the weights' head where its classes are the data set's; new never does"
+    )
+    frozen: Literal["backbone"] | tuple[str, ...] = Field(
+        (), description="what is not trained: names, beginnings or patterns of them, or backbone for a linear probe"
+    )
+
+    @model_validator(mode="after")
+    def _source_is_of_weights(self) -> Model:
+        if self.source is not None and self.weights is None:
+            raise ValueError("source belongs to weights; give weights, or leave it out")
+        return self
+
+    @property
+    def names_version(self) -> bool:
+        """Whether ``weights`` are a model version and no file: a name, @, and a number or an alias."""
+        return self.weights is not None and "@" in self.weights and "/" not in self.weights
+
+    @property
+    def asks_more_than_a_name(self) -> bool:
+        """Whether there is more to check about the model than its name."""
+        return self != Model(name=self.name, classes=self.classes)
+
+    @property
+    def parent(self) -> str | None:
+        """What the model begins with, for the record: a version's reference, or a URL."""
+        return (self.source.reference or self.source.url) if self.source else self.weights
 
 
 class BatchSizes(_Section):
@@ -100,19 +177,27 @@ class BatchSizes(_Section):
 
 
 class Optimizer(_Section):
-    name: Literal["sgd", "adamw"] = "sgd"
+    name: Literal["sgd", "adamw", "lamb"] = "sgd"
     lr: float = Field(gt=0, description="peak learning rate, for the whole global batch")
     momentum: Fraction = 0.9
     nesterov: bool = True
     betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0, description="of adamw and lamb")
     weight_decay: float = Field(5e-5, ge=0)
     decay_norm_and_bias: bool = Field(False, description="whether weight decay acts on norms and biases too")
+    decay_embeddings: bool = Field(True, description="whether it acts on class tokens and position embeddings")
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="each layer's rate as a share of that of the layer above it; the head has lr"
+    )
 
 
 class Schedule(_Section):
     epochs: Positive
     warmup_epochs: float = Field(0.0, ge=0, description="linear warm-up, in epochs")
-    final_lr_ratio: Fraction = Field(0.0, description="where the cosine ends, as a share of the peak rate")
+    shape: Literal["cosine", "linear", "steps"] = Field("cosine", description="how the rate falls after the warm-up")
+    final_lr_ratio: Fraction = Field(0.0, description="where cosine and linear end, as a share of the peak rate")
+    step_epochs: Positive = Field(30, description="with shape steps: epochs between two steps")
+    step_factor: Fraction = Field(0.1, description="with shape steps: what the rate is multiplied by")
 
     @model_validator(mode="after")
     def _warms_up_within(self) -> Schedule:
@@ -123,6 +208,24 @@ class Schedule(_Section):
 
 class Loss(_Section):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    auxiliary_weight: float | None = Field(
+        None, ge=0, description="of each auxiliary head's loss; default 0.3 (GoogLeNet), 0.4 (Inception v3)"
+    )
+
+
+class Augmentation(_Section):
+    """What the device does to images that are decoded, beside ``data.augment``, which chooses what is decoded."""
+
+    policy: Literal["none", "rand_augment", "trivial_augment_wide"] = "none"
+    operations: Positive = Field(2, description="with rand_augment: operations an image")
+    magnitude: int = Field(9, ge=0, le=30, description="with rand_augment: their strength, 0 to 30")
+    erase: Fraction = Field(0.0, description="probability that a rectangle of an image is erased")
+    mixup: float = Field(0.0, ge=0, description="alpha of mixup's Beta distribution; 0 is off")
+    cutmix: float = Field(
+        0.0,
+        ge=0,
+        description="alpha of cutmix's Beta distribution; 0 is off; with mixup each takes half of the batches",
+    )
 
 
 class Ema(_Section):
@@ -133,6 +236,9 @@ class Ema(_Section):
 
 class Evaluation(_Section):
     every_epochs: Positive = 1
+    image_size: Positive | None = Field(
+        None, description="side of the square that is evaluated and served, in pixels; default data.image_size"
+    )
     resize: Positive | None = Field(
         None, description="shorter side before the centre crop, in pixels; default image_size / 0.875"
     )
@@ -175,6 +281,7 @@ class Recipe(_Section):
     optimizer: Optimizer
     schedule: Schedule
     loss: Loss = Field(default_factory=Loss)
+    augmentation: Augmentation = Field(default_factory=Augmentation)
     ema: Ema | None = None
     evaluation: Evaluation = Field(default_factory=Evaluation)
     checkpoint: CheckpointPolicy = Field(default_factory=CheckpointPolicy)
@@ -217,11 +324,16 @@ class Recipe(_Section):
                 f"workers.hang_s ({self.workers.hang_s:g}) must be above patience_s ({self.patience_s:g}): "
                 "a rank that waits for the store does not hang"
             )
-        resize = self.evaluation.resize
-        if resize is not None and resize < self.data.image_size:
+        resize, size = self.evaluation.resize, self.evaluation_image_size
+        if resize is not None and resize < size:
+            key = "evaluation.image_size" if self.evaluation.image_size else "data.image_size"
             raise ValueError(
-                f"evaluation.resize ({resize}) is below data.image_size ({self.data.image_size}), "
-                "the centre crop would leave the image"
+                f"evaluation.resize ({resize}) is below {key} ({size}), the centre crop would leave the image"
+            )
+        if self.data.resizing is not None and self.data.resizing.end_epoch >= self.schedule.epochs:
+            raise ValueError(
+                f"data.resizing.end_epoch ({self.data.resizing.end_epoch}) leaves no epoch at the full size; "
+                f"it must be below schedule.epochs ({self.schedule.epochs})"
             )
         return self
 
@@ -249,6 +361,11 @@ class Recipe(_Section):
             )
 
     @property
+    def evaluation_image_size(self) -> int:
+        """Side of the square that is evaluated and served, in pixels."""
+        return self.evaluation.image_size or self.data.image_size
+
+    @property
     def evaluation_resize(self) -> int:
         """Shorter side before the centre crop of an evaluation, in pixels."""
-        return self.evaluation.resize or round(self.data.image_size / 0.875)
+        return self.evaluation.resize or round(self.evaluation_image_size / 0.875)

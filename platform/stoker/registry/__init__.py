@@ -1,7 +1,8 @@
 """Model versions and aliases in object storage: immutable, checksummed, published whole or not at all."""
 
 from stoker.registry.card import ModelCard, Preprocessing, StoredFile
+from stoker.registry.parents import with_source
 from stoker.registry.publishing import publish_run
 from stoker.registry.registry import ModelVersion, Registry
 
-__all__ = ["ModelCard", "ModelVersion", "Preprocessing", "Registry", "StoredFile", "publish_run"]
+__all__ = ["ModelCard", "ModelVersion", "Preprocessing", "Registry", "StoredFile", "publish_run", "with_source"]

@@ -51,7 +51,7 @@ def publish_run(storage: Location, run: str, name: str, *, verify: Verify, alias
         architecture=recipe.model.name,
         classes=result.classes,
         preprocessing=Preprocessing(
-            image_size=recipe.data.image_size,
+            image_size=recipe.evaluation_image_size,
             resize=recipe.evaluation_resize,
             mean=recipe.data.mean,
             std=recipe.data.std,
@@ -61,6 +61,7 @@ def publish_run(storage: Location, run: str, name: str, *, verify: Verify, alias
         run=run,
         dataset_url=result.dataset_url,
         dataset_fingerprint=result.dataset_fingerprint,
+        parent=recipe.model.parent,
         published=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         versions=result.versions,
     )

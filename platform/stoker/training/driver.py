@@ -13,7 +13,7 @@ import ray
 from stoker.dataset.manifest import Manifest, read_manifest
 from stoker.dataset.order import EpochOrder
 from stoker.errors import ClusterError, ModelError, RecipeError, RunError
-from stoker.recipe import Recipe
+from stoker.recipe import Model, Recipe
 from stoker.storage import locate
 from stoker.training.known_models import known_models
 from stoker.training.lease import Lease
@@ -23,6 +23,8 @@ from stoker.training.runs import RunFolder
 __all__ = ["check_recipe", "train"]
 
 _DOOR_PATIENCE_S = 5.0
+_ANY_SIZE = ("digitsnet", "resnet", "resnext", "wide_resnet", "regnet", "mobilenet", "efficientnet", "shufflenet")
+_LEAST_PIXELS = 32
 
 
 def check_recipe(recipe: Recipe) -> Manifest:
@@ -52,6 +54,11 @@ def check_recipe(recipe: Recipe) -> Manifest:
         near = difflib.get_close_matches(recipe.model.name, known, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else "any torchvision classification model will do"
         raise ModelError(f"model.name: no model is called {recipe.model.name!r}; {hint}")
+    if _asks_much(recipe):
+        from stoker.training.beginning import check_beginning  # brings torch and torchvision, seconds of processor time
+
+        if told := check_beginning(recipe, manifest.classes, patience_s=_DOOR_PATIENCE_S):
+            _say(f"{recipe.name}: {told}")
     return manifest
 
 
@@ -98,6 +105,16 @@ def train(recipe: Recipe) -> Result:
     if result := run.result():
         return result
     raise RunError(f"run {recipe.name!r} ended without a result at {run.location}; submit it again to continue")
+
+
+def _asks_much(recipe: Recipe) -> bool:
+    """Whether the model might refuse the recipe for more than its name, which only torch can tell.
+
+    A plain model of a family that takes images of any size is not built here: a start is quicker without torch.
+    """
+    plain = Model(name=recipe.model.name, classes=recipe.model.classes)
+    takes_any = recipe.model.name.startswith(_ANY_SIZE) and recipe.batch.micro > 1 and recipe.data.resizing is None
+    return recipe.model != plain or not takes_any or recipe.data.image_size < _LEAST_PIXELS
 
 
 def _must_answer(address: str) -> None:

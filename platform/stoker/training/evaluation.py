@@ -86,9 +86,9 @@ def parity_samples(model: nn.Module, normalize: Normalize, recipe: Recipe, most:
     model.eval()
     found = []
     for sample in reader.read(numbers):
-        image = evaluation_image(sample.data, image_size=recipe.data.image_size, resize=recipe.evaluation_resize).to(
-            device
-        )
+        image = evaluation_image(
+            sample.data, image_size=recipe.evaluation_image_size, resize=recipe.evaluation_resize
+        ).to(device)
         probabilities = model(normalize(image[None])).float().softmax(dim=1)[0].tolist()
         found.append(
             ParitySample(number=sample.number, key=sample.key, label=sample.label, probabilities=probabilities)

@@ -21,18 +21,19 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn import functional
 
 from stoker.dataset import Batch
 from stoker.dataset.order import key_of
 from stoker.recipe import Recipe
+from stoker.training.augmentation import Augmentation
 from stoker.training.clipping import clip_gradients
 from stoker.training.determinism import make_deterministic
 from stoker.training.ema import MovingAverage
 from stoker.training.evaluation import Normalize
 from stoker.training.exact_sums import Exactness, ExactSums
+from stoker.training.models import auxiliary_weight, classes_of, logits_of, no_loss, training_loss
 from stoker.training.normalization import RunningStatistics
-from stoker.training.optimizers import build_optimizer
+from stoker.training.optimizers import build_optimizer, set_learning_rate
 from stoker.training.parallel import data_parallel
 from stoker.training.prefetch import OnDevice, on_device
 from stoker.training.schedule import learning_rate_ratio
@@ -72,6 +73,9 @@ class Stepper:
         self.model = model.to(device).to(memory_format=layout)
         self._statistics = RunningStatistics(self.model, exact=recipe.reproducible)
         self.average = MovingAverage(self.model, recipe.ema.decay) if recipe.ema else None
+        self._augmentation = Augmentation(recipe, classes_of(model))
+        given = recipe.loss.auxiliary_weight
+        self._auxiliary_weight = auxiliary_weight(recipe.model.name) if given is None else given
         self.optimizer = build_optimizer(self.model, recipe.optimizer)
         self.normalize = Normalize(recipe.data.mean, recipe.data.std).to(device)
         self._trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -92,8 +96,7 @@ class Stepper:
         ``samples`` is how many samples the global batch really has.
         """
         rate = self._recipe.optimizer.lr * learning_rate_ratio(self._recipe.schedule, step, self._steps_per_epoch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        set_learning_rate(self.optimizer, rate)
         self._statistics.begin_step()
         self._backward(batches, samples)
         exponents = None
@@ -158,16 +161,18 @@ class Stepper:
         torch.manual_seed(key_of("micro-batch", self._recipe.seed, batch.epoch, batch.step, batch.micro_batch))
         precision = _AUTOCAST[self._recipe.precision]
         with torch.autocast(self._device.type, precision, enabled=precision != torch.float32):
-            logits: Tensor = self._parallel(self.normalize(images))
+            normalized = self.normalize(self._augmentation.pixels(images, batch))
+            mixed, targets = self._augmentation.mix(normalized, labels, batch)
+            outputs = self._parallel(mixed)
         if not size:  # this rank has no sample in the epoch's last step, but the others wait for its part of the sum
-            torch.autograd.backward(logits.float().sum() * 0.0)
+            torch.autograd.backward(no_loss(outputs))
             return
         smoothing = self._recipe.loss.label_smoothing
-        loss = functional.cross_entropy(logits.float(), labels, reduction="sum", label_smoothing=smoothing)
+        loss = training_loss(outputs, targets, label_smoothing=smoothing, auxiliary_weight=self._auxiliary_weight)
         torch.autograd.backward(self._scaler.scale(loss / samples))
         self._statistics.add_micro_batch()
         with torch.no_grad():
-            correct = (logits.argmax(dim=1) == labels).sum()
+            correct = (logits_of(outputs).argmax(dim=1) == labels).sum()
             counted = torch.full_like(self.totals[0], float(size))
             summed = (loss.double() / _LOSS_UNIT).round() * _LOSS_UNIT
             self._sums += torch.stack((summed, correct.double(), counted))

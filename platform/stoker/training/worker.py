@@ -21,11 +21,11 @@ from stoker.dataset import Batch, Loader
 from stoker.errors import RunError
 from stoker.recipe import Recipe
 from stoker.storage import locate
+from stoker.training.beginning import load_beginning, training_model
 from stoker.training.checkpoint_writer import CheckpointWriter
 from stoker.training.checkpoints import EMA, MODEL, OPTIMIZER, Checkpoint, open_checkpoint
 from stoker.training.evaluation import Evaluated, evaluate, parity_samples
 from stoker.training.guard import Ended, Guard
-from stoker.training.models import build_model
 from stoker.training.optimizers import load_optimizer_tensors, optimizer_tensors
 from stoker.training.progress import Progress
 from stoker.training.records import EpochRecord, History, Result
@@ -65,7 +65,7 @@ class Worker:
         self._validation = Loader.for_evaluation(recipe, **ranks)
         self._classes = self._loader.classes
         torch.manual_seed(recipe.seed)
-        model = build_model(recipe.model.name, classes=len(self._classes), drop_rate=recipe.model.drop_rate)
+        model = training_model(recipe, len(self._classes))
         self._stepper = Stepper(recipe, model, device, self._loader.steps)
         kept = recipe.checkpoint
         self._writer = (
@@ -236,6 +236,8 @@ class Worker:
         step = torch.tensor([newest.step if newest else -1], device=self._device)
         dist.broadcast(step, src=0)
         if (found := int(step.item())) < 0:
+            average = self._stepper.average
+            load_beginning(self._recipe, self._classes, [self._stepper.model, *([average.model] if average else [])])
             return
         checkpoint = newest or open_checkpoint(self._run.checkpoints, found)
         self._load(checkpoint)
