@@ -20,6 +20,8 @@ from stoker.storage import locate
 from stoker.training.models import check_model
 from stoker.training.records import Result
 from stoker.training.runs import RunFolder
+from stoker.training.terminal import on_terminal, progress_bar
+from stoker.training.tracking import check_tracking
 from stoker.training.worker import train_worker
 
 __all__ = ["check_recipe", "train"]
@@ -53,6 +55,7 @@ def check_recipe(recipe: Recipe) -> Manifest:
     except ValueError as error:
         raise RecipeError(f"batch.total: {error}") from None
     check_model(recipe.model.name, classes=there, drop_rate=recipe.model.drop_rate)
+    check_tracking(recipe)
     return manifest
 
 
@@ -92,7 +95,7 @@ def _fit(recipe: Recipe, fingerprint: str) -> None:
     with tempfile.TemporaryDirectory(prefix="stoker-train-", ignore_cleanup_errors=True) as scratch:
         trainer = TorchTrainer(
             train_worker,
-            train_loop_config={"recipe": recipe.model_dump(mode="json"), "fingerprint": fingerprint},
+            train_loop_config={"recipe": on_terminal(recipe).model_dump(mode="json"), "fingerprint": fingerprint},
             torch_config=TorchConfig(timeout_s=_COLLECTIVE_TIMEOUT_S),
             scaling_config=ScalingConfig(
                 num_workers=workers[0] if workers[0] == workers[1] else workers,
@@ -106,7 +109,8 @@ def _fit(recipe: Recipe, fingerprint: str) -> None:
             ),
         )
         try:
-            trainer.fit()
+            with progress_bar(recipe.name):
+                trainer.fit()
         except ray.train.TrainingFailedError as error:
             raise _reason(error, recipe) from error
 

@@ -20,6 +20,7 @@ from stoker.dataset.order import key_of
 from stoker.recipe import Recipe
 from stoker.training.ema import MovingAverage
 from stoker.training.evaluation import Normalize
+from stoker.training.goodput import RanksWait
 from stoker.training.normalization import RunningStatistics
 from stoker.training.optimizers import build_optimizer
 from stoker.training.schedule import learning_rate_ratio
@@ -49,7 +50,8 @@ class Stepper:
             forward_sync_buffers=False,
             gradient_as_bucket_view=True,
         )
-        self._parallel.register_comm_hook(None, _sum_of_ranks)
+        self.ranks_wait = RanksWait()
+        self._parallel.register_comm_hook(self.ranks_wait, _sum_of_ranks)
         self.totals = torch.zeros(3, dtype=torch.float64, device=device)
 
     @property
@@ -72,7 +74,9 @@ class Stepper:
             is_last = i == max(len(counted), 1) - 1
             with contextlib.nullcontext() if is_last else self._parallel.no_sync():
                 self._micro_batch(batch, samples)
-        self._statistics.end_step(-(-samples // self._recipe.batch.micro))
+        with self.ranks_wait.around():
+            self.ranks_wait.begun()
+            self._statistics.end_step(-(-samples // self._recipe.batch.micro))
         self.optimizer.step()
         if self.average is not None:
             self.average.update(self.model, step)
@@ -86,17 +90,20 @@ class Stepper:
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._recipe.precision == "bfloat16"):
             logits: Tensor = self._parallel(self.normalize(images))
         if not size:  # this rank has no sample in the epoch's last step, but the others wait for its part of the sum
-            torch.autograd.backward(logits.float().sum() * 0.0)
+            with self.ranks_wait.around():
+                torch.autograd.backward(logits.float().sum() * 0.0)
             return
         smoothing = self._recipe.loss.label_smoothing
         loss = functional.cross_entropy(logits.float(), labels, reduction="sum", label_smoothing=smoothing)
-        torch.autograd.backward(loss / samples)
+        with self.ranks_wait.around():
+            torch.autograd.backward(loss / samples)
         self._statistics.add_micro_batch()
         with torch.no_grad():
             correct = (logits.argmax(dim=1) == labels).sum()
             self.totals += torch.stack((loss.double(), correct.double(), self.totals.new_tensor(float(size))))
 
 
-def _sum_of_ranks(_: object, bucket: GradBucket) -> torch.futures.Future[Tensor]:
+def _sum_of_ranks(ranks_wait: RanksWait, bucket: GradBucket) -> torch.futures.Future[Tensor]:
+    ranks_wait.begun()
     work = dist.all_reduce(bucket.buffer(), op=dist.ReduceOp.SUM, async_op=True)
     return work.get_future().then(lambda done: done.value()[0])
