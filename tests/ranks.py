@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import time
+from pathlib import Path
+
 import torch
 import torch.distributed as dist
 
 from stoker.dataset import Loader
+from stoker.dataset.decode import TrainingImages
 from stoker.recipe import Recipe
-from stoker.training.evaluation import evaluate
+from stoker.training.evaluation import Normalize, evaluate
 from stoker.training.models import build_model
 from stoker.training.step import Stepper
+from stoker.training.worker import Worker
 
-__all__ = ["train_rank"]
+__all__ = ["evaluate_rank", "late_rank", "train_rank", "work"]
 
 
 def train_rank(rank: int, world_size: int, port: int, recipe: Recipe, result: str) -> None:
@@ -31,4 +37,50 @@ def train_rank(rank: int, world_size: int, port: int, recipe: Recipe, result: st
     if rank == 0:
         told = {"totals": stepper.totals, "metrics": torch.tensor(list(evaluated.metrics.model_dump().values()))}
         torch.save(stepper.model.state_dict() | told, result)
+    dist.destroy_process_group()
+
+
+def evaluate_rank(rank: int, port: int, recipe: Recipe, result: str) -> None:
+    """Evaluate on 3, then 2, then 1 of the 3 processes; what rank 0 found each time goes to ``result``."""
+    torch.set_num_threads(1)
+    found = []
+    store = dist.TCPStore("127.0.0.1", port, 3, rank == 0)
+    for world_size in (3, 2, 1):
+        if rank < world_size:
+            prefixed = dist.PrefixStore(str(world_size), store)
+            dist.init_process_group("gloo", store=prefixed, rank=rank, world_size=world_size)
+            torch.manual_seed(0)
+            model, normalize = build_model("digitsnet", classes=3), Normalize((0.5,) * 3, (0.25,) * 3)
+            validation = Loader.for_evaluation(recipe, rank=rank, world_size=world_size)
+            evaluated = evaluate(model, normalize, validation, 3)
+            mistakes = [mistake.model_dump_json() for mistake in evaluated.mistakes]
+            counts = evaluated.confusion.tolist(), evaluated.top5_by_class.tolist()
+            found.append([evaluated.metrics.model_dump_json(), mistakes, *counts])
+            dist.destroy_process_group()
+    if rank == 0:
+        Path(result).write_text(json.dumps(found))
+    store.add("done", 1)
+    while rank == 0 and store.add("done", 0) < 3:  # the store lives in this process
+        time.sleep(0.01)
+
+
+def work(recipe: Recipe) -> None:
+    """Do what a worker of the run ``recipe`` does, as a rank of this process's group, without Ray."""
+    Worker(recipe, "sha256:" + "0" * 64, torch.device("cpu")).run()
+
+
+def late_rank(rank: int, port: int, recipe: Recipe, late_s: float) -> None:
+    """One of two ranks of a run; rank 1 gets each of its micro-batches ``late_s`` seconds late."""
+    store = dist.TCPStore("127.0.0.1", port, 2, rank == 0)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    torch.set_num_threads(1)
+    decode = TrainingImages.decode
+
+    def slow(*arguments: object) -> object:
+        time.sleep(late_s)
+        return decode(*arguments)  # type: ignore[arg-type]
+
+    if rank == 1:
+        TrainingImages.decode = slow  # type: ignore[method-assign,assignment]
+    work(recipe)
     dist.destroy_process_group()

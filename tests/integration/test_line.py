@@ -14,6 +14,7 @@ from driven import run, submit, write_digits
 from stoker.embedded import Instance
 from stoker.registry import Registry
 from stoker.storage import locate
+from stoker.training.events import read_events
 
 
 @pytest.mark.store
@@ -28,6 +29,7 @@ def test_images_go_through_the_line_and_come_back_as_an_answer(cluster: Instance
     overrides = (f"storage={storage}", f"data.url={data}", "schedule.epochs=3", "checkpoint.every_steps=5")
     log = submit("jobs/train.py", "jobs/recipes/digits.yaml", *overrides)
     assert any("epoch 3/3 done" in line and "of 80" in line and "images/s" in line for line in log)
+    assert any("epoch 3/3 took" in line and "compute" in line and "restart 0.0%" in line for line in log)
     trained = json.loads(next(line for line in reversed(log) if line.startswith('{"run"')))
     assert trained["samples"] == 80
 
@@ -38,7 +40,12 @@ def test_images_go_through_the_line_and_come_back_as_an_answer(cluster: Instance
     assert published["model"] == "digits@1"
     evaluated = json.loads(run(python, "jobs/evaluate.py", "digits@production", "--storage", storage)[-1])
     assert evaluated["accuracy"] == pytest.approx(trained["accuracy"])
-    assert b"<html" in Registry(locate(storage)).resolve("digits").read("report.html")
+    report = Registry(locate(storage)).resolve("digits").read("report.html")
+    assert b"Where the time went" in report
+    assert report.count(b'<img src="data:image/jpeg;base64,') == min(24, 80 - round(trained["accuracy"] * 80))
+    run_folder = locate(storage) / "runs" / "digits"
+    assert [event["epoch"] for event in read_events(run_folder / "events") if event["kind"] == "epoch"] == [0, 1, 2]
+    assert (run_folder / "tensorboard").children()
 
     port = str(cluster.serve_port)
     run(python, "-m", "stoker_serve.deploy", "serve/digits.yaml", "--storage", storage, "--port", port)

@@ -6,8 +6,8 @@ import pytest
 
 from stoker.recipe import Recipe, as_yaml
 from stoker.recipe.reading import parse_recipe
-from stoker.training.charts import Series, line_chart
-from stoker.training.records import EpochRecord, History, Metrics, Result
+from stoker.training.charts import Series, line_chart, share_chart
+from stoker.training.records import KINDS, EpochRecord, Goodput, History, Metrics, Mistake, Result
 from stoker.training.report import render_report
 
 RECIPE = """
@@ -41,6 +41,11 @@ def history(epochs: int, *, every: int = 1) -> History:
                 validation=Metrics(samples=360, loss=2.2 * 0.75**e + 0.05, accuracy=1 - 0.8 * 0.6 ** (e + 1), top5=1.0)
                 if e % every == 0
                 else None,
+                goodput=Goodput(
+                    wall_s=13.0,
+                    shares=dict(zip(KINDS, (0.7, 0.2, 0.04, 0.03, 0.02, 0.01), strict=True)),
+                    advice="data wait 20%: try this & that",
+                ),
             )
             for e in range(epochs)
         )
@@ -63,6 +68,10 @@ def result(classes: tuple[str, ...], *, seed: int = 0, share_wrong: float = 0.1)
         images_per_s=1234.5,
         metrics=Metrics(samples=50 * n, loss=0.0712, accuracy=float(np.trace(confusion)) / (50 * n), top5=0.998),
         confusion=tuple(map(tuple, confusion.tolist())),
+        top5_by_class=tuple([49] * n),
+        mistakes=tuple(
+            Mistake(number=7 + i, label=i % n, predicted=(i + 1) % n, probability=0.9, loss=9.0 - i) for i in range(3)
+        ),
         parity=(),
         classes=classes,
         dataset_url="s3://bucket/digits",
@@ -82,7 +91,7 @@ class _Tags(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.counts[tag] = self.counts.get(tag, 0) + 1
-        if tag != "meta":
+        if tag not in {"meta", "img", "br"}:
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -102,10 +111,44 @@ def parsed(html: str) -> _Tags:
 DIGITS = tuple("0123456789")
 
 
+PICTURES = {number: f"data:image/jpeg;base64,{number:04}" for number in (7, 8)}
+
+
 def test_the_report_is_one_file_that_loads_nothing() -> None:
-    html = render_report(recipe(), history(12), result(DIGITS))
+    html = render_report(recipe(), history(12), result(DIGITS), PICTURES)
     assert parsed(html).counts.get("script", 0) == 0
-    assert not re.search(r"(src|href)=|url\(|@import|https?://", html)
+    assert not re.search(r'src="(?!data:image/jpeg;base64,)|href=|url\(|@import|https?://', html)
+
+
+def test_the_worst_mistakes_are_shown_in_their_order_and_told_in_words() -> None:
+    html = render_report(recipe(), history(12), result(DIGITS), PICTURES)
+    told = re.findall(r'<img src="([^"]*)"[^>]* alt="([^"]*)"', html)
+    assert told == [
+        ("data:image/jpeg;base64,0007", "sample 7, labelled 0, seen as 1"),
+        ("data:image/jpeg;base64,0008", "sample 8, labelled 1, seen as 2"),
+    ]
+
+
+def test_it_tells_what_the_time_went_into_and_what_to_try() -> None:
+    html = render_report(recipe(), history(12), result(DIGITS))
+    rows = re.findall(r'<tr><td class="whole">([a-z ]+)</td>.*?<td class="n">([\d.]+ %)</td>', html, re.DOTALL)
+    assert rows == [
+        ("compute", "70.0 %"),
+        ("data wait", "20.0 %"),
+        ("communication", "4.0 %"),
+        ("checkpoint", "3.0 %"),
+        ("evaluation", "2.0 %"),
+        ("restart", "1.0 %"),
+    ]
+    assert "data wait 20%: try this &amp; that" in html
+
+
+def test_a_bar_of_shares_is_as_high_as_the_chart() -> None:
+    drawn = share_chart("title", ["a", "b <c>"], [(1, [0.25, 0.75]), (2, [1.0, 0.0])])
+    heights = [float(height) for height in re.findall(r'height="([\d.]+)"/>', drawn)]
+    assert heights == [pytest.approx(0.25 * 212), pytest.approx(0.75 * 212), pytest.approx(212)]
+    assert "b &lt;c&gt;" in drawn
+    assert share_chart("title", ["a"], []) == ""
 
 
 def test_it_tells_metrics_curves_fingerprint_versions_and_the_recipe_that_reads_back() -> None:
@@ -136,7 +179,8 @@ def test_with_a_thousand_classes_the_most_confused_pairs_come_first_and_the_file
     pairs = re.findall(r'<tr><td>class number \d+</td><td>class number \d+</td><td class="n">(\d+)</td>', html)
     assert [int(n) for n in pairs] == sorted(map(int, pairs), reverse=True)
     assert (len(pairs), int(pairs[0])) == (30, worst)
-    assert len(html) < 200_000
+    assert all(f"<td>class number {i}</td>" in html for i in range(1000))
+    assert len(html) < 500_000
 
 
 def test_names_from_outside_are_text_never_markup() -> None:

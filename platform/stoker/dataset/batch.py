@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -59,6 +60,8 @@ class BatchMaker:
         self._lock = threading.Lock()
         self.corrupt = 0
         """samples that were replaced so far"""
+        self.decode_s = 0.0
+        """time in decoding so far, in seconds, summed over threads"""
 
     def start(
         self, pool: ThreadPoolExecutor, streamed: list[Streamed | None], key: int, place: tuple[int, int, int]
@@ -75,8 +78,10 @@ class BatchMaker:
         draws = uniform(key, [s.sample.number for s in present], self.decoder.draws)
 
         def fill(part: slice) -> None:
-            members = present[part]
+            members, began = present[part], time.monotonic()
             failed = self.decoder.decode([s.sample for s in members], draws[part], inputs[part])
+            with self._lock:
+                self.decode_s += time.monotonic() - began
             for i, error in failed.items():
                 at = part.start + i
                 labels[at] = self._replace(members[i], error, draws[at : at + 1], inputs[at : at + 1])

@@ -111,14 +111,20 @@ class Loader:
 
     @classmethod
     def for_evaluation(cls, recipe: Recipe, *, rank: int = 0, world_size: int = 1) -> Loader:
-        """The loader of a recipe's validation split: every sample once, over all ranks."""
+        """The loader of a recipe's validation split: every sample once, over all ranks.
+
+        Which samples make a micro-batch does not depend on ``world_size``.
+        """
         root = locate(recipe.data.url, patience_s=recipe.patience_s)
         return cls(
             root,
             recipe.data.validation_split,
-            data=recipe.data.model_copy(update={"image_size": recipe.evaluation_image_size, "resizing": None}),
+            # nothing is mixed, so nothing more than a block is held
+            data=recipe.data.model_copy(
+                update={"image_size": recipe.evaluation_image_size, "resizing": None, "window_blocks": 1}
+            ),
             resize=recipe.evaluation_resize,
-            global_batch=recipe.batch.micro * world_size,
+            global_batch=recipe.batch.total,
             micro_batch=recipe.batch.micro,
             shuffled=False,
             rank=rank,
@@ -171,12 +177,17 @@ class Loader:
     def metrics(self) -> dict[str, float]:
         """What became of the reads so far, by name: of the store (``read_…``) and of the cache (``cache_…``).
 
-        Among them every failure by kind, what was tried again and what a second request won; see docs/streaming.md.
+        Among them every failure by kind, what was tried again and what a second request won; ``decode_s`` is the time
+        in decoding, summed over threads; see docs/streaming.md.
         """
         found = {f"read_{name}": float(value) for name, value in self._reads.counters.snapshot().items()}
         if self._cache:
             found |= {f"cache_{name}": float(value) for name, value in self._cache.counters.snapshot().items()}
-        return found | {"corrupt_samples": float(self.corrupt), "most_held_bytes": float(self._most_held_bytes)}
+        return found | {
+            "corrupt_samples": float(self.corrupt),
+            "most_held_bytes": float(self._most_held_bytes),
+            "decode_s": self._maker.decode_s,
+        }
 
     def order(self, epoch: int) -> EpochOrder:
         """The order of ``epoch``: which sample each slot takes at each step."""

@@ -17,7 +17,7 @@ from stoker.recipe.yaml_core import CoreLoader
 
 __all__ = ["as_yaml", "changed_keys", "json_schema", "parse_recipe", "read_recipe"]
 
-_MAY_CHANGE = ("workers.", "checkpoint.", "patience_s", "on_nan", "nan_skips", "log_every_s", "trace_dir",
+_MAY_CHANGE = ("workers.", "checkpoint.", "tracking.", "patience_s", "on_nan", "nan_skips", "log_every_s", "trace_dir",
                "data.read_threads", "data.read_deadline_s", "data.hedge_percentile", "data.decode_threads",
                "data.memory_mb", "data.cache_dir", "data.cache_mb")  # fmt: skip
 

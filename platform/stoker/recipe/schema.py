@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -269,6 +270,37 @@ class Workers(_Section):
         return self
 
 
+class Mlflow(_Section):
+    """Credentials come from MLflow's own environment variables, never from here."""
+
+    uri: str = Field(description="the tracking server or store, as MLflow takes it; no user, password or token in it")
+    experiment: str = "stoker"
+
+    @model_validator(mode="after")
+    def _has_no_secret(self) -> Mlflow:
+        parts = urlsplit(self.uri)
+        if "@" in parts.netloc or parts.query:
+            raise ValueError(
+                "uri must not hold credentials; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
+                "MLFLOW_TRACKING_TOKEN, in the environment of the workers"
+            )
+        return self
+
+
+class Wandb(_Section):
+    """The API key comes from WANDB_API_KEY or ~/.netrc on the workers, never from here."""
+
+    project: str = "stoker"
+    entity: str | None = Field(None, description="user or team; default: that of the API key")
+
+
+class Tracking(_Section):
+    """Where else a run's curves go; TensorBoard's event files are always written, to <run>/tensorboard/."""
+
+    mlflow: Mlflow | None = None
+    wandb: Wandb | None = None
+
+
 class Recipe(_Section):
     """Everything a run is. The resolved recipe, stored with the run, reproduces it alone."""
 
@@ -286,6 +318,7 @@ class Recipe(_Section):
     evaluation: Evaluation = Field(default_factory=Evaluation)
     checkpoint: CheckpointPolicy = Field(default_factory=CheckpointPolicy)
     workers: Workers = Field(default_factory=Workers)
+    tracking: Tracking = Field(default_factory=Tracking)
     reproducible: bool = Field(
         False, description="exact sums: the same weights, bit for bit, at any number of workers and through restarts"
     )

@@ -27,6 +27,7 @@ from stoker.recipe import Recipe
 from stoker.training.lease import Lease
 from stoker.training.ray_train import TIMEOUTS, Trainer, remove_leftovers, trainer
 from stoker.training.supervision import cause_of_ours, one_line
+from stoker.training.terminal import on_terminal, progress_bar
 
 __all__ = ["Attempts", "Stopped"]
 
@@ -50,7 +51,7 @@ class Attempts:
     def __init__(self, recipe: Recipe, fingerprint: str, lease: Lease) -> None:
         self._recipe, self._lease = recipe, lease
         self._config = {
-            "recipe": recipe.model_dump(mode="json"),
+            "recipe": on_terminal(recipe).model_dump(mode="json"),
             "fingerprint": fingerprint,
             "lease": lease.token,
         }
@@ -100,7 +101,8 @@ class Attempts:
             thread = threading.Thread(target=lambda: ended.append(_fit(made)), name="stoker-fit", daemon=True)
             thread.start()
             try:
-                self._watch(thread)
+                with progress_bar(self._recipe.name):
+                    self._watch(thread)
             except BaseException:
                 made.abandon()
                 raise

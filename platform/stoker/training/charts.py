@@ -1,14 +1,14 @@
-"""Line charts as inline SVG: no script, colours by CSS variables so that light and dark work alike."""
+"""Charts over epochs as inline SVG: no script, colours by CSS variables so that light and dark work alike."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-__all__ = ["Series", "line_chart"]
+__all__ = ["Series", "line_chart", "share_chart"]
 
 _WIDTH, _HEIGHT = 520, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 14, 34
@@ -48,8 +48,7 @@ def line_chart(title: str, series: Sequence[Series], *, unit: str = "", from_zer
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
         parts.append(f'<text class="tick" x="{_LEFT - 8}" y="{y(tick) + 4:.1f}" text-anchor="end">')
         parts.append(f"{_text(tick, unit, high - low)}</text>")
-    for epoch in _epoch_ticks(first, last):
-        parts.append(f'<text class="tick" x="{x(epoch):.1f}" y="{_HEIGHT - 14}" text-anchor="middle">{epoch}</text>')
+    parts.extend(_epoch_axis(first, last, x))
     for number, s in enumerate(drawn):
         path = " ".join(f"{x(epoch):.1f},{y(value):.1f}" for epoch, value in s.points)
         dash = ' stroke-dasharray="6 4"' if s.is_dashed else ""
@@ -63,11 +62,59 @@ def line_chart(title: str, series: Sequence[Series], *, unit: str = "", from_zer
         f"<b>{_text(s.points[-1][1], unit, high - low, more=True)}</b></span>"
         for n, s in enumerate(drawn)
     )
+    return _figure(title, legend, parts)
+
+
+def share_chart(title: str, kinds: Sequence[str], shares: Sequence[tuple[int, Sequence[float]]]) -> Markup:
+    """Bars that are stacked to 1 for each epoch: (epoch, the share of each of ``kinds``). The legend has the means."""
+    if not shares:
+        return Markup()
+    first, last = shares[0][0], shares[-1][0]
+    pitch = (_WIDTH - _LEFT - _RIGHT) / (last - first + 1)
+    height = _HEIGHT - _TOP - _BOTTOM
+
+    def x(epoch: float) -> float:
+        return _LEFT + pitch * (epoch - first + 0.5)
+
+    parts = []
+    for percent in (0, 25, 50, 75, 100):
+        at = _TOP + height * (1 - percent / 100)
+        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
+        parts.append(f'<text class="tick" x="{_LEFT - 8}" y="{at + 4:.1f}" text-anchor="end">{percent} %</text>')
+    parts.extend(_epoch_axis(first, last, x))
+    width = pitch if pitch < 8 else min(40.0, pitch * 0.85)
+    for epoch, values in shares:
+        told = ", ".join(f"{kind} {value:.1%}" for kind, value in zip(kinds, values, strict=True))
+        parts.append(f"<g><title>epoch {epoch}: {escape(told)}</title>")
+        top = float(_TOP + height)
+        for number, value in enumerate(values):
+            top -= value * height
+            if value > 0:
+                parts.append(
+                    f'<rect class="k{number}" x="{x(epoch) - width / 2:.1f}" y="{top:.2f}" width="{width:.1f}" '
+                    f'height="{value * height:.2f}"/>'
+                )
+        parts.append("</g>")
+    means = [sum(values[number] for _, values in shares) / len(shares) for number in range(len(kinds))]
+    legend = "".join(
+        f'<span class="key box k{number}">{escape(kind)} <b>{mean:.1%}</b></span>'
+        for number, (kind, mean) in enumerate(zip(kinds, means, strict=True))
+    )
+    return _figure(title, legend, parts)
+
+
+def _figure(title: str, legend: str, parts: Sequence[str]) -> Markup:
+    """``legend`` and ``parts`` are markup already."""
     body = "".join(parts)
-    return Markup(  # noqa: S704 - every text from outside is escaped above
+    return Markup(  # noqa: S704 - every text from outside is escaped by the callers
         f'<figure class="chart"><figcaption>{escape(title)}<span class="legend">{legend}</span></figcaption>'
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)} by epoch">{body}</svg></figure>'
     )
+
+
+def _epoch_axis(first: int, last: int, x: Callable[[float], float]) -> Iterator[str]:
+    for epoch in _epoch_ticks(first, last):
+        yield f'<text class="tick" x="{x(epoch):.1f}" y="{_HEIGHT - 14}" text-anchor="middle">{epoch}</text>'
 
 
 def _ticks(low: float, high: float) -> list[float]:

@@ -19,6 +19,7 @@ from stoker.training.known_models import known_models
 from stoker.training.lease import Lease
 from stoker.training.records import Result
 from stoker.training.runs import RunFolder
+from stoker.training.tracking import check_tracking
 
 __all__ = ["check_recipe", "train"]
 
@@ -59,6 +60,7 @@ def check_recipe(recipe: Recipe) -> Manifest:
 
         if told := check_beginning(recipe, manifest.classes, patience_s=_DOOR_PATIENCE_S):
             _say(f"{recipe.name}: {told}")
+    check_tracking(recipe)
     return manifest
 
 

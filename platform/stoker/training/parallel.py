@@ -8,17 +8,18 @@ from torch.nn.parallel import DistributedDataParallel
 
 from stoker.recipe import Recipe
 from stoker.training.exact_sums import ExactSums
+from stoker.training.goodput import RanksWait
 
 __all__ = ["data_parallel"]
 
 
 def data_parallel(
-    model: nn.Module, recipe: Recipe, device: torch.device, exact: ExactSums | None
+    model: nn.Module, recipe: Recipe, device: torch.device, exact: ExactSums | None, ranks_wait: RanksWait
 ) -> DistributedDataParallel:
     """``model``, compiled where the recipe says so; its gradients are summed over ranks as the recipe says.
 
-    The graph is static where each rank has one micro-batch a step, and always the same one: without ``no_sync`` and
-    without a rank that runs out of samples.
+    ``ranks_wait`` learns when each all-reduce begins. The graph is static where each rank has one micro-batch a step, and
+    always the same one: without ``no_sync`` and without a rank that runs out of samples.
     """
     one_each = recipe.workers.min == recipe.workers.max == recipe.batch.micro_batches
     parallel = DistributedDataParallel(
@@ -28,12 +29,15 @@ def data_parallel(
         gradient_as_bucket_view=True,
         static_graph=one_each and recipe.data.last_batch == "drop",
     )
-    if exact is not None:
-        parallel.register_comm_hook(None, exact.hook)
-    elif recipe.gradient_compression == "bfloat16":
-        parallel.register_comm_hook(None, _sum_in_bfloat16)
-    else:
-        parallel.register_comm_hook(None, _sum)
+    plain = _sum_in_bfloat16 if recipe.gradient_compression == "bfloat16" else _sum
+    hook = plain if exact is None else exact.hook
+
+    def timed(state: object, bucket: GradBucket) -> torch.futures.Future[Tensor]:
+        begun = hook(state, bucket)
+        ranks_wait.begun()
+        return begun
+
+    parallel.register_comm_hook(None, timed)
     return parallel
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["EpochRecord", "History", "Metrics", "ParitySample", "Result"]
+__all__ = ["KINDS", "EpochRecord", "Goodput", "History", "Metrics", "Mistake", "ParitySample", "Result"]
+
+KINDS = ("compute", "data_wait", "communication", "checkpoint", "evaluation", "restart")
+"""what an epoch's wall time goes into; ``stoker.training.goodput`` says what each means"""
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="constants")
 
 
 class Metrics(_Record):
@@ -23,6 +26,22 @@ class Metrics(_Record):
     """share of samples whose label is among the five most probable classes, 0 to 1"""
 
 
+class Goodput(_Record):
+    """What an epoch's wall time went into, over all attempts at it."""
+
+    wall_s: float
+    shares: dict[str, float]
+    """of ``wall_s`` by each of ``KINDS``, 0 to 1, together 1"""
+    rank: int = 0
+    """the one whose time this is: the others waited for it"""
+    behind_s: float = 0.0
+    """how much less this rank waited for the others than the one that waited most, in seconds"""
+    repeated_s: float = 0.0
+    """of the restarts: steps that had been done before, since the last checkpoint"""
+    advice: str = ""
+    """the bottleneck and what to try, one line"""
+
+
 class EpochRecord(_Record):
     """One line of a run's history."""
 
@@ -30,10 +49,11 @@ class EpochRecord(_Record):
     step: int
     """steps since the run's beginning, at the end of this epoch"""
     seconds: float
+    """wall time of the epoch's steps; evaluation and restarts left out"""
     images_per_s: float
-    """training samples of all ranks by the wall clock of the epoch's steps, evaluation left out"""
+    """training samples of all ranks by ``seconds``"""
     data_wait: float
-    """share of the steps' wall time that rank 0 waited for a batch, 0 to 1"""
+    """share of ``seconds`` that went into waiting for a batch, 0 to 1"""
     learning_rate: float
     train_loss: float
     train_accuracy: float
@@ -41,6 +61,7 @@ class EpochRecord(_Record):
     validation: Metrics | None = None
     reads: dict[str, float] = {}
     """of rank 0 since it started: what ``stoker.dataset.Loader.metrics`` tells (docs/streaming.md)"""
+    goodput: Goodput | None = None
 
 
 class History(_Record):
@@ -60,6 +81,19 @@ class ParitySample(_Record):
     """[classes], float32"""
 
 
+class Mistake(_Record):
+    """A validation sample that the model is most wrong about."""
+
+    number: int
+    """of the sample in its split"""
+    label: int
+    predicted: int
+    probability: float
+    """that the model gave to ``predicted``"""
+    loss: float
+    """cross-entropy, in nats"""
+
+
 class Result(_Record):
     """``result.json`` of a run, written last: the run is finished."""
 
@@ -68,12 +102,16 @@ class Result(_Record):
     """the step of the checkpoint that holds the final weights"""
     epochs: int
     seconds: float
-    """wall time in the step loop, over all attempts"""
+    """wall time of all epochs' steps, over all attempts; evaluation and restarts left out"""
     images_per_s: float
     """training samples a second over all epochs, evaluation left out"""
     metrics: Metrics
     confusion: tuple[tuple[int, ...], ...]
     """[label][predicted class]: samples of the validation split"""
+    top5_by_class: tuple[int, ...] = ()
+    """[label]: samples whose label is among the five most probable classes"""
+    mistakes: tuple[Mistake, ...] = ()
+    """of the validation split, the highest loss first"""
     parity: tuple[ParitySample, ...]
     classes: tuple[str, ...]
     dataset_url: str

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import jinja2
 from markupsafe import Markup
 
 from stoker.recipe import Recipe, as_yaml
-from stoker.training.charts import Series, line_chart
-from stoker.training.records import History, Result
+from stoker.training.charts import Series, line_chart, share_chart
+from stoker.training.progress import duration
+from stoker.training.records import KINDS, History, Mistake, Result
 
 __all__ = ["render_report"]
 
@@ -29,12 +30,17 @@ class _ClassLine:
     name: str
     samples: int
     right: int
+    top5: int
     mistaken_for: str
     mistakes: int
 
     @property
     def accuracy(self) -> float | None:
         return self.right / self.samples if self.samples else None
+
+    @property
+    def top5_accuracy(self) -> float | None:
+        return self.top5 / self.samples if self.samples else None
 
 
 @dataclass(frozen=True)
@@ -55,8 +61,19 @@ class _Cell:
     title: str
 
 
-def render_report(recipe: Recipe, history: History, result: Result) -> str:
-    """The HTML of the report. The same records give the same text."""
+@dataclass(frozen=True)
+class _Picture:
+    url: str
+    mistake: Mistake
+    label: str
+    predicted: str
+
+
+def render_report(recipe: Recipe, history: History, result: Result, pictures: Mapping[int, str] | None = None) -> str:
+    """The HTML of the report. The same records give the same text.
+
+    ``pictures`` are URLs that hold their own data, by sample number, of ``result.mistakes``.
+    """
     lines = list(_class_lines(result))
     is_small = len(result.classes) <= _MATRIX_CLASSES
     by_accuracy = sorted((line for line in lines if line.samples), key=lambda line: (line.accuracy, -line.samples))
@@ -72,8 +89,16 @@ def render_report(recipe: Recipe, history: History, result: Result) -> str:
         recipe_yaml=as_yaml(recipe),
         result=result,
         charts=_charts(history),
+        goodput=_goodput(history),
+        spent=_spent(history),
+        advice=next((r.goodput.advice for r in reversed(history.epochs) if r.goodput), ""),
+        epochs=history.epochs,
+        kinds=[kind.replace("_", " ") for kind in KINDS],
+        has_top5=bool(result.top5_by_class) and len(result.classes) > 5,
+        pictures=_pictures(result, pictures or {}),
         headlines=_headlines(history, result),
         lines=lines if is_small else by_accuracy[:_WORST],
+        more_lines=[] if is_small else by_accuracy[_WORST:],
         shows_all=is_small,
         unseen=sum(not line.samples for line in lines),
         histogram=[] if is_small else _histogram(lines),
@@ -85,7 +110,6 @@ def render_report(recipe: Recipe, history: History, result: Result) -> str:
 def _headlines(history: History, result: Result) -> list[tuple[str, str]]:
     """(value, what it is) in the order of interest."""
     metrics = result.metrics
-    waits = [record.data_wait for record in history.epochs]
     found = [
         (_percent(metrics.accuracy, 2), "accuracy"),
         (_percent(metrics.top5, 2), "among the first five"),
@@ -95,45 +119,75 @@ def _headlines(history: History, result: Result) -> list[tuple[str, str]]:
         (f"{result.epochs:,}", "epochs"),
         (f"{result.world_size}", "ranks"),
     ]
-    if waits:
-        found.append((_percent(sum(waits) / len(waits), 1), "waiting for data"))
+    spent = _spent(history)
+    if spent:
+        found.append((_percent(spent[0].share, 1), "of the time in compute"))
     return [pair for pair in found if not (pair[1] == "among the first five" and len(result.classes) <= 5)]
 
 
 def _charts(history: History) -> list[Markup]:
     epochs = history.epochs
-    evaluated = [(r.epoch, r.validation) for r in epochs if r.validation is not None]
+    evaluated = [(r.epoch + 1, r.validation) for r in epochs if r.validation is not None]
     drawn = [
         line_chart(
             "Loss",
             [
-                Series("train", [(r.epoch, r.train_loss) for r in epochs], is_dashed=True),
+                Series("train", [(r.epoch + 1, r.train_loss) for r in epochs], is_dashed=True),
                 Series("validation", [(epoch, metrics.loss) for epoch, metrics in evaluated]),
             ],
         ),
         line_chart(
             "Accuracy",
             [
-                Series("train", [(r.epoch, r.train_accuracy) for r in epochs], is_dashed=True),
+                Series("train", [(r.epoch + 1, r.train_accuracy) for r in epochs], is_dashed=True),
                 Series("validation", [(epoch, metrics.accuracy) for epoch, metrics in evaluated]),
             ],
             unit="%",
         ),
-        line_chart("Learning rate", [Series("rate", [(r.epoch, r.learning_rate) for r in epochs])], from_zero=True),
+        line_chart("Learning rate", [Series("rate", [(r.epoch + 1, r.learning_rate) for r in epochs])], from_zero=True),
         line_chart(
-            "Images a second", [Series("all ranks", [(r.epoch, r.images_per_s) for r in epochs])], from_zero=True
-        ),
-        line_chart(
-            "Waiting for data", [Series("rank 0", [(r.epoch, r.data_wait) for r in epochs])], unit="%", from_zero=True
+            "Images a second", [Series("all ranks", [(r.epoch + 1, r.images_per_s) for r in epochs])], from_zero=True
         ),
     ]
     return [chart for chart in drawn if chart]
 
 
+@dataclass(frozen=True)
+class _Spent:
+    kind: str
+    seconds: str
+    share: float
+
+
+def _spent(history: History) -> list[_Spent]:
+    """What the wall time of all epochs went into, in the order of ``KINDS``."""
+    told = [record.goodput for record in history.epochs if record.goodput]
+    wall = sum(goodput.wall_s for goodput in told)
+    if not wall:
+        return []
+    sums = {kind: sum(goodput.shares[kind] * goodput.wall_s for goodput in told) for kind in KINDS}
+    return [_Spent(kind.replace("_", " "), duration(sums[kind]), sums[kind] / wall) for kind in KINDS]
+
+
+def _goodput(history: History) -> Markup:
+    told = [(r.epoch + 1, [r.goodput.shares[kind] for kind in KINDS]) for r in history.epochs if r.goodput]
+    return share_chart("Share of each epoch's time", [kind.replace("_", " ") for kind in KINDS], told)
+
+
+def _pictures(result: Result, pictures: Mapping[int, str]) -> list[_Picture]:
+    """In the order of the mistakes, those that have a picture."""
+    return [
+        _Picture(pictures[m.number], m, result.classes[m.label], result.classes[m.predicted])
+        for m in result.mistakes
+        if m.number in pictures
+    ]
+
+
 def _class_lines(result: Result) -> Iterator[_ClassLine]:
+    top5 = result.top5_by_class or (0,) * len(result.classes)
     for label, (name, row) in enumerate(zip(result.classes, result.confusion, strict=True)):
         wrong, other = max(((n, -i) for i, n in enumerate(row) if i != label), default=(0, 0))
-        yield _ClassLine(name, sum(row), row[label], result.classes[-other] if wrong else "", wrong)
+        yield _ClassLine(name, sum(row), row[label], top5[label], result.classes[-other] if wrong else "", wrong)
 
 
 def _pairs(result: Result, most: int) -> list[_Pair]:

@@ -31,6 +31,7 @@ from stoker.training.determinism import make_deterministic
 from stoker.training.ema import MovingAverage
 from stoker.training.evaluation import Normalize
 from stoker.training.exact_sums import Exactness, ExactSums
+from stoker.training.goodput import RanksWait
 from stoker.training.models import auxiliary_weight, classes_of, logits_of, no_loss, training_loss
 from stoker.training.normalization import RunningStatistics
 from stoker.training.optimizers import build_optimizer, set_learning_rate
@@ -53,6 +54,16 @@ class StepDone:
 
     rate: float
     exactness: Exactness | None = None
+
+    def told(self) -> dict[str, float]:
+        """Figures by name, for the run's files and metrics."""
+        if self.exactness is None:
+            return {}
+        return {
+            "exact_bits_kept": self.exactness.bits_kept,
+            "exact_bits_kept_median": self.exactness.bits_kept_median,
+            "exact_steps_redone": self.exactness.steps_redone,
+        }
 
 
 class Stepper:
@@ -81,7 +92,8 @@ class Stepper:
         self._trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self._exact = ExactSums(self._trained, recipe.batch.micro_batches) if recipe.reproducible else None
         self._scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "float16")
-        self._parallel = data_parallel(self.model, recipe, device, self._exact)
+        self.ranks_wait = RanksWait()
+        self._parallel = data_parallel(self.model, recipe, device, self._exact, self.ranks_wait)
         self.totals = torch.zeros(3, dtype=torch.float64, device=device)
         self._sums = torch.zeros_like(self.totals)
 
@@ -106,7 +118,9 @@ class Stepper:
                 self._statistics.begin_again()
                 self._backward(batches, samples)
                 _, exponents = self._look(self._exact, step)
-        self._statistics.end_step(-(-samples // self._recipe.batch.micro), exponents)
+        with self.ranks_wait.around():
+            self.ranks_wait.begun()
+            self._statistics.end_step(-(-samples // self._recipe.batch.micro), exponents)
         self._change_weights()
         self.totals += self._sums
         if self.average is not None:
@@ -137,7 +151,9 @@ class Stepper:
         """Whether the step's sums are exact, and the exponents of the batch-norm statistics; the host waits here."""
         gradients = exact.exponents()
         together = torch.cat([gradients, self._statistics.exponents()])
-        dist.all_reduce(together, op=dist.ReduceOp.MAX)
+        with self.ranks_wait.around():
+            self.ranks_wait.begun()
+            dist.all_reduce(together, op=dist.ReduceOp.MAX)
         return exact.fits(together[: len(gradients)].tolist(), step), together[len(gradients) :]
 
     def _backward(self, batches: Sequence[Batch], samples: int) -> None:
@@ -165,11 +181,13 @@ class Stepper:
             mixed, targets = self._augmentation.mix(normalized, labels, batch)
             outputs = self._parallel(mixed)
         if not size:  # this rank has no sample in the epoch's last step, but the others wait for its part of the sum
-            torch.autograd.backward(no_loss(outputs))
+            with self.ranks_wait.around():
+                torch.autograd.backward(no_loss(outputs))
             return
         smoothing = self._recipe.loss.label_smoothing
         loss = training_loss(outputs, targets, label_smoothing=smoothing, auxiliary_weight=self._auxiliary_weight)
-        torch.autograd.backward(self._scaler.scale(loss / samples))
+        with self.ranks_wait.around():
+            torch.autograd.backward(self._scaler.scale(loss / samples))
         self._statistics.add_micro_batch()
         with torch.no_grad():
             correct = (logits_of(outputs).argmax(dim=1) == labels).sum()

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import platform
-import sys
-import time
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 import ray.train
 import ray.train.torch
 import torch
 import torch.distributed as dist
-import torchvision
 
-import stoker
 from stoker.command import quiet_libraries
 from stoker.dataset import Batch, Loader
 from stoker.errors import RunError
@@ -27,11 +22,10 @@ from stoker.training.checkpoints import EMA, MODEL, OPTIMIZER, Checkpoint, open_
 from stoker.training.evaluation import Evaluated, evaluate, parity_samples
 from stoker.training.guard import Ended, Guard
 from stoker.training.optimizers import load_optimizer_tensors, optimizer_tensors
-from stoker.training.progress import Progress
-from stoker.training.records import EpochRecord, History, Result
-from stoker.training.report import render_report
+from stoker.training.recorder import Recorder, say
+from stoker.training.result import close_run, versions
 from stoker.training.runs import RunFolder
-from stoker.training.step import STEPPER, Stepper
+from stoker.training.step import STEPPER, StepDone, Stepper
 from stoker.training.trace import Trace
 
 __all__ = ["train_worker"]
@@ -75,8 +69,7 @@ class Worker:
         )
         self._best = -1.0
         self._step = 0
-        self._so_far = _SoFar()
-        self._history: list[EpochRecord] = []
+        self._recorder = Recorder(recipe, run, self._loader, device)
         self._trace = Trace(recipe.trace_dir, self._rank) if recipe.trace_dir else None
 
     @property
@@ -85,37 +78,33 @@ class Worker:
 
     def run(self) -> None:
         """Train to the recipe's last epoch and store the result."""
-        self._restore()
-        steps_per_epoch, epochs = self._loader.steps, self._recipe.schedule.epochs
-        self._progress = Progress(
-            self._recipe.name,
-            epochs,
-            steps_per_epoch,
-            self._step,
-            self._recipe.log_every_s,
-            say=_say if self._is_first else lambda _: None,
-        )
-        evaluated = None
         try:
-            for epoch in range(self._step // steps_per_epoch, epochs):
-                evaluated = self._epoch(epoch)
-                accuracy = evaluated.metrics.accuracy if evaluated else None
-                agreed = self._guard.after_step(self._step)
-                is_best = accuracy is not None and self._improves(accuracy)
-                if agreed.saves or is_best or self._is_due or epoch + 1 == epochs:
-                    self._save(accuracy)
-                self._guard.obey(agreed)
+            self._restore()
+            self._recorder.begin(self._step)
+            evaluated = self._run_epochs() or self._evaluate()  # or: the last checkpoint is there, the result is not
+            if self._writer is not None:
+                self._writer.close()
+                self._finish(evaluated)
         except Ended:
             if self._writer is not None:
                 self._writer.close()
             dist.barrier()
             raise
-        if evaluated is None:  # the checkpoint was the last, the result was not written
-            evaluated = self._evaluate()
-        if self._writer is not None:
-            self._writer.close()
-            self._finish(evaluated)
+        finally:
+            self._recorder.close()
         dist.barrier()
+
+    def _run_epochs(self) -> Evaluated | None:
+        epochs, evaluated = self._recipe.schedule.epochs, None
+        for epoch in range(self._step // self._loader.steps, epochs):
+            evaluated = self._epoch(epoch)
+            accuracy = evaluated.metrics.accuracy if evaluated else None
+            agreed = self._guard.after_step(self._step)
+            is_best = accuracy is not None and self._improves(accuracy)
+            if agreed.saves or is_best or self._is_due or epoch + 1 == epochs:
+                self._save(accuracy)
+            self._guard.obey(agreed)
+        return evaluated
 
     @property
     def _is_due(self) -> bool:
@@ -128,39 +117,41 @@ class Worker:
         return is_best
 
     def _epoch(self, epoch: int) -> Evaluated | None:
-        self._so_far.began = time.monotonic()
         rate = 0.0
         batches = iter(self._loader)
         while True:
-            asked = time.monotonic()
-            together = list(itertools.islice(batches, len(self._loader.micro_batches)))
-            self._so_far.waited += time.monotonic() - asked
+            with self._recorder.clock.spent("data_wait"):
+                together = list(itertools.islice(batches, len(self._loader.micro_batches)))
             if not together:
                 break
             rate = self._one_step(together)
         evaluated = self._close_epoch(epoch, rate)
         self._stepper.totals.zero_()
-        self._so_far = _SoFar()
         return evaluated
 
     def _one_step(self, batches: list[Batch]) -> float:
         total = self._recipe.batch.total
         samples = min(total, self._loader.samples - batches[0].step * total)
-        rate = 0.0 if self._guard.skips(self._step) else self._stepper.run(batches, self._step, samples).rate
+        is_left_out = self._guard.skips(self._step)
+        done = StepDone(0.0) if is_left_out else self._stepper.run(batches, self._step, samples)
+        self._recorder.clock.add("communication", self._stepper.ranks_wait.take())
         self._guard.note_loss(self._stepper.totals[0], self._step)
         self._step += 1
         if self._trace:
             self._trace.write(batches)
-        if self._is_first and self._progress.is_due:
-            loss, correct, count = self._stepper.totals.tolist()
-            self._guard.see_loss(loss)
-            self._progress.step(self._step, loss / count, correct / count, rate, total)
+        self._recorder.stepped(self._step, done.rate, self._read_totals, done.told())
         if self._step % self._loader.steps:  # an epoch's last step is followed by its evaluation
             agreed = self._guard.after_step(self._step)
             if agreed.saves or self._is_due:
                 self._save()
             self._guard.obey(agreed)
-        return rate
+        return done.rate
+
+    def _read_totals(self) -> Sequence[float]:
+        """This rank's loss, correct predictions and samples of the epoch so far, from the device."""
+        totals = [float(value) for value in self._stepper.totals.tolist()]
+        self._guard.see_loss(totals[0])
+        return totals
 
     def _totals_of_all_ranks(self) -> list[float]:
         """Loss, correct predictions and samples of the epoch so far."""
@@ -169,44 +160,27 @@ class Worker:
         return [float(value) for value in totals.tolist()]
 
     def _close_epoch(self, epoch: int, rate: float) -> Evaluated | None:
-        loss, correct, count = self._totals_of_all_ranks()
-        seconds = self._so_far.seconds
+        totals = self._totals_of_all_ranks()
         is_last = epoch + 1 == self._recipe.schedule.epochs
         is_due = is_last or (epoch + 1) % self._recipe.evaluation.every_epochs == 0
         evaluated = self._evaluate() if is_due else None
-        record = EpochRecord(
-            epoch=epoch,
-            step=self._step,
-            seconds=seconds,
-            images_per_s=count / seconds,
-            data_wait=self._so_far.waited / seconds,
-            learning_rate=rate,
-            train_loss=loss / max(1.0, count),
-            train_accuracy=correct / max(1.0, count),
-            world_size=self._world_size,
-            validation=evaluated.metrics if evaluated else None,
-            reads=self._loader.metrics(),
-        )
-        self._history.append(record)
-        if self._is_first:
-            self._progress.epoch(record)
-            self._run.write_history(History(epochs=tuple(self._history)))
+        self._recorder.close_epoch(epoch, self._step, rate, totals, evaluated)
         return evaluated
 
     def _evaluate(self) -> Evaluated:
-        return evaluate(
-            self._stepper.evaluated_model,
-            self._stepper.normalize,
-            self._guard.beating(self._validation),
-            len(self._classes),
-        )
+        model, normalize = self._stepper.evaluated_model, self._stepper.normalize
+        with self._recorder.clock.spent("evaluation"):
+            return evaluate(model, normalize, self._guard.beating(self._validation), len(self._classes))
 
     def _save(self, accuracy: float | None = None) -> None:
         """Store a checkpoint, unless the loss is no number any more; all ranks must call it."""
         self._guard.must_be_finite(self._loader.order)
-        totals = self._totals_of_all_ranks()
-        if self._writer is None:
-            return
+        totals = self._totals_of_all_ranks()  # on a GPU this waits for the steps under way: compute, no checkpoint
+        if self._writer is not None:
+            with self._recorder.clock.spent("checkpoint"):
+                self._save_with(self._writer, totals, accuracy)
+
+    def _save_with(self, writer: CheckpointWriter, totals: list[float], accuracy: float | None) -> None:
         stepper = self._stepper
         tensors = {MODEL: stepper.model.state_dict(), OPTIMIZER: optimizer_tensors(stepper.optimizer, stepper.model)}
         tensors[STEPPER] = stepper.state_tensors()
@@ -216,16 +190,16 @@ class Worker:
         state = {
             "position": {"epoch": epoch, "step": within},
             "step": self._step,
-            "epoch_so_far": {"totals": totals, "seconds": self._so_far.seconds, "waited": self._so_far.waited},
+            "totals": totals,
+            "recorder": self._recorder.state(),
             "skipped_steps": list(self._guard.skipped),
             "best_accuracy": self._best,
-            "history": [record.model_dump(mode="json") for record in self._history],
             "recipe": self._recipe.model_dump(mode="json"),
             "dataset_fingerprint": self._fingerprint,
             "threads": torch.get_num_threads(),
-            "versions": _versions(),
+            "versions": versions(),
         }
-        self._writer.save(self._step, tensors, state, accuracy)
+        writer.save(self._step, tensors, state, accuracy)
 
     def _restore(self) -> None:
         """Go on from the newest checkpoint that rank 0 sees."""
@@ -243,7 +217,7 @@ class Worker:
         self._load(checkpoint)
         if self._is_first:
             position = self._loader.state_dict()
-            _say(
+            say(
                 f"{self._recipe.name}: continuing from the checkpoint at step {self._step} "
                 f"(epoch {position['epoch'] + 1}, step {position['step']} of it) with {self._world_size} workers"
             )
@@ -267,11 +241,9 @@ class Worker:
         self._keep_threads(state.get("threads"))
         self._step = int(state["step"])
         self._best = float(state.get("best_accuracy", -1.0))
-        so_far = state["epoch_so_far"]
-        self._so_far = _SoFar(earlier=so_far["seconds"], waited=so_far["waited"])
         if self._is_first:
-            stepper.totals += torch.tensor(so_far["totals"], dtype=torch.float64, device=self._device)
-        self._history = [EpochRecord.model_validate(record) for record in state["history"]]
+            stepper.totals += torch.tensor(state["totals"], dtype=torch.float64, device=self._device)
+        self._recorder.load_state(state["recorder"])
         self._loader.load_state_dict(state["position"])
 
     def _keep_threads(self, before: int | None) -> None:
@@ -279,60 +251,20 @@ class Worker:
         if not self._recipe.reproducible or before in (None, torch.get_num_threads()):
             return
         if self._is_first:
-            _say(
+            say(
                 f"{self._recipe.name}: goes on with {before} CPU threads a worker, as it began, not "
                 f"{torch.get_num_threads()} (workers.cpus): another number would give other weights"
             )
         torch.set_num_threads(before)
 
     def _finish(self, evaluated: Evaluated) -> None:
-
-        seconds = sum(record.seconds for record in self._history)
-        images = sum(record.images_per_s * record.seconds for record in self._history)
-        result = Result(
-            run=self._recipe.name,
-            checkpoint=self._step,
-            epochs=self._recipe.schedule.epochs,
-            seconds=seconds,
-            images_per_s=images / max(1e-9, seconds),
-            metrics=evaluated.metrics,
-            confusion=tuple(tuple(row) for row in evaluated.confusion.tolist()),
-            parity=parity_samples(self._stepper.evaluated_model, self._stepper.normalize, self._recipe),
+        parity = parity_samples(self._stepper.evaluated_model, self._stepper.normalize, self._recipe)
+        close_run(
+            self._recipe,
+            self._run,
+            self._recorder.history,
+            evaluated=evaluated,
+            parity=parity,
             classes=self._classes,
-            dataset_url=self._recipe.data.url,
-            dataset_fingerprint=self._fingerprint,
-            world_size=self._world_size,
-            versions=_versions(),
+            fingerprint=self._fingerprint,
         )
-        history = History(epochs=tuple(self._history))
-        (self._run.location / "report.html").write(render_report(self._recipe, history, result).encode())
-        self._run.write_result(result)
-
-
-@dataclass
-class _SoFar:
-    """Of the epoch under way, in seconds: what earlier attempts took, waiting for batches, and when this one began."""
-
-    earlier: float = 0.0
-    waited: float = 0.0
-    began: float = field(default_factory=time.monotonic)
-
-    @property
-    def seconds(self) -> float:
-        return self.earlier + time.monotonic() - self.began
-
-
-def _say(line: str) -> None:
-    """Into the job's log, once: Ray Train would copy what ``print`` prints into its own log as well."""
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "python": platform.python_version(),
-        "stoker": stoker.__version__,
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "ray": ray.__version__,
-    }

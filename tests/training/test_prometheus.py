@@ -1,0 +1,59 @@
+"""A run's metrics, as Prometheus reads them from a node of the cluster."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from stoker.embedded import Instance
+
+PROGRAM = """
+import time, urllib.request
+import ray
+from test_tracking import RECORD, standing
+from stoker.training.prometheus import RunMetrics
+
+@ray.remote(num_cpus=0)
+class Rank:
+    def tell(self):
+        metrics = RunMetrics("curves", 3)
+        metrics.standing(standing(4))
+        metrics.epoch(RECORD)
+        metrics.reads({"read_bytes": 1000.0, "read_retries": 0.0, "most_held_bytes": 7.0})
+        metrics.reads({"read_bytes": 1500.0, "read_retries": 2.0, "most_held_bytes": 5.0})
+
+ray.init(log_to_driver=False)
+rank = Rank.remote()
+ray.get(rank.tell.remote())
+(node,) = ray.nodes()
+address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+until = time.monotonic() + 120
+lines = []
+while time.monotonic() < until and not any("stoker_loader_read_bytes" in line for line in lines):
+    text = urllib.request.urlopen(address, timeout=10).read().decode()
+    lines = [line for line in text.splitlines() if line.startswith("ray_stoker_")]
+    time.sleep(0.5)
+print("\\n".join(lines))
+"""
+
+
+@pytest.mark.store
+@pytest.mark.cluster
+def test_progress_shares_and_read_counters_are_served_by_the_nodes_agent(cluster: Instance) -> None:
+    done = subprocess.run([sys.executable, "-c", PROGRAM], check=False, text=True, capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+    def value(name: str, *labels: str) -> float:
+        lines = [line for line in done.stdout.splitlines() if line.startswith(f"ray_{name}{{")]
+        (found,) = [line for line in lines if all(label in line for label in labels)]
+        return float(found.split()[-1])
+
+    assert value("stoker_train_loss", 'run="curves"') == 0.5
+    assert value("stoker_train_share", 'run="curves"', 'kind="compute"') == 1.0
+    assert value("stoker_train_seconds_total", 'kind="compute"') == 12.0
+    assert value("stoker_train_validation_accuracy") == 0.875
+    assert value("stoker_loader_read_bytes_total", 'rank="3"') == 1500.0
+    assert value("stoker_loader_read_retries_total", 'rank="3"') == 2.0
+    assert value("stoker_loader_most_held_bytes", 'rank="3"') == 5.0
