@@ -16,6 +16,7 @@ import torch.distributed as dist
 
 from bench.train.ours import Checkpoints, OurLoop, recipe_for, synthetic
 from bench.train.place import Place
+from stoker.dataset import Batch
 
 __all__ = ["measure"]
 
@@ -51,7 +52,7 @@ def measure(
     return told | {"megabytes": size / 1e6, "stall_share": lost / _INTERVAL_S}
 
 
-def _seconds(loop: OurLoop, batches: list) -> float:  # type: ignore[type-arg]
+def _seconds(loop: OurLoop, batches: list[Batch]) -> float:
     began = time.perf_counter()
     loop.step(batches)
     return time.perf_counter() - began

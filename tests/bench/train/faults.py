@@ -54,7 +54,7 @@ def _injected(job: Job, cluster: Cluster, fault: Fault) -> Measures:
     if fault == "node":
         cluster.kill_second_node()
     else:
-        os.kill(pids[-1], signal.SIGKILL if fault == "worker" else signal.SIGSTOP)
+        os.kill(pids[1], signal.SIGKILL if fault == "worker" else signal.SIGSTOP)
     ended, workers, step = job.wait_for_next_attempt(pids)
     return {
         "next_step_s": step - began,
