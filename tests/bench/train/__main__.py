@@ -38,6 +38,7 @@ _COLUMNS = {
     "slowed_s": "slowed s",
     "commit_s": "commit s",
     "first_step_s": "first step s",
+    "cpu_s": "CPU s",
     "next_step_s": "next step s",
     "detection_s": "detection s",
     "restart_s": "restart s",

@@ -31,7 +31,17 @@ class Cluster:
     """``environment`` is what a driver needs; ``second_node`` is there where it was asked for."""
 
     environment: dict[str, str]
+    part: Part
     second_node: Started | None = None
+
+    def cpu_s(self) -> float:
+        """CPU seconds of all its processes that live."""
+        total = 0.0
+        for process in self.part.processes():
+            with contextlib.suppress(psutil.Error):
+                times = process.cpu_times()
+                total += times.user + times.system
+        return total
 
     def kill_second_node(self) -> None:
         """SIGKILL every process of the second node, as when its power goes."""
@@ -56,13 +66,14 @@ def started(who: Who, folder: Path, store: dict[str, str], *, nodes: int = 1) ->
     try:
         environment = {**child_environment(), **store, **cluster.environment()}
         environment = {n: v for n, v in environment.items() if not n.startswith(("RAY_TRAIN_", "OMP_", "MKL_"))}
-        yield Cluster(environment, _second_node(cluster) if nodes > 1 else None)
+        part = Part(cluster.folder.instance, "cluster")
+        yield Cluster(environment, part, _second_node(cluster, part) if nodes > 1 else None)
     finally:
         with cluster.folder.lock():
             cluster.stop()
 
 
-def _second_node(cluster: RayCluster) -> Started:
+def _second_node(cluster: RayCluster, part: Part) -> Started:
     head = cluster.process()
     if head is None:
         raise ClusterError("the cluster that was started just now is not there; see its log")
@@ -70,7 +81,7 @@ def _second_node(cluster: RayCluster) -> Started:
     ports = ("--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0")
     address = f"--address={cluster.environment()['RAY_ADDRESS']}"
     log = cluster.folder.logs / "second-node.log"
-    node = Part(cluster.folder.instance, "cluster").start(
+    node = part.start(
         [program("ray"), "start", "--block", "--disable-usage-stats", "--log-color=false", address, *options, *ports],
         environment=psutil.Process(head.pid).environ(),
         folder=cluster.folder.path,

@@ -40,11 +40,13 @@ def measure(place: Place, store: dict[str, str], *, who: Who, fault: Fault, clas
 
 
 def _injected(job: Job, cluster: Cluster, fault: Fault) -> Measures:
+    before_s = cluster.cpu_s()
     submitted = job.submit()
     if fault == "none":
         workers = job.wait_for_workers()
         step = job.wait_for_step()
-        return {"first_step_s": step - submitted, "workers_s": workers - submitted, "restore_s": step - workers}
+        used_s = job.driver_cpu_s() + cluster.cpu_s() - before_s
+        return {"first_step_s": step - submitted, "restore_s": step - workers, "cpu_s": used_s}
     job.wait_for_checkpoint()
     pids = job.rank_pids()
     job.forget_ranks()

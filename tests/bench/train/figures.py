@@ -54,7 +54,7 @@ _BARS = {
     "frozen": ("worker_frozen", "next_step_s", 0.1),
     "driver": ("driver_killed", "next_step_s", 0.7),
 }
-"""pair: (figure's name, measure, the most that ours may be of stock's)"""
+"""the cases' pair: (figure's name, measure, the most that ours may be of stock's)"""
 
 
 def _jobs(rounds: Rounds) -> list[Figure]:
@@ -62,16 +62,19 @@ def _jobs(rounds: Rounds) -> list[Figure]:
 
     figures = []
     named = {(case.pair, case.who): case.name for case in cases(with_stock_frozen=True) if case.pair}
-    for pair, (name, measure, bar) in _BARS.items():
-        ours, stock = (rounds.get(named[pair, who], ()) for who in ("stoker", "stock"))
+    for fault, (name, measure, bar) in _BARS.items():
+        ours, stock = (rounds.get(named[fault, who], ()) for who in ("stoker", "stock"))
         for told, measured in ((f"{name}_s", ours), (f"stock_{name}_s", stock)):
             if measured:
                 seconds = statistics.median(one[measure] for one in measured)
-                is_alone = pair == "frozen" and not stock and not told.startswith("stock")
+                is_alone = fault == "frozen" and not stock and not told.startswith("stock")
                 figures.append(Figure(told, seconds, *((_FROZEN_S, "at most") if is_alone else ())))
-        ratios = [a[measure] / b[measure] for a, b in zip(ours, stock, strict=False)]
-        if ratios:
-            figures.append(Figure(f"{name}_vs_stock", statistics.median(ratios), bar, "at most"))
+        pairs = list(zip(ours, stock, strict=False))
+        if pairs:
+            ratio = statistics.median(a[measure] / b[measure] for a, b in pairs)
+            figures.append(Figure(f"{name}_vs_stock", ratio, bar, "at most"))
+        if pairs and all("cpu_s" in one for pair in pairs for one in pair):
+            figures.append(Figure(f"{name}_cpu_vs_stock", statistics.median(a["cpu_s"] / b["cpu_s"] for a, b in pairs)))
     return figures
 
 

@@ -89,6 +89,12 @@ class Job:
         pids = [int(file.name.split("-")[1]) for file in sorted(files, key=lambda f: int(f.stem.rpartition("rank")[2]))]
         return [pid for pid in pids if _is_alive(pid)]
 
+    def driver_cpu_s(self) -> float:
+        """CPU seconds of the driver."""
+        assert self._process is not None
+        times = psutil.Process(self._process.pid).cpu_times()
+        return times.user + times.system
+
     def wait_for_workers(self) -> float:
         """The time when a rank of this attempt is about to restore."""
         return self._wait(lambda: bool(self._fresh()), "workers")
