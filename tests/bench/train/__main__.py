@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import json
 import logging
 import os
@@ -12,9 +13,11 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from bench.report import Measures, closing_line, figures_table, medians, rounded, table
+from bench.train import faults
 from bench.train.cases import Case, cases, chosen
 from bench.train.figures import train_figures
 from bench.train.place import CHECKOUT, Place
@@ -32,6 +35,10 @@ _COLUMNS = {
     "synthetic_images_per_s": "synthetic images/s",
     "time_ratio": "time ratio",
     "cpu_ratio": "CPU ratio",
+    "float_s": "float s",
+    "exact_s": "exact s",
+    "share": "share",
+    "bits_kept": "bits",
     "data_ratio": "true/synthetic",
     "data_wait": "data wait",
     "call_s": "call s",
@@ -108,9 +115,10 @@ def _run(
         if case.ranks:
             name = "".join(c if c.isalnum() else "-" for c in case.name)
             found = run_ranks(case.measure, place, case.arguments, case.ranks, place.logs / f"{name}.log")
+        elif case.measure == "exact":
+            cost = asdict(importlib.import_module("bench.train.exact").measure(**case.arguments))
+            found = {name: float(cost[name]) for name in ("float_s", "exact_s", "share", "bits_kept", "steps_redone")}
         else:
-            from bench.train import faults
-
             found = faults.measure(place, store, who=case.who, classes=CLASSES, **case.arguments)
     except (CaseFailed, StokerError) as error:
         failed[case.name] = str(error)

@@ -29,6 +29,8 @@ def train_figures(every: Sequence[Case], rounds: Rounds) -> list[Figure]:
         if case.measure == "step":
             figures.append(Figure(f"overhead_{where}", measured["time_ratio"] - 1, 0.02, "at most"))
             figures.append(Figure(f"overhead_cpu_{where}", measured["cpu_ratio"] - 1))
+        elif case.measure == "exact":
+            figures.append(Figure("exact_sums_share", measured["share"], 0.05, "at most"))
         elif case.measure == "data":
             figures.append(Figure(f"true_vs_synthetic_{where}", measured["data_ratio"]))
         elif case.measure == "checkpoint":
