@@ -13,7 +13,8 @@ JPEG_PACKAGE := { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo 
 UV_VERSION := 0.13.9
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart up down test test-fast lint format bench-data bench-order verify-weights clean
+.PHONY: help install quickstart up down test test-fast lint format bench-data bench-order bench-train bench-gpu verify-weights \
+	clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,5 +67,11 @@ bench-order: install ## order and seek at 10^9 samples and 4,096 ranks
 verify-weights: install ## one run on 1 to 4 ranks, killed, and elastic: the same sha256 of the weights, or exit 1
 	@PYTHONPATH=tests $(BIN)/python -m weights
 
+bench-train: install ## the step, the data path, starts and recoveries, beside a plain loop and stock Ray
+	@PYTHONPATH=tests $(BIN)/python -m bench.train $(BENCH)
+
+bench-gpu: install ## ResNet-50 in bf16 on one GPU (BENCH=--toy runs its code on the CPU)
+	@PYTHONPATH=tests $(BIN)/python -m bench.train.gpu $(BENCH)
+
 clean: down ## remove the virtual environment, the data and all caches
-	rm -rf .venv .venv-peers .venv-peers-ffcv .stoker bench-data .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build
+	rm -rf .venv .venv-peers .venv-peers-ffcv .stoker bench-data bench-train .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build

@@ -18,8 +18,8 @@ def data_parallel(
 ) -> DistributedDataParallel:
     """``model``, compiled where the recipe says so; its gradients are summed over ranks as the recipe says.
 
-    ``ranks_wait`` learns when each all-reduce begins. The graph is static where each rank has one micro-batch a step, and
-    always the same one: without ``no_sync`` and without a rank that runs out of samples.
+    ``ranks_wait`` learns when each all-reduce begins. The graph is static where each rank has one micro-batch a step,
+    and always the same one: without ``no_sync`` and without a rank that runs out of samples.
     """
     one_each = recipe.workers.min == recipe.workers.max == recipe.batch.micro_batches
     parallel = DistributedDataParallel(

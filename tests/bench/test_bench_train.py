@@ -1,0 +1,96 @@
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from bench.train.cases import cases, chosen
+from bench.train.figures import train_figures
+from bench.train.gpu import gpu_figures
+from bench.train.place import CHECKOUT
+
+
+def bench(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(CHECKOUT / "tests"), str(CHECKOUT / "platform")])}
+    environment["CUDA_VISIBLE_DEVICES"] = ""
+    command = [sys.executable, "-m", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_job_is_compared_round_by_round_with_the_stock_job_of_the_same_round() -> None:
+    every = cases()
+    rounds = {
+        "a worker killed, stoker": [{"next_step_s": 9.0}, {"next_step_s": 30.0}, {"next_step_s": 5.0}],
+        "a worker killed, stock": [{"next_step_s": 10.0}, {"next_step_s": 60.0}, {"next_step_s": 10.0}],
+    }
+    found = {figure.name: figure for figure in train_figures(every, rounds)}
+    assert found["worker_killed_vs_stock"].value == 0.5
+    assert found["worker_killed_s"].value == 9.0
+    assert not found["worker_killed_vs_stock"].is_missed
+
+
+def test_a_frozen_worker_without_a_stock_run_is_held_against_a_tenth_of_ten_minutes() -> None:
+    found = {f.name: f for f in train_figures(cases(), {"a worker frozen, stoker": [{"next_step_s": 61.0}]})}
+    assert list(found) == ["worker_frozen_s"]
+    assert found["worker_frozen_s"].is_missed
+
+
+def test_the_overhead_is_what_the_ratio_is_above_one() -> None:
+    sizes = {"time_ratio": 1.03, "cpu_ratio": 1.01, "images_per_s": 10.0}
+    rounds = {
+        "step, ResNet-50 at 224, 1 rank": [sizes],
+        "step, ResNet-50 at 224, 2 ranks": [{**sizes, "images_per_s": 18.0}],
+    }
+    found = {figure.name: figure for figure in train_figures(cases(), rounds)}
+    assert found["overhead_resnet_50_at_224_1_rank"].value == pytest.approx(0.03)
+    assert found["overhead_resnet_50_at_224_1_rank"].is_missed
+    assert found["scaling_1_to_2_resnet_50_at_224"].value == 1.8
+
+
+def test_each_case_has_a_name_of_its_own_and_a_module_that_measures() -> None:
+    every = cases(with_stock_frozen=True)
+    assert max(Counter(case.name for case in every).values()) == 1
+    for case in every:
+        assert (Path(__file__).parent / "train" / f"{case.measure}.py").exists()
+    assert len(every) == len(cases()) + 1  # stock Ray's frozen worker, ten minutes, only when it is asked for
+
+
+def test_a_choice_that_matches_no_case_says_what_there_is() -> None:
+    with pytest.raises(ValueError, match="--only nothing: in no case's name; they are: step, ResNet-18"):
+        chosen(cases(), ["nothing"])
+
+
+def test_the_better_decoder_counts_against_the_bar_of_the_true_data_path() -> None:
+    rounds = {
+        "stoker, synthetic": [{"images_per_s": 100.0}],
+        "stoker, S3, CPU decode": [{"images_per_s": 80.0, "goodput": 0.8}],
+        "stoker, S3, GPU decode": [{"images_per_s": 98.0, "goodput": 0.99}],
+    }
+    found = {figure.name: figure.value for figure in gpu_figures(rounds)}
+    assert found["true_vs_synthetic"] == 0.98
+    assert found["goodput_cpu_decode"] == 0.8
+    assert "synthetic_vs_plain" not in found
+
+
+def test_without_a_gpu_the_gpu_benchmark_refuses_in_one_line() -> None:
+    done = bench("bench.train.gpu")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: no CUDA device here")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_tiny_run_ends_with_the_figures_of_its_case(tmp_path: Path) -> None:
+    wanted = ["--only", "step, ResNet-18 at 96, 1 rank", "--folder", str(tmp_path)]
+    done = bench("bench.train", "--toy", "--rounds", "1", *wanted)
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert [line.get("case") for line in lines] == ["step, ResNet-18 at 96, 1 rank", None]
+    assert lines[0]["images_per_s"] > 0
+    assert lines[-1]["bench"] == "train"
+    assert list(lines[-1]["figures"]) == [
+        "overhead_resnet_18_at_96_1_rank",
+        "overhead_cpu_resnet_18_at_96_1_rank",
+    ]

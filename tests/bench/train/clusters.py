@@ -1,0 +1,107 @@
+"""A cluster of its own for each measurement of a job, as its user would have it, on the benchmark's store.
+
+Ours is what ``make up`` starts (cluster/local.yaml), stock Ray's has none of the variables that are set there. With
+``nodes`` the head gives away one CPU, and a second raylet on this machine another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from bench.train.jobs import Who
+from bench.train.ranks import child_environment
+from stoker.embedded import RayCluster, Settings, StateFolder
+from stoker.embedded.processes import Part, Started, program, wait_until
+from stoker.errors import ClusterError
+
+__all__ = ["Cluster", "started"]
+
+_ANY_PORT = {"s3": 0, "gcs": 0, "dashboard": 0, "serve": 0}
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """``environment`` is what a driver needs; ``second_node`` is there where it was asked for."""
+
+    environment: dict[str, str]
+    part: Part
+    second_node: Started | None = None
+
+    def cpu_s(self) -> float:
+        """CPU seconds of all its processes that live."""
+        total = 0.0
+        for process in self.part.processes():
+            with contextlib.suppress(psutil.Error):
+                times = process.cpu_times()
+                total += times.user + times.system
+        return total
+
+    def kill_second_node(self) -> None:
+        """SIGKILL every process of the second node, as when its power goes."""
+        assert self.second_node is not None
+        top = psutil.Process(self.second_node.pid)
+        for process in [*top.children(recursive=True), top]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def started(who: Who, folder: Path, store: dict[str, str], *, nodes: int = 1) -> Iterator[Cluster]:
+    """The cluster, ended with all that runs on it when the block is left."""
+    known = Settings.read().model_dump() | {"ports": _ANY_PORT, "cpus": 1 if nodes > 1 else 2}
+    if who == "stock":
+        known["environment"] = {}
+    settings = Settings.model_validate(known)
+    cluster = RayCluster(StateFolder(folder / f"cluster-{who}"), settings)
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "TORCH_"))}
+    with cluster.folder.lock(), _only(variables):
+        cluster.start(store)
+    try:
+        environment = {**child_environment(), **store, **cluster.environment()}
+        environment = {n: v for n, v in environment.items() if not n.startswith(("RAY_TRAIN_", "OMP_", "MKL_"))}
+        part = Part(cluster.folder.instance, "cluster")
+        yield Cluster(environment, part, _second_node(cluster, part) if nodes > 1 else None)
+    finally:
+        with cluster.folder.lock():
+            cluster.stop()
+
+
+def _second_node(cluster: RayCluster, part: Part) -> Started:
+    head = cluster.process()
+    if head is None:
+        raise ClusterError("the cluster that was started just now is not there; see its log")
+    options = ("--node-ip-address=127.0.0.1", "--num-cpus=1", "--object-store-memory=100000000")
+    ports = ("--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0")
+    address = f"--address={cluster.environment()['RAY_ADDRESS']}"
+    log = cluster.folder.logs / "second-node.log"
+    node = part.start(
+        [program("ray"), "start", "--block", "--disable-usage-stats", "--log-color=false", address, *options, *ports],
+        environment=psutil.Process(head.pid).environ(),
+        folder=cluster.folder.path,
+        log=log,
+    )
+
+    def is_up() -> bool:
+        return "Ray runtime started" in log.read_text(errors="replace")
+
+    wait_until(is_up, "the second node", patience_s=90, process=node, log=log)
+    return node
+
+
+@contextlib.contextmanager
+def _only(variables: dict[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.clear()
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
