@@ -12,8 +12,11 @@ import torch.distributed as dist
 from stoker.dataset import Loader
 from stoker.dataset.decode import TrainingImages
 from stoker.recipe import Recipe
+from stoker.storage import locate
 from stoker.training.evaluation import Normalize, evaluate
+from stoker.training.guard import Guard
 from stoker.training.models import build_model
+from stoker.training.runs import RunFolder
 from stoker.training.step import Stepper
 from stoker.training.worker import Worker
 
@@ -66,7 +69,10 @@ def evaluate_rank(rank: int, port: int, recipe: Recipe, result: str) -> None:
 
 def work(recipe: Recipe) -> None:
     """Do what a worker of the run ``recipe`` does, as a rank of this process's group, without Ray."""
-    Worker(recipe, "sha256:" + "0" * 64, torch.device("cpu")).run()
+    device = torch.device("cpu")
+    run = RunFolder(locate(recipe.storage), recipe.name)
+    with Guard(recipe, run, "", device) as guard:
+        Worker(recipe, "sha256:" + "0" * 64, device, run, guard).run()
 
 
 def late_rank(rank: int, port: int, recipe: Recipe, late_s: float) -> None:

@@ -17,7 +17,7 @@ from stoker.dataset.decode import TrainingImages
 from stoker.recipe import Recipe, parse_recipe
 from stoker.storage import locate
 from stoker.training.advice import advice
-from stoker.training.checkpoints import CheckpointWriter
+from stoker.training.checkpoint_writer import CheckpointWriter
 from stoker.training.events import read_events
 from stoker.training.goodput import Clock, RanksWait, merged
 from stoker.training.records import KINDS, EpochRecord, Goodput
