@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from stoker.training.exact_sums import NOT_FINITE, ZERO, ExactSums, Grid, exponents_of, largest
+from stoker.training.exact_sums import NOT_FINITE, ZERO, ExactSums, Grid, _round_and_add, exponents_of, largest
 from stoker.training.normalization import RunningStatistics
 
 FLOATS = st.floats(-1e4, 1e4, width=32)
@@ -22,7 +22,7 @@ def _rounded(parts: list[torch.Tensor], micro_batches: int) -> tuple[list[torch.
     grid.follow(exponents_of(torch.stack([largest([part])[0] for part in parts]).amax()[None]).tolist(), 0)
     rounded = [part.clone() for part in parts]
     for part in rounded:
-        ExactSums._round([part], [1.5 * 2.0 ** grid.k[0]])
+        _round_and_add([part], [1.5 * 2.0 ** grid.k[0]], [])
     return rounded, grid.k[0]
 
 
@@ -81,6 +81,15 @@ def test_the_largest_sizes_of_tensors_do_not_lose_a_nan() -> None:
     assert found[0] == 3
     assert found[1].isnan()
     assert found[2] == 0
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_gradient_in_pieces_is_rounded_and_added_as_a_whole_one(layout: torch.memory_format) -> None:
+    whole = torch.randn(300, 400, 3, 3).to(memory_format=layout)
+    gradient, total = whole.clone(), torch.randn_like(whole).round_()
+    found = _round_and_add([gradient], [1.5 * 2.0**10], [total])
+    assert found.item() == whole.abs().max()
+    assert torch.equal(gradient, (whole + 1.5 * 2.0**10) - 1.5 * 2.0**10 + total)
 
 
 def test_gradients_that_are_not_finite_leave_the_grid_and_are_not_done_again() -> None:

@@ -16,8 +16,10 @@ a coarser one. That is known from this step's own maxima, which do not depend on
     after it                           exponents():   the maxima, as powers of two, for the caller to all-reduce (MAX)
                                        fits():        whether the sums were exact; the next step's grid
 
-The cost is one reading for the maximum and two passes for the rounding of each micro-batch's gradient. The additions
-are those that accumulate gradients anyway: autograd gives its tensors away here, where it would have added them.
+The cost is that of finding the maximum and of rounding. On a CPU both and the addition are one pass through memory, in
+pieces that stay in the cache (20 ms in place of 37 for ResNet-50's gradients, one thread); on a GPU a few launches for
+all tensors together. The additions are those that accumulate gradients anyway: autograd gives its tensors away here,
+where it would have added them.
 """
 
 import statistics
@@ -38,6 +40,7 @@ _HEADROOM = 2  # bits between the largest sum that the last steps could have mad
 _STEPS_TO_NARROW = 16  # a grid that is too wide narrows by one bit in that many steps
 _NARROWEST = -90  # 2^(k - 23) stays a normal float32 below every loss scale
 _MANTISSA = 23
+_PIECE = 2**18  # numbers: 1 MB
 
 
 @dataclass(frozen=True)
@@ -120,12 +123,8 @@ class ExactSums:
             assert parameter.grad is not None, "a parameter took no part in the loss"
             gradients.append(parameter.grad)
             parameter.grad = None
-        torch.maximum(self._maxima, largest(gradients), out=self._maxima)
-        self._round(gradients, self._constants)
-        if self._sums:
-            torch._foreach_add_(self._sums, gradients)
-        else:
-            self._sums = gradients
+        torch.maximum(self._maxima, _round_and_add(gradients, self._constants, self._sums), out=self._maxima)
+        self._sums = gradients
 
     @torch.no_grad()
     def hook(self, _: object, bucket: GradBucket) -> torch.futures.Future[Tensor]:
@@ -139,21 +138,12 @@ class ExactSums:
         ]
         if members not in self._places:
             self._places[members] = torch.tensor(members, device=self._maxima.device)
-        self._maxima.index_copy_(0, self._places[members], self._up_to_now(members, gradients))
-        self._round(gradients, [self._constants[i] for i in members] if self._constants else [])
-        if self._sums:
-            torch._foreach_add_(gradients, [self._sums[i] for i in members])
+        constants = [self._constants[i] for i in members] if self._constants else []
+        sums = [self._sums[i] for i in members] if self._sums else []
+        found, place = _round_and_add(gradients, constants, sums), self._places[members]
+        self._maxima.index_copy_(0, place, torch.maximum(self._maxima.index_select(0, place), found))
         work = dist.all_reduce(bucket.buffer(), op=dist.ReduceOp.SUM, async_op=True)
         return work.get_future().then(lambda done: done.value()[0])
-
-    def _up_to_now(self, members: tuple[int, ...], gradients: list[Tensor]) -> Tensor:
-        return torch.maximum(self._maxima.index_select(0, self._places[members]), largest(gradients))
-
-    @staticmethod
-    def _round(gradients: list[Tensor], constants: list[float]) -> None:
-        if constants:
-            torch._foreach_add_(gradients, constants)
-            torch._foreach_sub_(gradients, constants)
 
     def exponents(self) -> Tensor:
         """int32 [parameters], on the device: of this rank's largest gradients; all ranks' maximum is what counts."""
@@ -185,6 +175,50 @@ class ExactSums:
         self._redone = int(state["redone"][0])
         self._grid.k = state["grid"].tolist() if "grid" in state else []
         self._bits = state["bits"].tolist() if "bits" in state else []
+
+
+def _round_and_add(gradients: list[Tensor], constants: list[float], sums: list[Tensor]) -> Tensor:
+    """Round ``gradients`` in place by ``constants``, then add ``sums`` to them; an empty list stands for nothing to do.
+
+    Returns float32 [gradients]: the largest size of an element of each, as it was before.
+    """
+    if not gradients[0].is_cuda:
+        found = [
+            _in_pieces(gradient, constants[i] if constants else 0.0, sums[i] if sums else None)
+            for i, gradient in enumerate(gradients)
+        ]
+        return torch.stack(found)
+    maxima = largest(gradients)
+    if constants:
+        torch._foreach_add_(gradients, constants)
+        torch._foreach_sub_(gradients, constants)
+    if sums:
+        torch._foreach_add_(gradients, sums)
+    return maxima
+
+
+def _in_pieces(gradient: Tensor, constant: float, total: Tensor | None) -> Tensor:
+    """:func:`_round_and_add` of one tensor on a CPU."""
+    pieces: Sequence[Tensor] = (gradient,)
+    totals: Sequence[Tensor | None] = (total,)
+    if gradient.numel() > _PIECE and _is_dense(gradient):
+        pieces = torch.split(gradient.as_strided((gradient.numel(),), (1,)), _PIECE)
+        if total is None:
+            totals = [None] * len(pieces)
+        else:
+            totals = torch.split(total.as_strided((total.numel(),), (1,)), _PIECE)
+    ends: list[Tensor] = []
+    for piece, add in zip(pieces, totals, strict=True):
+        ends += torch.aminmax(piece)
+        if constant:
+            piece.add_(constant).sub_(constant)
+        if add is not None:
+            piece.add_(add)
+    return torch.stack(ends).abs_().amax()
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    return tensor.is_contiguous() or tensor.is_contiguous(memory_format=torch.channels_last)
 
 
 def largest(tensors: Sequence[Tensor]) -> Tensor:
