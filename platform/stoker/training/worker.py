@@ -183,7 +183,8 @@ class Worker:
     def _save_with(self, writer: CheckpointWriter, totals: list[float], accuracy: float | None) -> None:
         stepper = self._stepper
         tensors = {MODEL: stepper.model.state_dict(), OPTIMIZER: optimizer_tensors(stepper.optimizer, stepper.model)}
-        tensors[STEPPER] = stepper.state_tensors()
+        if held := stepper.state_tensors():
+            tensors[STEPPER] = held
         if stepper.average:
             tensors[EMA] = stepper.average.model.state_dict()
         epoch, within = divmod(self._step, self._loader.steps)
