@@ -105,7 +105,10 @@ class JobRun:
 
 
 def killed_twice(run: JobRun) -> list[int]:
-    """A worker of 2 is killed, then the driver of 3; the run ends with 1. Returns the sizes that did steps."""
+    """A worker of 2 is killed, then the driver of 3; the run ends with 1, and with more CPUs.
+
+    Returns the sizes that did steps.
+    """
     with run.started("workers.min=2", "workers.max=2", "workers.max_failures=0") as job:
         run.wait_for(lambda: run.has_done(24, 2), "24 steps of 2 workers", job)
         os.kill(run.groups()[-1][1][0], signal.SIGKILL)
@@ -121,7 +124,7 @@ def killed_twice(run: JobRun) -> list[int]:
         if time.monotonic() > deadline:
             raise RuntimeError("the workers of a killed driver do not end")
         time.sleep(0.1)
-    with run.started("workers.min=1", "workers.max=1") as job:
+    with run.started("workers.min=1", "workers.max=1", "workers.cpus=2") as job:
         run.must_end_well(job)
     return run.world_sizes()
 
