@@ -20,6 +20,7 @@ from stoker.training.optimizers import load_optimizer_tensors, optimizer_tensors
 from stoker.training.step import Stepper
 from weights.ranks import train_on_ranks
 
+CPU = torch.device("cpu")
 RECIPE = """
 name: exact
 storage: {root}/runs
@@ -58,10 +59,10 @@ def _recipe(root: Path, *overrides: str) -> Recipe:
     return parse_recipe(RECIPE.format(root=root), "exact.yaml", overrides)
 
 
-def _stepper(recipe: Recipe) -> Stepper:
+def _stepper(recipe: Recipe, device: torch.device = CPU) -> Stepper:
     torch.manual_seed(0)
     model = build_model("digitsnet", classes=3, drop_rate=recipe.model.drop_rate)
-    return Stepper(recipe, model, torch.device("cpu"), 3)
+    return Stepper(recipe, model, device, 3)
 
 
 def _steps(recipe: Recipe) -> list[list[Batch]]:
@@ -200,6 +201,23 @@ def test_a_step_reads_nothing_from_the_device_but_how_large_exact_gradients_were
     with _DispatchedReads() as dispatched:
         stepper.totals[0].item()
     assert dispatched.count == 1, "the count itself counts"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_a_step_never_waits_for_the_gpu(root: Path, precision: str) -> None:
+    recipe = _recipe(root, "reproducible=false", f"precision={precision}", "workers.gpus=1")
+    dist.init_process_group("nccl", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        stepper, steps = _stepper(recipe, torch.device("cuda", 0)), _steps(recipe)
+        for step in range(2):  # the first ones make buckets and the like
+            stepper.run(steps[step], step, 24)
+        torch.cuda.set_sync_debug_mode("error")
+        stepper.run(steps[1], 2, 24)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+        dist.destroy_process_group()
 
 
 @pytest.mark.usefixtures("alone")
