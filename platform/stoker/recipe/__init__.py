@@ -1,23 +1,9 @@
 """What a run is, in one typed object: read from YAML, overridden by dotted keys, refused when it cannot work."""
 
+from stoker.recipe.data_fields import Augment, Data, Resizing
+from stoker.recipe.model_fields import Augmentation, Loss, Model, Optimizer, Source
 from stoker.recipe.reading import as_yaml, changed_keys, json_schema, parse_recipe, read_recipe
-from stoker.recipe.schema import (
-    Augment,
-    Augmentation,
-    BatchSizes,
-    CheckpointPolicy,
-    Data,
-    Ema,
-    Evaluation,
-    Loss,
-    Model,
-    Optimizer,
-    Recipe,
-    Resizing,
-    Schedule,
-    Source,
-    Workers,
-)
+from stoker.recipe.schema import BatchSizes, CheckpointPolicy, Ema, Evaluation, Recipe, Schedule, Workers
 
 __all__ = [
     "Augment",

@@ -2,165 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-from urllib.parse import urlsplit
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Positive = Annotated[int, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
-Channels = tuple[float, float, float]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+from stoker.recipe.data_fields import Data
+from stoker.recipe.model_fields import Augmentation, Loss, Model, Optimizer
+from stoker.recipe.section import Fraction, Name, Positive, Section
+from stoker.recipe.tracking_fields import Tracking
 
 
-class Augment(_Section):
-    """How a training sample is varied; every draw is keyed by (seed, epoch, sample)."""
-
-    scale: tuple[float, float] = Field((0.08, 1.0), description="share of the image's area that a crop covers")
-    ratio: tuple[float, float] = Field((0.75, 4 / 3), description="width by height of a crop")
-    flip: Fraction = Field(0.5, description="probability of a horizontal flip")
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Augment:
-        if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise ValueError("scale must be [low, high] with 0 < low <= high <= 1")
-        if not 0 < self.ratio[0] <= self.ratio[1]:
-            raise ValueError("ratio must be [low, high] with 0 < low <= high")
-        return self
-
-
-class Resizing(_Section):
-    """Training images that begin small and grow to ``data.image_size``: early epochs cost less."""
-
-    from_size: Positive = Field(description="side in the first epochs, in pixels")
-    start_epoch: int = Field(ge=0, description="the last epoch (from 0) of that size")
-    end_epoch: Positive = Field(description="the first epoch of the full size; linear in between")
-    multiple: Positive = Field(32, description="sizes in between are rounded to a multiple of this")
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Resizing:
-        if self.start_epoch >= self.end_epoch:
-            raise ValueError(f"start_epoch ({self.start_epoch}) must be before end_epoch ({self.end_epoch})")
-        return self
-
-
-class Data(_Section):
-    """Which samples, how they are read, and what they are made into."""
-
-    url: str = Field(description="the data set: a URL or path that holds dataset.json")
-    train_split: str = "train"
-    validation_split: str = "validation"
-    image_size: Positive = Field(224, description="side of the square that the model sees, in pixels")
-    resizing: Resizing | None = Field(None, description="smaller training images in the first epochs")
-    mean: Channels = Field((0.485, 0.456, 0.406), description="of the channels R, G, B, in 0 to 1")
-    std: Channels = Field((0.229, 0.224, 0.225), description="of the channels R, G, B, in 0 to 1")
-    augment: Augment = Field(default_factory=Augment)
-    last_batch: Literal["drop", "pad"] = Field("drop", description="what becomes of an epoch's partial global batch")
-    block_samples: Positive = Field(16, description="samples that one range read fetches")
-    window_blocks: Positive = Field(2, description="blocks of a slot whose samples are mixed")
-    memory_mb: Positive = Field(1024, description="bound on a rank's encoded bytes in flight and waiting, in MB")
-    read_threads: Positive = Field(16, description="most range reads under way; fewer while the store only queues them")
-    read_deadline_s: float = Field(30.0, gt=0, description="a read without an answer is given up and sent again")
-    hedge_percentile: float | None = Field(
-        None, ge=50, lt=100, description="reads slower than this share of the recent ones get a second one beside them"
-    )
-    cache_dir: str | None = Field(None, description="folder on each node that keeps what was read; safe to delete")
-    cache_mb: Positive = Field(100_000, description="bound on the node's cache, all ranks together, in MB")
-    decode: Literal["cpu", "gpu"] = Field(
-        "cpu", description="what decodes training images; gpu takes nvJPEG, whose pixels differ a little"
-    )
-    decode_threads: Positive = 2
-    scales_in_dct: bool = Field(
-        False, description="decode crops of twice the output's side and more at a fraction: faster, not exact"
-    )
-    on_corrupt: Literal["fail", "skip"] = Field("fail", description="what to do with a sample that cannot be decoded")
-    corrupt_limit: Positive = Field(100, description="with on_corrupt skip: corrupt samples a rank bears an epoch")
-
-    @model_validator(mode="after")
-    def _std_divides(self) -> Data:
-        if min(self.std) <= 0:
-            raise ValueError("std must be above 0 in each channel")
-        return self
-
-    @model_validator(mode="after")
-    def _grows(self) -> Data:
-        if self.resizing is not None and self.resizing.from_size > self.image_size:
-            raise ValueError(f"resizing.from_size ({self.resizing.from_size}) is above image_size ({self.image_size})")
-        return self
-
-    def image_size_at(self, epoch: int) -> int:
-        """Side of the training images of ``epoch`` (from 0), in pixels: a function of the epoch alone."""
-        grows = self.resizing
-        if grows is None or epoch >= grows.end_epoch:
-            return self.image_size
-        if epoch <= grows.start_epoch:
-            return grows.from_size
-        share = (epoch - grows.start_epoch) / (grows.end_epoch - grows.start_epoch)
-        between = grows.from_size + share * (self.image_size - grows.from_size)
-        return min(self.image_size, max(grows.from_size, round(between / grows.multiple) * grows.multiple))
-
-    @model_validator(mode="after")
-    def _gpu_decodes_whole_sizes(self) -> Data:
-        if self.decode == "gpu" and self.scales_in_dct:
-            raise ValueError("scales_in_dct is for decode: cpu; with decode: gpu leave it out")
-        return self
-
-
-class Source(_Section):
-    """Where ``model.weights`` were found; ``jobs/train.py`` fills it in for a reference to the registry."""
-
-    url: str
-    sha256: str | None = None
-    reference: str | None = Field(None, description="the model version, as digits@3")
-    classes: tuple[str, ...] | None = Field(None, description="what its outputs stand for")
-
-
-class Model(_Section):
-    name: str = Field(description="a torchvision classification model, or digitsnet for 32 pixel inputs")
-    classes: Positive | None = Field(None, description="outputs; default, and only possible value: the data set's")
-    drop_rate: Fraction | None = Field(None, description="dropout, for models that take one")
-    stochastic_depth: Fraction | None = Field(None, description="drop probability of the last block, for such models")
-    blur_pool: bool = Field(False, description="blur before strided convolutions (Zhang, 2019)")
-    weights: str | None = Field(
-        None,
-        description="what to begin with: a model version (digits@3, digits@production), or the URL of a safetensors "
-        "file or of a state dict by torch.save",
-    )
-    source: Source | None = Field(None, description="where weights were found; filled in, and kept with the run")
-    head: Literal["auto", "new"] = Field(
-        "auto", description="auto keeps the weights' head where its classes are the data set's; new never does"
-    )
-    frozen: Literal["backbone"] | tuple[str, ...] = Field(
-        (), description="what is not trained: names, beginnings or patterns of them, or backbone for a linear probe"
-    )
-
-    @model_validator(mode="after")
-    def _source_is_of_weights(self) -> Model:
-        if self.source is not None and self.weights is None:
-            raise ValueError("source belongs to weights; give weights, or leave it out")
-        return self
-
-    @property
-    def names_version(self) -> bool:
-        """Whether ``weights`` are a model version and no file: a name, @, and a number or an alias."""
-        return self.weights is not None and "@" in self.weights and "/" not in self.weights
-
-    @property
-    def asks_more_than_a_name(self) -> bool:
-        """Whether there is more to check about the model than its name."""
-        return self != Model(name=self.name, classes=self.classes)
-
-    @property
-    def parent(self) -> str | None:
-        """What the model begins with, for the record: a version's reference, or a URL."""
-        return (self.source.reference or self.source.url) if self.source else self.weights
-
-
-class BatchSizes(_Section):
+class BatchSizes(Section):
     """G and m of the order contract: what a micro-batch computes does not depend on who computes it."""
 
     total: Positive = Field(description="samples a step over all ranks (the global batch)")
@@ -177,22 +29,7 @@ class BatchSizes(_Section):
         return self
 
 
-class Optimizer(_Section):
-    name: Literal["sgd", "adamw", "lamb"] = "sgd"
-    lr: float = Field(gt=0, description="peak learning rate, for the whole global batch")
-    momentum: Fraction = 0.9
-    nesterov: bool = True
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = Field(1e-8, gt=0, description="of adamw and lamb")
-    weight_decay: float = Field(5e-5, ge=0)
-    decay_norm_and_bias: bool = Field(False, description="whether weight decay acts on norms and biases too")
-    decay_embeddings: bool = Field(True, description="whether it acts on class tokens and position embeddings")
-    layer_decay: float = Field(
-        1.0, gt=0, le=1, description="each layer's rate as a share of that of the layer above it; the head has lr"
-    )
-
-
-class Schedule(_Section):
+class Schedule(Section):
     epochs: Positive
     warmup_epochs: float = Field(0.0, ge=0, description="linear warm-up, in epochs")
     shape: Literal["cosine", "linear", "steps"] = Field("cosine", description="how the rate falls after the warm-up")
@@ -207,35 +44,13 @@ class Schedule(_Section):
         return self
 
 
-class Loss(_Section):
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    auxiliary_weight: float | None = Field(
-        None, ge=0, description="of each auxiliary head's loss; default 0.3 (GoogLeNet), 0.4 (Inception v3)"
-    )
-
-
-class Augmentation(_Section):
-    """What the device does to images that are decoded, beside ``data.augment``, which chooses what is decoded."""
-
-    policy: Literal["none", "rand_augment", "trivial_augment_wide"] = "none"
-    operations: Positive = Field(2, description="with rand_augment: operations an image")
-    magnitude: int = Field(9, ge=0, le=30, description="with rand_augment: their strength, 0 to 30")
-    erase: Fraction = Field(0.0, description="probability that a rectangle of an image is erased")
-    mixup: float = Field(0.0, ge=0, description="alpha of mixup's Beta distribution; 0 is off")
-    cutmix: float = Field(
-        0.0,
-        ge=0,
-        description="alpha of cutmix's Beta distribution; 0 is off; with mixup each takes half of the batches",
-    )
-
-
-class Ema(_Section):
+class Ema(Section):
     """An exponential moving average of the weights; when given, it is what is evaluated and published."""
 
     decay: float = Field(0.999, gt=0, lt=1, description="per step, reached after a warm-up of (1 + s) / (10 + s)")
 
 
-class Evaluation(_Section):
+class Evaluation(Section):
     every_epochs: Positive = 1
     image_size: Positive | None = Field(
         None, description="side of the square that is evaluated and served, in pixels; default data.image_size"
@@ -245,14 +60,14 @@ class Evaluation(_Section):
     )
 
 
-class CheckpointPolicy(_Section):
+class CheckpointPolicy(Section):
     every_steps: Positive = 500
     every_minutes: float | None = Field(None, gt=0, description="one at least this often too, by rank 0's clock")
     keep: Positive = Field(3, description="checkpoints kept; older ones are deleted")
     keep_best: bool = Field(True, description="keep the one with the best validation accuracy beside them")
 
 
-class Workers(_Section):
+class Workers(Section):
     """Ranks of the run. ``min`` below ``max`` makes it elastic: it goes on with what is there."""
 
     min: Positive = 1
@@ -270,38 +85,7 @@ class Workers(_Section):
         return self
 
 
-class Mlflow(_Section):
-    """Credentials come from MLflow's own environment variables, never from here."""
-
-    uri: str = Field(description="the tracking server or store, as MLflow takes it; no user, password or token in it")
-    experiment: str = "stoker"
-
-    @model_validator(mode="after")
-    def _has_no_secret(self) -> Mlflow:
-        parts = urlsplit(self.uri)
-        if "@" in parts.netloc or parts.query:
-            raise ValueError(
-                "uri must not hold credentials; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
-                "MLFLOW_TRACKING_TOKEN, in the environment of the workers"
-            )
-        return self
-
-
-class Wandb(_Section):
-    """The API key comes from WANDB_API_KEY or ~/.netrc on the workers, never from here."""
-
-    project: str = "stoker"
-    entity: str | None = Field(None, description="user or team; default: that of the API key")
-
-
-class Tracking(_Section):
-    """Where else a run's curves go; TensorBoard's event files are always written, to <run>/tensorboard/."""
-
-    mlflow: Mlflow | None = None
-    wandb: Wandb | None = None
-
-
-class Recipe(_Section):
+class Recipe(Section):
     """Everything a run is. The resolved recipe, stored with the run, reproduces it alone."""
 
     name: Name = Field(description="the run's name; submitting the same name again continues it")

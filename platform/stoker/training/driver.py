@@ -13,7 +13,7 @@ import ray
 from stoker.dataset.manifest import Manifest, read_manifest
 from stoker.dataset.order import EpochOrder
 from stoker.errors import ClusterError, ModelError, RecipeError, RunError
-from stoker.recipe import Model, Recipe
+from stoker.recipe import Recipe
 from stoker.storage import locate
 from stoker.training.known_models import known_models
 from stoker.training.lease import Lease
@@ -114,9 +114,10 @@ def _asks_much(recipe: Recipe) -> bool:
 
     A plain model of a family that takes images of any size is not built here: a start is quicker without torch.
     """
-    plain = Model(name=recipe.model.name, classes=recipe.model.classes)
-    takes_any = recipe.model.name.startswith(_ANY_SIZE) and recipe.batch.micro > 1 and recipe.data.resizing is None
-    return recipe.model != plain or not takes_any or recipe.data.image_size < _LEAST_PIXELS
+    sizes = recipe.data.resizing is not None or recipe.evaluation.image_size is not None
+    takes_any = recipe.model.name.startswith(_ANY_SIZE) and recipe.batch.micro > 1
+    too_small = recipe.data.image_size < _LEAST_PIXELS
+    return recipe.model.asks_more_than_a_name or sizes or too_small or not takes_any
 
 
 def _must_answer(address: str) -> None:
