@@ -6,18 +6,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 
 from bench.train.cases import cases, chosen
 from bench.train.figures import train_figures
-from bench.train.gpu import gpu_figures
+from bench.train.gpu import gpu_figures, main
 from bench.train.place import CHECKOUT
-
-
-def bench(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(CHECKOUT / "tests"), str(CHECKOUT / "platform")])}
-    environment["CUDA_VISIBLE_DEVICES"] = ""
-    command = [sys.executable, "-m", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
 def test_a_job_is_compared_round_by_round_with_the_stock_job_of_the_same_round() -> None:
@@ -75,16 +69,19 @@ def test_the_better_decoder_counts_against_the_bar_of_the_true_data_path() -> No
     assert "synthetic_vs_plain" not in found
 
 
-def test_without_a_gpu_the_gpu_benchmark_refuses_in_one_line() -> None:
-    done = bench("bench.train.gpu")
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: no CUDA device here")
-    assert done.stderr.count("\n") == 1
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_the_gpu_benchmark_refuses_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: no CUDA device here")
+    assert said.count("\n") == 1
 
 
 def test_a_tiny_run_ends_with_the_figures_of_its_case(tmp_path: Path) -> None:
-    wanted = ["--only", "step, ResNet-18 at 96, 1 rank", "--folder", str(tmp_path)]
-    done = bench("bench.train", "--toy", "--rounds", "1", *wanted)
+    wanted = ["--toy", "--rounds", "1", "--only", "step, ResNet-18 at 96, 1 rank", "--folder", str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(CHECKOUT / "tests"), str(CHECKOUT / "platform")])}
+    command = [sys.executable, "-m", "bench.train", *wanted]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert [line.get("case") for line in lines] == ["step, ResNet-18 at 96, 1 rank", None]

@@ -10,6 +10,7 @@ import argparse
 import json
 import logging
 import os
+import signal
 import statistics
 import sys
 from collections.abc import Sequence
@@ -35,10 +36,11 @@ _COLUMNS = {"images_per_s": "images/s", "step_ms": "step ms", "goodput": "goodpu
 def main(arguments: Sequence[str]) -> int:
     """Run the cases; 0 unless the benchmark itself is broken, 2 where there is no GPU."""
     given = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     if not given.toy and not _has_gpu():
         print("error: no CUDA device here; bench-gpu needs one (BENCH=--toy runs its code on the CPU)", file=sys.stderr)
         return 2
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave no store behind
     names = [name for name in _CASES if not given.toy or "GPU decode" not in name]
     names = [name for name in names if not given.only or any(text.lower() in name.lower() for text in given.only)]
     rounds: dict[str, list[Measures]] = {name: [] for name in names}
