@@ -61,9 +61,9 @@ def started(who: Who, folder: Path, store: dict[str, str], *, nodes: int = 1) ->
     settings = Settings.model_validate(known)
     cluster = RayCluster(StateFolder(folder / f"cluster-{who}"), settings)
     variables = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "TORCH_"))}
-    with cluster.folder.lock(), _only(variables):
-        cluster.start(store)
-    try:
+    try:  # from before the start, which may be interrupted too
+        with cluster.folder.lock(), _only(variables):
+            cluster.start(store)
         environment = {**child_environment(), **store, **cluster.environment()}
         environment = {n: v for n, v in environment.items() if not n.startswith(("RAY_TRAIN_", "OMP_", "MKL_"))}
         part = Part(cluster.folder.instance, "cluster")

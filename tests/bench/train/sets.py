@@ -37,9 +37,9 @@ def place_in_store(folder: Path, images: int) -> Iterator[tuple[Place, dict[str,
     folder.mkdir(parents=True, exist_ok=True)
     settings = Settings.model_validate({"ports": {"s3": 0, "gcs": 0, "dashboard": 0, "serve": 0}})
     store = ObjectStore(StateFolder(folder / "state"), settings)
-    with store.folder.lock():
-        store.start()
-    try:
+    try:  # from before the start, which may be interrupted too
+        with store.folder.lock():
+            store.start()
         variables = store.environment()
         os.environ |= variables
         yield Place(str(folder), _make_set(folder, store.url, images), f"{store.url}/bench-train"), variables
