@@ -38,6 +38,7 @@ _COLUMNS = {
     "float_s": "float s",
     "exact_s": "exact s",
     "share": "share",
+    "processor_share": "CPU share",
     "bits_kept": "bits",
     "data_ratio": "true/synthetic",
     "data_wait": "data wait",
@@ -117,7 +118,7 @@ def _run(
             found = run_ranks(case.measure, place, case.arguments, case.ranks, place.logs / f"{name}.log")
         elif case.measure == "exact":
             cost = asdict(importlib.import_module("bench.train.exact").measure(**case.arguments))
-            found = {name: float(cost[name]) for name in ("float_s", "exact_s", "share", "bits_kept", "steps_redone")}
+            found = {name: float(value) for name, value in cost.items() if name not in case.arguments}
         else:
             found = faults.measure(place, store, who=case.who, classes=CLASSES, **case.arguments)
     except (CaseFailed, StokerError) as error:
