@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -49,11 +48,10 @@ def cases(*, is_toy: bool = False, with_stock_frozen: bool = False) -> list[Case
         told = f"{ranks} rank{'s' if ranks > 1 else ''}"
         found.append(Case(f"step, ResNet-18 at 96, {told}", "step", {**small, "pairs": many}, ranks))
         found.append(Case(f"step, ResNet-50 at 224, {told}", "step", {**large, "pairs": few}, ranks))
-    if importlib.util.find_spec("bench.train.exact"):
-        sizes = {"model": "resnet50", "image_size": 224, "micro": 16, "pairs": 3}
-        if is_toy:
-            sizes = {"model": "digitsnet", "image_size": 32, "micro": 2, "pairs": 3}
-        found.append(Case("exact sums, ResNet-50 at 224, 2 ranks", "exact", {**sizes, "ranks": 2}, 0))
+    sizes = {"model": "resnet50", "image_size": 224, "micro": 16, "pairs": 3}
+    if is_toy:
+        sizes = {"model": "digitsnet", "image_size": 32, "micro": 2, "pairs": 3}
+    found.append(Case("exact sums, ResNet-50 at 224, 2 ranks", "exact", {**sizes, "ranks": 2}, 0))
     blocks = {"blocks": 2, "steps": 2} if is_toy else {"blocks": 2, "steps": 4}
     found.append(Case("data from S3, ResNet-50 at 224, 1 rank", "data", {**large, **blocks}, 1, "store"))
     blocks = {"blocks": 2, "steps": 2} if is_toy else {"blocks": 3, "steps": 12}

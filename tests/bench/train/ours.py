@@ -12,15 +12,11 @@ from stoker.dataset import Batch, Loader
 from stoker.dataset.order import micro_batches_of
 from stoker.recipe import Recipe
 from stoker.storage import locate
+from stoker.training.checkpoint_writer import CheckpointWriter
 from stoker.training.checkpoints import list_checkpoints
 from stoker.training.models import build_model
 from stoker.training.optimizers import optimizer_tensors
 from stoker.training.step import Stepper
-
-try:
-    from stoker.training.checkpoint_writer import CheckpointWriter
-except ModuleNotFoundError:
-    from stoker.training.checkpoints import CheckpointWriter
 
 __all__ = ["CLASSES", "Checkpoints", "OurLoop", "loaded", "make_model", "recipe_for", "synthetic"]
 
