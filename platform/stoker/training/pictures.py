@@ -39,7 +39,7 @@ def pictures_of(recipe: Recipe, mistakes: Iterable[Mistake]) -> dict[int, str]:
 
 
 def _picture(recipe: Recipe, data: memoryview) -> str:
-    pixels = evaluation_image(data, image_size=recipe.data.image_size, resize=recipe.evaluation_resize)
+    pixels = evaluation_image(data, image_size=recipe.evaluation_image_size, resize=recipe.evaluation_resize)
     image = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
     image.thumbnail((_SIDE, _SIDE))
     body = io.BytesIO()
