@@ -1,9 +1,7 @@
-"""A run whose worker, controller and driver are killed with SIGKILL and whose worker is frozen, one after the other."""
+"""A run whose worker, controller and driver are killed with SIGKILL, one after the other."""
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from pathlib import Path
 
@@ -13,7 +11,7 @@ from conftest import Store
 from faults.runs import STEPS, Run, kill, processes_of
 from stoker.embedded import Instance
 
-EPOCHS = 4
+EPOCHS = 3
 
 
 @pytest.mark.store
@@ -22,7 +20,7 @@ def test_a_run_survives_the_death_of_a_worker_of_its_controller_and_of_its_drive
     roomy: Instance, store: Store, tmp_path: Path, record_property: pytest.RecordProperty
 ) -> None:
     run = Run(store, tmp_path, epochs=EPOCHS)
-    with run.running("workers.max_failures=4", RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S="6") as job:
+    with run.running() as job:
         first = run.wait_for_steps(job, 0, 25)
         refused = run.start().end()
         assert run.jobs[1].process.returncode == 2
@@ -38,18 +36,13 @@ def test_a_run_survives_the_death_of_a_worker_of_its_controller_and_of_its_drive
         third = run.wait_for_steps(job, 2, 25)
         record_property("controller_killed_to_next_step_s", third.first_at - killed)
 
-        os.kill(third.pids[1], signal.SIGSTOP)
-        frozen = time.time()
-        fourth = run.wait_for_steps(job, 3, 25)
-        record_property("worker_frozen_to_next_step_s", fourth.first_at - frozen)
-
         kill(job.process.pid)
         job.process.wait()
 
     began = time.time()
     with run.running("workers.min=1", "workers.max=1") as job:
-        fifth = run.wait_for_steps(job, 4, 1)
-        record_property("driver_submitted_again_to_first_step_s", fifth.first_at - began)
+        fourth = run.wait_for_steps(job, 3, 1)
+        record_property("driver_submitted_again_to_first_step_s", fourth.first_at - began)
         said = job.end()
     assert job.process.returncode == 0, said[-3000:]
     assert "continuing from step" in said

@@ -3,9 +3,10 @@
 - :class:`Ranks` joins the workers into a process group as ``TorchConfig`` does, but neither the driver nor the
   controller has to import torch for it (4 to 9 s of processor time each, measured), and workers that are to go are not
   asked to leave in order: one that is frozen would hold up the restart for half a minute.
-- No helper actor watches for preemption or for a dead controller, or holds barriers that nobody comes to: each costs
-  the imports of a process just when the workers do theirs. The workers ask for drained nodes themselves (``signals``),
-  the driver clears up (``attempts``); ``ray.train.report`` does not work, checkpoints and metrics are stoker's own.
+- No helper actor watches for preemption or for a dead controller, deals out data sets that are not there, or holds
+  barriers that nobody comes to: each costs the imports of a process just when the workers do theirs. The workers ask
+  for drained nodes themselves (``signals``), the driver clears up (``attempts``); ``ray.train.report`` does not work,
+  checkpoints and metrics are stoker's own.
 - :class:`_Fixed` asks no autoscaling coordinator; a pending placement group is demand enough.
 - :class:`_Elastic` leaves out nodes that are dead or draining, where Ray's own policy believes what the coordinator
   knew some seconds ago and waits for a node that is gone; and before it resizes it lets the workers store a checkpoint.
@@ -27,6 +28,7 @@ import ray
 from ray.train import RunConfig, ScalingConfig
 from ray.train._internal.utils import get_address_and_port
 from ray.train.backend import Backend, BackendConfig
+from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.constants import get_env_vars_to_propagate
 from ray.train.v2._internal.execution.callback import WorkerCallback
@@ -101,7 +103,8 @@ class Trainer(DataParallelTrainer):  # type: ignore[misc]
 
     def _create_default_callbacks(self) -> list[Any]:
         made = super()._create_default_callbacks()
-        return [c for c in made if not isinstance(c, PlacementGroupCleanerCallback)] + [_OnSigterm()]
+        helpers = (DatasetsCallback, PlacementGroupCleanerCallback)
+        return [callback for callback in made if not isinstance(callback, helpers)] + [_OnSigterm()]
 
     def _initialize_and_run_controller(self, **parts: Any) -> Any:
         policy = _Elastic if self.scaling_config.elasticity_enabled else _Fixed
