@@ -13,7 +13,7 @@ JPEG_PACKAGE := { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo 
 UV_VERSION := 0.13.9
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart up down test test-fast lint format bench-data bench-order bench-train bench-gpu verify-weights \
+.PHONY: help install quickstart up down test test-long test-fast lint format bench-data bench-order bench-train bench-gpu verify-weights \
 	clean
 
 help: ## list the targets
@@ -41,12 +41,15 @@ up: install ## start the embedded store, cluster and endpoint, and keep them run
 down: install ## end them; the data stay in .stoker/
 	@$(BIN)/python -m stoker.embedded down
 
-test: install ## lint, then the whole suite (a store, a cluster and a server of its own)
+test: install ## lint, then the suite (a store, a cluster and a server of its own); test-long runs what takes minutes
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+
+test-long: install ## the tests that take minutes each: fine-tuning on the cluster, runs that are stopped, a killed head
+	$(BIN)/python -m pytest -m long
 
 test-fast: install ## the tests that need no store and no cluster
-	$(BIN)/python -m pytest -m "not store and not cluster and not browser and not gpu"
+	$(BIN)/python -m pytest -m "not long and not store and not cluster and not browser and not gpu"
 
 lint: install ## ruff, types, and the direction of imports
 	$(BIN)/ruff format --check .

@@ -20,6 +20,13 @@ hypothesis.settings.register_profile("stoker", deadline=None)
 hypothesis.settings.load_profile("stoker")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs the cluster runs in one process, the rest beside it in another: each has its own store."""
+    for item in items:
+        if item.get_closest_marker("cluster"):
+            item.add_marker(pytest.mark.xdist_group("cluster"))
+
+
 @dataclass(frozen=True)
 class Store:
     """The object store of the test run, already in ``os.environ``."""

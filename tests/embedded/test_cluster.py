@@ -147,6 +147,7 @@ def test_up_survives_a_killed_start_and_down_leaves_nothing(own: Instance) -> No
     assert refused.stderr.startswith("error: the object store and the Ray cluster not answering")
 
 
+@pytest.mark.long
 def test_a_killed_head_is_started_anew_on_the_same_store(own: Instance) -> None:
     with own.started("quickstart"):
         head, store = own.cluster.process(), own.store.process()

@@ -14,6 +14,7 @@ from faults.runs import Run
 from stoker.embedded import Instance
 
 
+@pytest.mark.long
 @pytest.mark.store
 @pytest.mark.cluster
 def test_a_run_that_is_asked_to_go_or_to_stop_loses_nothing(

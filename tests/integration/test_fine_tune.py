@@ -16,6 +16,7 @@ from stoker.storage import locate
 from stoker.training.runs import RunFolder
 
 
+@pytest.mark.long
 @pytest.mark.store
 @pytest.mark.cluster
 @pytest.mark.timeout(900)

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from stoker.embedded import Instance
 
 PROGRAM = """
-import time, urllib.request
+import sys, time, urllib.request
 import ray
-from test_tracking import RECORD, standing
-from stoker.training.prometheus import RunMetrics
 
 @ray.remote(num_cpus=0)
 class Rank:
-    def tell(self):
+    def tell(self, tests):
+        sys.path.insert(0, tests)
+        from test_tracking import RECORD, standing
+        from stoker.training.prometheus import RunMetrics
         metrics = RunMetrics("curves", 3)
         metrics.standing(standing(4))
         metrics.epoch(RECORD)
@@ -26,7 +28,7 @@ class Rank:
 
 ray.init(log_to_driver=False)
 rank = Rank.remote()
-ray.get(rank.tell.remote())
+ray.get(rank.tell.remote(sys.argv[1]))
 (node,) = ray.nodes()
 address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
 until = time.monotonic() + 120
@@ -42,7 +44,8 @@ print("\\n".join(lines))
 @pytest.mark.store
 @pytest.mark.cluster
 def test_progress_shares_and_read_counters_are_served_by_the_nodes_agent(cluster: Instance) -> None:
-    done = subprocess.run([sys.executable, "-c", PROGRAM], check=False, text=True, capture_output=True, timeout=300)
+    command = [sys.executable, "-c", PROGRAM, str(Path(__file__).parent)]
+    done = subprocess.run(command, check=False, text=True, capture_output=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
 
     def value(name: str, *labels: str) -> float:
