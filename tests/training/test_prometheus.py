@@ -33,7 +33,8 @@ ray.get(rank.tell.remote(sys.argv[1]))
 address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
 until = time.monotonic() + 120
 lines = []
-while time.monotonic() < until and not any("stoker_loader_read_bytes" in line for line in lines):
+wanted = ("train_loss", "train_share", "train_seconds", "validation_accuracy", "read_bytes", "read_retries", "most_held")
+while time.monotonic() < until and not all(any(name in line for line in lines) for name in wanted):
     text = urllib.request.urlopen(address, timeout=10).read().decode()
     lines = [line for line in text.splitlines() if line.startswith("ray_stoker_")]
     time.sleep(0.5)
