@@ -33,7 +33,7 @@ ray.get(rank.tell.remote(sys.argv[1]))
 address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
 until = time.monotonic() + 120
 lines = []
-wanted = ("train_loss", "train_share", "train_seconds", "validation_accuracy", "read_bytes", "read_retries", "most_held")
+wanted = "train_loss train_share train_seconds validation_accuracy read_bytes read_retries most_held".split()
 while time.monotonic() < until and not all(any(name in line for line in lines) for name in wanted):
     text = urllib.request.urlopen(address, timeout=10).read().decode()
     lines = [line for line in text.splitlines() if line.startswith("ray_stoker_")]
