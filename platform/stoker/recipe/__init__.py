@@ -2,7 +2,7 @@
 
 from stoker.recipe.data_fields import Augment, Data, Resizing
 from stoker.recipe.model_fields import Augmentation, Loss, Model, Optimizer, Source
-from stoker.recipe.reading import as_yaml, changed_keys, json_schema, parse_recipe, read_recipe
+from stoker.recipe.reading import as_yaml, changed_keys, json_schema, leaves, parse_recipe, read_recipe
 from stoker.recipe.schema import BatchSizes, CheckpointPolicy, Ema, Evaluation, Recipe, Schedule, Workers
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "as_yaml",
     "changed_keys",
     "json_schema",
+    "leaves",
     "parse_recipe",
     "read_recipe",
 ]

@@ -15,7 +15,7 @@ from stoker.errors import RecipeError
 from stoker.recipe.schema import Recipe
 from stoker.recipe.yaml_core import CoreLoader
 
-__all__ = ["as_yaml", "changed_keys", "json_schema", "parse_recipe", "read_recipe"]
+__all__ = ["as_yaml", "changed_keys", "json_schema", "leaves", "parse_recipe", "read_recipe"]
 
 _MAY_CHANGE = ("workers.", "checkpoint.", "tracking.", "patience_s", "on_nan", "nan_skips", "log_every_s", "trace_dir",
                "data.read_threads", "data.read_deadline_s", "data.hedge_percentile", "data.decode_threads",
@@ -62,7 +62,7 @@ def json_schema() -> dict[str, Any]:
 
 def changed_keys(before: Recipe, after: Recipe) -> list[str]:
     """Dotted keys whose values differ and that define what a run computes (not where or how fast it does)."""
-    old, new = (dict(_leaves(r.model_dump(mode="json"))) for r in (before, after))
+    old, new = (dict(leaves(r.model_dump(mode="json"))) for r in (before, after))
     differing = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
     return [key for key in differing if not key.startswith(_MAY_CHANGE)]
 
@@ -157,9 +157,10 @@ def _keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield from _keys(below, f"{prefix}{name}.")
 
 
-def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of nested dicts."""
     if isinstance(value, dict):
         for key, inner in value.items():
-            yield from _leaves(inner, f"{prefix}{key}.")
+            yield from leaves(inner, f"{prefix}{key}.")
     else:
         yield prefix.rstrip("."), value

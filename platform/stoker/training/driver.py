@@ -33,8 +33,8 @@ def check_recipe(recipe: Recipe) -> Manifest:
 
     Raises:
         RecipeError: the recipe does not fit the data set.
-        DatasetError, ModelError, StorageError: the data set, the model or the store is not there. Whether the model
-            takes the recipe's options is for the first rank to say, which has torch.
+        DatasetError, ModelError, StorageError: the data set, the model or the store is not there, or the model
+            does not take what the recipe asks of it.
     """
     manifest = read_manifest(locate(recipe.data.url, patience_s=_DOOR_PATIENCE_S))
     for key, name in (("train_split", recipe.data.train_split), ("validation_split", recipe.data.validation_split)):

@@ -1,7 +1,6 @@
 """The names of all models without importing torchvision, which takes a driver 9 s of processor time before it starts.
 
-torchvision registers each builder by a decorator; the names are read from its source. What a name's options allow is
-checked by the first rank, which has torch anyway, before the first step.
+torchvision registers each builder by a decorator; the names are read from its source.
 """
 
 from __future__ import annotations

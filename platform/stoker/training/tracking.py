@@ -12,10 +12,10 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Any, Protocol
+from typing import Protocol
 
 from stoker.errors import RecipeError
-from stoker.recipe import Recipe
+from stoker.recipe import Recipe, leaves
 from stoker.storage import Location
 from stoker.training.event_file import EventFiles
 from stoker.training.outbox import Outbox
@@ -157,7 +157,7 @@ class _Mlflow:
             return
         made = self._client.create_run(experiment, tags={"stoker.run": run.url}, run_name=recipe.name)
         self._run = made.info.run_id
-        for key, value in _leaves(recipe.model_dump(mode="json")):
+        for key, value in leaves(recipe.model_dump(mode="json")):
             self._client.log_param(self._run, key, str(value)[:500])
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -191,12 +191,3 @@ class _Wandb:
 
     def close(self) -> None:
         self._run.finish()
-
-
-def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _leaves(inner, f"{prefix}{key}.")
-    else:
-        yield prefix.rstrip("."), value
