@@ -22,6 +22,7 @@ from made import write_dataset
 from stoker.embedded import Instance
 from stoker.storage import locate
 from stoker.training.runs import RunFolder
+from traces import groups_of_workers
 
 __all__ = ["BATCH", "STEPS", "Attempt", "Job", "Run", "kill", "processes_of", "wait_for"]
 
@@ -129,19 +130,12 @@ class Run:
 
     def attempts(self) -> list[Attempt]:
         """What the traces tell, in the order in which the groups of workers started."""
-        files = sorted(self.traces.glob("*.jsonl"), key=lambda file: int(file.name.split("-")[0]))
-        groups: list[dict[int, Path]] = []
-        for file in files:
-            rank = int(file.stem.rpartition("rank")[2])
-            if not groups or rank in groups[-1]:
-                groups.append({})
-            groups[-1][rank] = file
-        return [self._attempt(group) for group in groups]
+        return [self._attempt(group) for group in groups_of_workers(self.traces)]
 
-    def _attempt(self, files: dict[int, Path]) -> Attempt:
+    def _attempt(self, group: dict[int, tuple[int, Path]]) -> Attempt:
         steps: dict[int, list[int]] = {}
         times: dict[int, float] = {}
-        for file in files.values():
+        for _, file in group.values():
             for line in file.read_text().splitlines(keepends=True):
                 if not line.endswith("\n"):
                     continue  # cut short by a kill
@@ -150,7 +144,7 @@ class Run:
                 steps.setdefault(step, []).extend(entry["samples"])
                 times[step] = max(times.get(step, 0.0), entry["time"])
         whole = {step: samples for step, samples in steps.items() if len(samples) == BATCH}
-        return Attempt({rank: int(file.name.split("-")[1]) for rank, file in files.items()}, whole, times)
+        return Attempt({rank: pid for rank, (pid, _) in group.items()}, whole, times)
 
     def wait_for_steps(self, job: Job, attempt: int, count: int = 5) -> Attempt:
         """Until the ``attempt``-th group of workers (from 0) did ``count`` steps."""

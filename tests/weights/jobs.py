@@ -15,12 +15,13 @@ from pathlib import Path
 
 import psutil
 
+from nodes import second_node
 from stoker.embedded import Instance
-from stoker.embedded.processes import program
-from stoker.recipe import Recipe, Workers, as_yaml
+from stoker.recipe import Recipe, as_yaml
 from stoker.storage import locate
 from stoker.training.checkpoints import MODEL
 from stoker.training.runs import RunFolder
+from traces import groups_of_workers
 from weights.ranks import sha256_of
 
 __all__ = ["STEPS_PER_EPOCH", "JobRun", "grown_and_shrunk", "killed_twice"]
@@ -70,15 +71,10 @@ class JobRun:
     def groups(self) -> list[dict[int, tuple[int, int]]]:
         """Each group of workers that did a step, in order: {rank: (process, last step done)}."""
         found: list[dict[int, tuple[int, int]]] = []
-        for file in sorted(self._traces.glob("*.jsonl"), key=lambda file: int(file.name.split("-")[0])):
-            lines = [line for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
-            if not lines:
-                continue
-            rank = int(file.stem.rpartition("rank")[2])
-            if not found or rank in found[-1]:
-                found.append({})
-            place, per_epoch = json.loads(lines[-1]), STEPS_PER_EPOCH
-            found[-1][rank] = int(file.name.split("-")[1]), place["epoch"] * per_epoch + place["step"]
+        for group in groups_of_workers(self._traces):
+            last = {rank: (process, _last_step(file)) for rank, (process, file) in group.items()}
+            if done := {rank: (process, step) for rank, (process, step) in last.items() if step is not None}:
+                found.append(done)
         return found
 
     def wait_for(self, condition: Callable[[], object], what: str, job: subprocess.Popen[bytes]) -> None:
@@ -102,6 +98,14 @@ class JobRun:
         if checkpoint is None or checkpoint.step != step:
             raise RuntimeError(f"run {self.recipe.name} has no checkpoint at step {step}")
         return sha256_of(checkpoint.tensors(MODEL))
+
+
+def _last_step(trace: Path) -> int | None:
+    lines = [line for line in trace.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    if not lines:
+        return None
+    place = json.loads(lines[-1])
+    return int(place["epoch"] * STEPS_PER_EPOCH + place["step"])
 
 
 def killed_twice(run: JobRun) -> list[int]:
@@ -132,37 +136,12 @@ def killed_twice(run: JobRun) -> list[int]:
 def grown_and_shrunk(run: JobRun, cluster: Instance) -> list[int]:
     """Elastic: begins on the head, grows when a node comes, shrinks when it is killed, all in mid-epoch."""
     head = cluster.settings.ray_cpus
-    elastic = ["workers.min=1", f"workers.max={head + 1}", "workers.max_failures=-1"]
-    if "resize_every_s" in Workers.model_fields:
-        elastic.append("workers.resize_every_s=5")
+    elastic = ["workers.min=1", f"workers.max={head + 1}", "workers.max_failures=-1", "workers.resize_every_s=5"]
     with run.started(*elastic) as job:
         run.wait_for(lambda: run.has_done(3, head), f"steps of {head} workers", job)
-        with _node(cluster):
+        with second_node(cluster.cluster):
             run.wait_for(lambda: run.has_done(0, head + 1), f"growth to {head + 1} workers", job)
             began = min(last for _, last in run.groups()[-1].values())
             run.wait_for(lambda: run.has_done(began + 12, head + 1), f"steps of {head + 1} workers", job)
         run.must_end_well(job)
     return run.world_sizes()
-
-
-@contextlib.contextmanager
-def _node(cluster: Instance) -> Iterator[None]:
-    """A second node on this machine with one CPU; killed at the block's end, as a machine that goes."""
-    variables = cluster.environment()
-    node = subprocess.Popen(
-        [
-            *(program("ray"), "start", "--block", f"--address={variables['RAY_ADDRESS']}", "--num-cpus=1"),
-            *("--node-ip-address=127.0.0.1", "--min-worker-port=0", "--max-worker-port=0"),
-        ],
-        env={**os.environ, **variables, "STOKER_PART": "node"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        yield
-    finally:
-        for process in [*psutil.Process(node.pid).children(recursive=True), psutil.Process(node.pid)]:
-            with contextlib.suppress(psutil.Error):
-                process.kill()
-        node.wait()

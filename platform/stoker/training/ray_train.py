@@ -8,8 +8,9 @@
   for drained nodes themselves (``signals``), the driver clears up (``attempts``); ``ray.train.report`` does not work,
   checkpoints and metrics are stoker's own.
 - :class:`_Fixed` asks no autoscaling coordinator; a pending placement group is demand enough.
-- :class:`_Elastic` leaves out nodes that are dead or draining, where Ray's own policy believes what the coordinator
-  knew some seconds ago and waits for a node that is gone; and before it resizes it lets the workers store a checkpoint.
+- :class:`_Elastic` counts the room for workers itself (``room``), where Ray's own policy believes what the coordinator
+  knew 20 seconds ago and waits for a node that is gone; the coordinator only tells the autoscaler what is wanted. And
+  before it resizes it lets the workers store a checkpoint.
 - Controller and workers get their settings as arguments and not as a runtime environment of their own, so that they
   start in the idle processes that Ray keeps, where Python and Ray are imported already.
 - ``supervision`` decides what a failure means.
@@ -18,6 +19,7 @@
 from __future__ import annotations
 
 import os
+import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -46,6 +48,7 @@ from ray.train.v2._internal.execution.worker_group.placement_group_handle import
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.placement_group import get_placement_group, placement_group, placement_group_table, remove_placement_group
 
+from stoker.training.room import Room, room_for, silent_nodes
 from stoker.training.supervision import Supervision
 
 __all__ = ["TIMEOUTS", "Trainer", "remove_leftovers", "trainer"]
@@ -58,6 +61,7 @@ TIMEOUTS = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
+_FREED_WITHIN_S = 3.0
 
 
 def trainer(
@@ -135,7 +139,10 @@ class _OnSigterm(WorkerCallback):  # type: ignore[misc]
 
 
 class _Group(WorkerGroup):  # type: ignore[misc]
-    """Workers whose placement group can be found by the run's name when their controller is dead."""
+    """Workers whose placement group can be found by the run's name when their controller is dead.
+
+    It leaves out nodes that are silent, which the head may still believe in.
+    """
 
     @staticmethod
     def _get_worker_runtime_env(custom_runtime_env: Any) -> Any:
@@ -146,10 +153,18 @@ class _Group(WorkerGroup):  # type: ignore[misc]
             placement_group(
                 bundles=[context.resources_per_worker] * context.num_workers,
                 strategy=context.placement_strategy,
-                bundle_label_selector=context.label_selector,
+                bundle_label_selector=_elsewhere(context.label_selector, context.num_workers, silent_nodes()),
                 name=f"{self._train_run_context.run_config.name}/{uuid.uuid4().hex[:8]}",
             )
         )
+
+
+def _elsewhere(selectors: Any, workers: int, silent: set[str]) -> list[dict[str, str]] | None:
+    """The ``selectors`` of the workers' bundles, none of which may be on a node of ``silent``."""
+    if not silent:
+        return selectors or None
+    here = {ray._raylet.RAY_NODE_ID_KEY: f"!in({','.join(sorted(silent))})"}
+    return [{**selector, **here} for selector in selectors or [{}] * workers]
 
 
 class _NoBarrier:
@@ -185,7 +200,24 @@ class _Fixed(FixedScalingPolicy):  # type: ignore[misc]
 class _Elastic(ElasticScalingPolicy):  # type: ignore[misc]
     def __init__(self, scaling_config: ScalingConfig) -> None:
         super().__init__(scaling_config)
+        self._run_name = ""
         self._asked: float | None = None
+        self._waits_since: float | None = None
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        super().after_controller_start(train_run_context)
+        self._run_name = train_run_context.run_config.name
+
+    def make_decision_for_non_running_worker_group(self) -> Any:
+        """As many workers as find room; what workers before these held is waited for, some seconds."""
+        self._maybe_send_resource_request()
+        room, config = self._room(), self.scaling_config
+        self._waits_since = self._waits_since or time.monotonic()
+        may_wait = time.monotonic() - self._waits_since < _FREED_WITHIN_S
+        if room.now < config.min_workers or (may_wait and room.now < min(room.empty, config.max_workers)):
+            return NoopDecision()
+        self._waits_since = None
+        return self._get_resize_decision(min(room.now, config.max_workers))
 
     def make_decision_for_running_worker_group(self, worker_group_state: Any, worker_group_status: Any) -> Any:
         """As Ray's, but the workers are first asked to hand over; killed are those that did not by the next time."""
@@ -196,16 +228,14 @@ class _Elastic(ElasticScalingPolicy):  # type: ignore[misc]
         worker_group_state.workers[0].execute_async(_ask_to_hand_over)
         return NoopDecision()
 
+    def _get_reserved_resources(self) -> dict[str, Any]:
+        return {}
+
     def _count_possible_workers(self, reserved_resources: Mapping[str, Any]) -> int:
-        usable = usable_nodes()
-        there = {node: resources for node, resources in reserved_resources.items() if node in usable}
-        return int(super()._count_possible_workers(there))
+        return min(self._room().now, self.scaling_config.max_workers)
 
-
-def usable_nodes() -> set[str]:
-    """Ids of the nodes that live and are not about to go, as the head knows now."""
-    draining = ray._private.state.state.get_draining_nodes() or {}
-    return {node["NodeID"] for node in ray.nodes() if node["Alive"]} - set(draining)
+    def _room(self) -> Room:
+        return room_for(self._run_name, self.scaling_config._resources_per_worker_not_none)
 
 
 def remove_leftovers(run_name: str) -> int:

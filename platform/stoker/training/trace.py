@@ -13,11 +13,15 @@ __all__ = ["Trace"]
 
 
 class Trace:
-    """Appends to a local file which samples this rank used at each step, and when: one JSON line a step."""
+    """Appends to a local file which samples this rank used at each step, and when: one JSON line a step.
 
-    def __init__(self, folder: str, rank: int) -> None:
+    The file's name is ``<nanoseconds since 1970>-<process>-of<world size>-rank<rank>.jsonl``.
+    """
+
+    def __init__(self, folder: str, rank: int, world_size: int) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        self._file = (Path(folder) / f"{time.time_ns()}-{os.getpid()}-rank{rank}.jsonl").open("a")
+        name = f"{time.time_ns()}-{os.getpid()}-of{world_size}-rank{rank}.jsonl"
+        self._file = (Path(folder) / name).open("a")
 
     def write(self, batches: list[Batch]) -> None:
         numbers = [n for batch in batches for n in batch.numbers.tolist() if n >= 0]

@@ -70,7 +70,7 @@ class Worker:
         self._best = -1.0
         self._step = 0
         self._recorder = Recorder(recipe, run, self._loader, device)
-        self._trace = Trace(recipe.trace_dir, self._rank) if recipe.trace_dir else None
+        self._trace = Trace(recipe.trace_dir, self._rank, self._world_size) if recipe.trace_dir else None
 
     @property
     def _is_first(self) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +16,9 @@ import psutil
 
 from bench.train.jobs import Who
 from bench.train.ranks import child_environment
+from nodes import Node, second_node
 from stoker.embedded import RayCluster, Settings, StateFolder
-from stoker.embedded.processes import Part, Started, program, wait_until
-from stoker.errors import ClusterError
+from stoker.embedded.processes import Part
 
 __all__ = ["Cluster", "started"]
 
@@ -32,7 +31,7 @@ class Cluster:
 
     environment: dict[str, str]
     part: Part
-    second_node: Started | None = None
+    second_node: Node | None = None
 
     def cpu_s(self) -> float:
         """CPU seconds of all its processes that live."""
@@ -42,14 +41,6 @@ class Cluster:
                 times = process.cpu_times()
                 total += times.user + times.system
         return total
-
-    def kill_second_node(self) -> None:
-        """SIGKILL every process of the second node, as when its power goes."""
-        assert self.second_node is not None
-        top = psutil.Process(self.second_node.pid)
-        for process in [*top.children(recursive=True), top]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.send_signal(signal.SIGKILL)
 
 
 @contextlib.contextmanager
@@ -67,32 +58,11 @@ def started(who: Who, folder: Path, store: dict[str, str], *, nodes: int = 1) ->
         environment = {**child_environment(), **store, **cluster.environment()}
         environment = {n: v for n, v in environment.items() if not n.startswith(("RAY_TRAIN_", "OMP_", "MKL_"))}
         part = Part(cluster.folder.instance, "cluster")
-        yield Cluster(environment, part, _second_node(cluster, part) if nodes > 1 else None)
+        with second_node(cluster) if nodes > 1 else contextlib.nullcontext() as node:
+            yield Cluster(environment, part, node)
     finally:
         with cluster.folder.lock():
             cluster.stop()
-
-
-def _second_node(cluster: RayCluster, part: Part) -> Started:
-    head = cluster.process()
-    if head is None:
-        raise ClusterError("the cluster that was started just now is not there; see its log")
-    options = ("--node-ip-address=127.0.0.1", "--num-cpus=1", "--object-store-memory=100000000")
-    ports = ("--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0")
-    address = f"--address={cluster.environment()['RAY_ADDRESS']}"
-    log = cluster.folder.logs / "second-node.log"
-    node = part.start(
-        [program("ray"), "start", "--block", "--disable-usage-stats", "--log-color=false", address, *options, *ports],
-        environment=psutil.Process(head.pid).environ(),
-        folder=cluster.folder.path,
-        log=log,
-    )
-
-    def is_up() -> bool:
-        return "Ray runtime started" in log.read_text(errors="replace")
-
-    wait_until(is_up, "the second node", patience_s=90, process=node, log=log)
-    return node
 
 
 @contextlib.contextmanager

@@ -54,7 +54,8 @@ def _injected(job: Job, cluster: Cluster, fault: Fault) -> Measures:
         return _driver(job, pids)
     began = time.perf_counter()
     if fault == "node":
-        cluster.kill_second_node()
+        assert cluster.second_node is not None
+        cluster.second_node.kill()
     else:
         os.kill(pids[1], signal.SIGKILL if fault == "worker" else signal.SIGSTOP)
     ended, workers, step = job.wait_for_next_attempt(pids)
