@@ -24,7 +24,7 @@ from stoker.storage import locate
 from stoker.training.runs import RunFolder
 from traces import groups_of_workers
 
-__all__ = ["BATCH", "STEPS", "Attempt", "Job", "Run", "kill", "processes_of", "wait_for"]
+__all__ = ["BATCH", "CHECKOUT", "STEPS", "Attempt", "Job", "Run", "kill", "processes_of", "wait_for"]
 
 CHECKOUT = Path(__file__).parents[2]
 SAMPLES, BATCH = 1501, 16

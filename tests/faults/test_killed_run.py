@@ -10,6 +10,7 @@ import pytest
 from conftest import Store
 from faults.runs import STEPS, Run, kill, processes_of
 from stoker.embedded import Instance
+from stoker.training.events import read_events
 
 EPOCHS = 3
 
@@ -52,3 +53,8 @@ def test_a_run_survives_the_death_of_a_worker_of_its_controller_and_of_its_drive
     assert (result.checkpoint, result.metrics.samples) == (EPOCHS * STEPS, 40)
     with run.running() as job:
         assert "finished already" in job.end()
+    attempts = [event for event in read_events(run.at.location / "events") if event["kind"] == "attempt"]
+    whys = [event.get("why", "") for event in attempts]
+    assert [bool(why) for why in whys] == [False, True, True, False], "the driver's own death nobody saw"
+    assert "failure 1, 3 allowed" in whys[1]
+    assert "Ray's controller died" in whys[2]

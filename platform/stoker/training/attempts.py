@@ -26,7 +26,7 @@ from stoker.errors import RunError, StorageError
 from stoker.recipe import Recipe
 from stoker.training.lease import Lease
 from stoker.training.ray_train import TIMEOUTS, Trainer, remove_leftovers, trainer
-from stoker.training.supervision import cause_of_ours, one_line
+from stoker.training.supervision import cause_of_ours, forget, one_line
 from stoker.training.terminal import on_terminal, progress_bar
 
 __all__ = ["Attempts", "Stopped"]
@@ -57,6 +57,7 @@ class Attempts:
         }
         self._signals: list[int] = []
         self._deaths = 0
+        self._why: dict[str, Any] = {}
         for name, value in TIMEOUTS.items():
             os.environ.setdefault(name, value)
 
@@ -88,7 +89,7 @@ class Attempts:
             name = f"{self._recipe.name}-{uuid.uuid4().hex[:8]}"
             made = trainer(
                 _worker,
-                self._config,
+                self._config | {"account": name, "why": self._why},
                 workers=(workers.min, workers.max),
                 resources=resources,
                 max_failures=workers.max_failures if workers.max_failures < 0 else workers.max_failures - self._deaths,
@@ -108,6 +109,7 @@ class Attempts:
                 raise
             finally:
                 remove_leftovers(name)
+                forget(name)
             return ended[0]
 
     def _watch(self, thread: threading.Thread) -> None:
@@ -132,6 +134,7 @@ class Attempts:
 
     def _after_death(self, error: BaseException) -> None:
         self._deaths += 1
+        self._why = {"failed_at": round(time.time(), 3), "why": f"Ray's controller died: {one_line(error)}"}
         most = self._recipe.workers.max_failures
         if 0 <= most < self._deaths:
             raise self._failed(f"Ray's controller died {self._deaths} times: {one_line(error)}") from error

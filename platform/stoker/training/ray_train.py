@@ -114,7 +114,7 @@ class Trainer(DataParallelTrainer):  # type: ignore[misc]
         policy = _Elastic if self.scaling_config.elasticity_enabled else _Fixed
         parts |= {
             "scaling_policy": policy(self.scaling_config),
-            "failure_policy": Supervision(self._max_failures),
+            "failure_policy": Supervision(self._max_failures, self.run_config.name),
         }
         here = ray.get_runtime_context().get_node_id()
         self._controller = controller = ray.remote(

@@ -10,6 +10,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -68,14 +69,14 @@ class Recorder:
         self._restarted_from = float(state["at"])
         self.history = [EpochRecord.model_validate(record) for record in state["history"]]
 
-    def begin(self, step: int) -> None:
-        """This attempt goes on from ``step`` (of the whole run)."""
+    def begin(self, step: int, why: Mapping[str, Any] = MappingProxyType({})) -> None:
+        """This attempt goes on from ``step`` (of the whole run); ``why`` tells of the failure that came before."""
         recipe = self._recipe
         self._progress = Progress(recipe, self._loader.steps, first_step=step, say=say if self._is_first else None)
         if self._is_first:
             self._look_back()
             self.events.prune()
-            self.events.add("attempt", step=step, world_size=self._world_size)
+            self.events.add("attempt", step=step, world_size=self._world_size, **why)
         found = torch.tensor([self._restarted_from or 0.0, self._repeated_s], dtype=torch.float64, device=self._device)
         dist.broadcast(found, src=0)
         restarted_from, self._repeated_s = found.tolist()

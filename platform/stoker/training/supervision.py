@@ -15,8 +15,13 @@ anything else, in a worker or in Ray's controller      restart, ``workers.max_fa
 
 from __future__ import annotations
 
+import json
 import logging
+import time
+from typing import Any
 
+import ray
+from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_put
 from ray.train import FailureConfig
 from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.failure_handling import FailureDecision, FailurePolicy
@@ -24,7 +29,7 @@ from ray.train.v2.api.exceptions import ControllerError, PreemptionError, Worker
 
 from stoker.errors import StokerError
 
-__all__ = ["HandedOver", "Supervision", "cause_of_ours", "note_step", "one_line"]
+__all__ = ["HandedOver", "Supervision", "cause_of_ours", "forget", "note_step", "one_line", "why_started_again"]
 
 logger = logging.getLogger(__name__)
 
@@ -45,17 +50,25 @@ def note_step(error: BaseException, step: int) -> None:
 
 
 class Supervision(FailurePolicy):  # type: ignore[misc]
-    """Decides after each failure; ``max_failures`` -1 is without bound."""
+    """Decides after each failure; ``max_failures`` -1 is without bound.
 
-    def __init__(self, max_failures: int) -> None:
+    The workers that it starts again find out why under ``account``, a name that no other trainer
+    has; without one nobody is told.
+    """
+
+    def __init__(self, max_failures: int, account: str = "") -> None:
         super().__init__(FailureConfig(max_failures=max_failures))
+        self._account = account
         self._most, self._failures = max_failures, 0
         self._last: Signature = frozenset()
 
     def make_decision(self, training_failed_error: Exception) -> FailureDecision:
         """RETRY or RAISE; says why in the log, in one line."""
         decision, why = self._judge(training_failed_error)
-        logger.warning("%s: %s", "starting the workers again" if decision is FailureDecision.RETRY else "ending", why)
+        again = decision is FailureDecision.RETRY
+        logger.warning("%s: %s", "starting the workers again" if again else "ending", why)
+        if again and self._account:
+            _note(self._account, why)
         return decision
 
     def _judge(self, error: Exception) -> tuple[FailureDecision, str]:
@@ -98,6 +111,32 @@ class Supervision(FailurePolicy):  # type: ignore[misc]
     @property
     def _bound(self) -> str:
         return "any number" if self._most < 0 else str(self._most)
+
+
+def why_started_again(account: str) -> dict[str, Any]:
+    """``{"failed_at": seconds since 1970, "why": one line}`` of the last failure under ``account``; {} if none was."""
+    try:
+        found = _internal_kv_get(_key(account))
+        return dict(json.loads(found)) if found else {}
+    except (ray.exceptions.RayError, ValueError) as error:
+        logger.debug("why this attempt was started is not known: %s", error)
+        return {}
+
+
+def forget(account: str) -> None:
+    """Nobody will ask for ``account`` again."""
+    _internal_kv_del(_key(account))
+
+
+def _note(account: str, why: str) -> None:
+    try:
+        _internal_kv_put(_key(account), json.dumps({"failed_at": round(time.time(), 3), "why": why}))
+    except ray.exceptions.RayError as error:
+        logger.debug("the next attempt will not know why it was started: %s", error)
+
+
+def _key(account: str) -> bytes:
+    return f"stoker/failure/{account}".encode()
 
 
 def cause_of_ours(error: BaseException) -> StokerError | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray.train
@@ -26,6 +26,7 @@ from stoker.training.recorder import Recorder, say
 from stoker.training.result import close_run, versions
 from stoker.training.runs import RunFolder
 from stoker.training.step import STEPPER, StepDone, Stepper
+from stoker.training.supervision import why_started_again
 from stoker.training.trace import Trace
 
 __all__ = ["train_worker"]
@@ -34,7 +35,8 @@ __all__ = ["train_worker"]
 def train_worker(config: dict[str, Any]) -> None:
     """The function that Ray Train calls on every rank.
 
-    ``config`` is ``{"recipe": …, "fingerprint": …, "lease": the token of the driver's lease}``.
+    ``config`` is ``{"recipe": …, "fingerprint": …, "lease": the token of the driver's lease, "account": where
+    ``supervision`` says why it started these workers again, "why": what the driver knows of that}``.
     """
     quiet_libraries()
     recipe = Recipe.model_validate(config["recipe"])
@@ -44,7 +46,8 @@ def train_worker(config: dict[str, Any]) -> None:
         torch.cuda.set_device(device)
     run = RunFolder(locate(recipe.storage, patience_s=recipe.patience_s), recipe.name)
     with Guard(recipe, run, config["lease"], device) as guard:
-        Worker(recipe, config["fingerprint"], device, run, guard).run()
+        why = why_started_again(config["account"]) or config["why"]
+        Worker(recipe, config["fingerprint"], device, run, guard).run(why)
 
 
 class Worker:
@@ -76,11 +79,11 @@ class Worker:
     def _is_first(self) -> bool:
         return self._rank == 0
 
-    def run(self) -> None:
-        """Train to the recipe's last epoch and store the result."""
+    def run(self, why: Mapping[str, Any]) -> None:
+        """Train to the recipe's last epoch and store the result; ``why`` tells of the failure that came before."""
         try:
             self._restore()
-            self._recorder.begin(self._step)
+            self._recorder.begin(self._step, why)
             evaluated = self._run_epochs() or self._evaluate()  # or: the last checkpoint is there, the result is not
             if self._writer is not None:
                 self._writer.close()
