@@ -25,8 +25,9 @@ def test_a_loss_that_is_no_number_ends_the_run_after_as_many_steps_left_out_as_a
         said = job.end()
     assert job.process.returncode == 2, said[-3000:]
     assert "its batch will be left out (1 of at most 1)" in said
-    assert "error: run 'run': the loss turned NaN or infinite at step" in said.splitlines()[-1]
-    assert "1 steps were skipped before (nan_skips)" in said.splitlines()[-1]
+    (error,) = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert "run 'run': the loss turned NaN or infinite at step" in error
+    assert "1 steps were skipped before (nan_skips)" in error
     told = json.loads((run.at.location / "not_finite.json").read())
     assert len(told["samples"]) == len(told["keys"]) == 16
     assert run.at.latest_checkpoint() is None, "a checkpoint of no numbers was kept"
@@ -37,7 +38,7 @@ def test_a_rank_that_stands_still_is_shown_with_all_stacks_and_the_run_goes_on(
     roomy: Instance, store: Store, tmp_path: Path, record_property: pytest.RecordProperty
 ) -> None:
     run = Run(store, tmp_path, epochs=1)
-    with run.running("workers.hang_s=8") as job:
+    with run.running("workers.hang_s=8", "patience_s=5") as job:
         first = run.wait_for_steps(job, 0, 25)
         os.kill(first.pids[1], signal.SIGSTOP)
         frozen = time.time()
@@ -46,5 +47,5 @@ def test_a_rank_that_stands_still_is_shown_with_all_stacks_and_the_run_goes_on(
         said = job.end()
     assert job.process.returncode == 0, said[-3000:]
     assert "rank 0 did nothing for 8 s (workers.hang_s); the stacks of its threads" in said
-    assert "all_reduce" in said
+    assert "stoker/training/step.py" in said, "the stacks are not there"
     run.must_have_seen_each_sample_once()

@@ -12,7 +12,7 @@ from faults.runs import STEPS, Run, kill, processes_of
 from stoker.embedded import Instance
 from stoker.training.events import read_events
 
-EPOCHS = 3
+EPOCHS = 6
 
 
 @pytest.mark.store

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Literal
 
 from stoker.dataset.ahead import ahead
@@ -253,7 +253,11 @@ class Loader:
         for step, samples in enumerate(stream, first_step):
             for i, number in enumerate(self._micro_batches):
                 members = samples[i * self._micro_batch : (i + 1) * self._micro_batch]
-                yield self._maker.start(pool, members, key, (epoch, step, number))
+                made = self._maker.start(pool, members, key, (epoch, step, number))
+                yield made
+            if step == first_step:  # the stream goes to work when it is asked for more: not while this one is made
+                with suppress(Exception):  # which is raised where the batch is taken
+                    made()
 
 
 def _image_decoder(data: Data, resize: int | None, *, is_training: bool) -> Decoder:

@@ -18,11 +18,17 @@ class ReadPool(Generic[T]):
     """Up to ``threads`` threads; of what was submitted they take what has the lowest ``urgency``, then what came first.
 
     Nothing is read before :meth:`begin`, so that the most urgent read is the first one wherever in the queue it came.
-    The threads are daemons: a read that hangs does not keep the process from its end.
+    Then no more than one read that is less urgent than ``first`` is under way until :meth:`open`: whatever waits for
+    the first has the processor and the network nearly to itself. The threads are daemons: a read that hangs does
+    not keep the process from its end.
     """
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, first: int) -> None:
         self._most = threads
+        self._first = first
+        self._later = 0
+        """reads under way that are less urgent than the first"""
+        self._is_open = False
         self._threads = 0
         self._idle = 0
         self._change = threading.Condition()
@@ -47,6 +53,14 @@ class ReadPool(Generic[T]):
                 self._has_begun = True
                 self._wake(len(self._waiting))
 
+    def open(self) -> None:
+        """Read as many at once as there are threads, from now on."""
+        if self._is_open:
+            return
+        with self._change:
+            self._is_open = True
+            self._change.notify_all()
+
     def _wake(self, reads: int) -> None:
         self._change.notify(min(reads, self._idle))
         for _ in range(min(reads - self._idle, self._most - self._threads)):
@@ -66,15 +80,26 @@ class ReadPool(Generic[T]):
         while True:
             with self._change:
                 self._idle += 1
-                while not self._waiting and not self._is_closed:
+                while not self._may_take() and not self._is_closed:
                     self._change.wait()
                 self._idle -= 1
                 if self._is_closed:
                     return
-                _, _, future, read = heapq.heappop(self._waiting)
+                urgency, _, future, read = heapq.heappop(self._waiting)
+                is_later = urgency > self._first
+                self._later += is_later
             if future.set_running_or_notify_cancel():
                 try:
                     future.set_result(read())
                 except BaseException as error:
                     future.set_exception(error)
             del future, read  # an idle thread holds no block
+            with self._change:
+                self._later -= is_later
+                if not self._is_open and self._waiting:
+                    self._change.notify()
+
+    def _may_take(self) -> bool:
+        if not self._waiting:
+            return False
+        return self._is_open or self._waiting[0][0] <= self._first or not self._later

@@ -5,9 +5,9 @@
 
 The planner admits windows in the order of need while the bytes in flight and waiting stay under ``memory_bytes``; a
 window that the step under way needs is admitted in any case, so that a bound that is too small makes the stream slow
-but never still. The samples of the very first step are read by themselves, before their blocks, and nothing is read
-until all of them are asked for, so that a start or a seek costs no more than a batch. Nothing of the order depends on
-threads or time.
+but never still. A start or a seek costs no more than a batch: the samples of the first step are read by themselves,
+before their blocks, nothing is read until all of them are asked for, and then one block at a time until the second
+step is asked for. Nothing of the order depends on threads or time.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class BlockStream:
         self._slots = list(slots)
         self._from_step = from_step
         self._memory_bytes, self._decoding_steps = memory_bytes, decoding_steps
-        self._pool: ReadPool[list[Sample]] = ReadPool(read_threads)
+        self._pool: ReadPool[list[Sample]] = ReadPool(read_threads, from_step)
         self._planner = threading.Thread(target=self._plan, name="stoker-plan", daemon=True)
         self._change = threading.Condition()
         self._admitted: dict[int, deque[_Held]] = {slot: deque() for slot in self._slots}
@@ -124,6 +124,8 @@ class BlockStream:
         current: dict[int, _Held | None] = dict.fromkeys(self._slots)
         ended: deque[tuple[int, _Held]] = deque()
         for step in range(self._from_step, self._order.steps):
+            if step > self._from_step:
+                self._pool.open()
             while ended and ended[0][0] + self._decoding_steps <= step:
                 self._release(ended.popleft()[1])
             with self._change:

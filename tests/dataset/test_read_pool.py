@@ -1,0 +1,86 @@
+"""The threads that read: the most urgent first, and little beside the first step's samples until it is made."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from stoker.dataset.read_pool import ReadPool
+
+
+class Reads:
+    """Reads that each wait to be let go; ``begun`` are those that have begun, in order."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self._gates: dict[str, threading.Event] = {}
+
+    def of(self, name: str) -> Callable[[], str]:
+        gate = self._gates[name] = threading.Event()
+
+        def read() -> str:
+            self.begun.append(name)
+            gate.wait(30)
+            return name
+
+        return read
+
+    def let_go(self, name: str) -> None:
+        self._gates[name].set()
+
+    def wait_for(self, *names: str) -> None:
+        deadline = time.monotonic() + 30
+        while set(names) - set(self.begun):
+            assert time.monotonic() < deadline, f"begun are {self.begun}"
+            time.sleep(0.002)
+
+
+def test_until_it_is_opened_one_read_goes_beside_those_of_the_first_step() -> None:
+    pool: ReadPool[str] = ReadPool(8, first=3)
+    reads = Reads()
+    later = [pool.submit(4 + i, reads.of(f"later {i}")) for i in range(4)]
+    first = [pool.submit(3, reads.of(f"first {i}")) for i in range(4)]
+    assert reads.begun == [], "nothing is read before all is asked for"
+    pool.begin()
+    reads.wait_for("first 0", "first 1", "first 2", "first 3", "later 0")
+    assert len(reads.begun) == 5
+    reads.let_go("later 0")
+    assert later[0].result(30) == "later 0"
+    reads.wait_for("later 1")
+    assert len(reads.begun) == 6
+    pool.open()
+    reads.wait_for("later 2", "later 3")
+    for i in range(4):
+        reads.let_go(f"first {i}")
+        assert first[i].result(30) == f"first {i}"
+    pool.close()
+    for i in range(1, 4):
+        reads.let_go(f"later {i}")
+
+
+def test_what_was_not_begun_is_cancelled_when_it_closes() -> None:
+    pool: ReadPool[str] = ReadPool(1, first=0)
+    reads = Reads()
+    under_way, waiting = pool.submit(0, reads.of("one")), pool.submit(0, reads.of("two"))
+    pool.begin()
+    reads.wait_for("one")
+    pool.close()
+    assert waiting.cancelled()
+    reads.let_go("one")
+    assert under_way.result(30) == "one"
+
+
+def test_an_error_is_the_futures() -> None:
+    pool: ReadPool[str] = ReadPool(1, first=0)
+
+    def fail() -> str:
+        raise KeyError("gone")
+
+    future = pool.submit(0, fail)
+    pool.begin()
+    with pytest.raises(KeyError, match="gone"):
+        future.result(30)
+    pool.close()
