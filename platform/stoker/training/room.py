@@ -35,8 +35,8 @@ class Room:
 
 def room_for(run_name: str, per_worker: Resources) -> Room:
     """The room for workers of ``per_worker`` resources each; ``run_name/…`` are the run's own placement groups."""
-    usable = usable_nodes()
-    free = {node: dict(ray._private.state.available_resources_per_node().get(node, {})) for node in usable}
+    usable, available = usable_nodes(), ray._private.state.available_resources_per_node()
+    free = {node: dict(available.get(node, {})) for node in usable}
     for group in placement_group_table().values():
         if group["name"].startswith(f"{run_name}/") and group["state"] != "REMOVED":
             for bundle, node in group["bundles_to_node_id"].items():
@@ -76,11 +76,8 @@ def _answers(node: Mapping[str, Any]) -> bool:
 
 
 def workers_that_fit(per_worker: Resources, nodes: Mapping[str, Resources]) -> int:
-    """How many find room, each on one of ``nodes``; a worker that needs nothing is not counted."""
-    needs = {name: amount for name, amount in per_worker.items() if amount > 0}
-    if not needs:
-        return 0
+    """How many find room, each on one of ``nodes``; each needs something (amounts above 0)."""
     return sum(
-        min(int((free.get(name, 0.0) + _SHARE / 2) / amount) for name, amount in needs.items())
+        min(int((free.get(name, 0.0) + _SHARE / 2) / amount) for name, amount in per_worker.items())
         for free in nodes.values()
     )
