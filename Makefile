@@ -45,7 +45,7 @@ test: install ## lint, then the suite (a store, a cluster and a server of its ow
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
-test-long: install ## the tests that take minutes each: fine-tuning on the cluster, runs that are stopped, a killed head
+test-long: install ## the tests that take minutes each: fine-tuning on the cluster, runs that are stopped or lose nodes and store
 	$(BIN)/python -m pytest -m long
 
 test-fast: install ## the tests that need no store and no cluster
