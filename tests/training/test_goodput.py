@@ -128,7 +128,7 @@ def run(alone: None, tmp_path: Path) -> Callable[[int], list[EpochRecord]]:
 
 
 def slowed(cls: type, method: str, times: int, patch: pytest.MonkeyPatch) -> list[float]:
-    """From its second epoch on, ``cls.method``, called ``times`` an epoch, sleeps for twice the first epoch's time.
+    """From its second epoch on, ``cls.method``, called ``times`` an epoch, sleeps for four times the first epoch's time.
 
     The list holds the seconds that it slept.
     """
@@ -137,7 +137,7 @@ def slowed(cls: type, method: str, times: int, patch: pytest.MonkeyPatch) -> lis
     def slow(*arguments: object, **named: object) -> object:
         called.append(time.monotonic())
         if len(called) > times:
-            slept.append(max(1.0, 2 * (called[times] - called[0])) / times)
+            slept.append(max(1.0, 4 * (called[times] - called[0])) / times)
             time.sleep(slept[-1])
         return whole(*arguments, **named)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import ray.train
@@ -79,7 +80,7 @@ class Worker:
     def _is_first(self) -> bool:
         return self._rank == 0
 
-    def run(self, why: Mapping[str, Any]) -> None:
+    def run(self, why: Mapping[str, Any] = MappingProxyType({})) -> None:
         """Train to the recipe's last epoch and store the result; ``why`` tells of the failure that came before."""
         try:
             self._restore()
