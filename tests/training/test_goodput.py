@@ -128,7 +128,7 @@ def run(alone: None, tmp_path: Path) -> Callable[[int], list[EpochRecord]]:
 
 
 def slowed(cls: type, method: str, times: int, patch: pytest.MonkeyPatch) -> list[float]:
-    """From its second epoch on, ``cls.method``, called ``times`` an epoch, sleeps for four times as long as the first took.
+    """From its second epoch on, ``cls.method``, called ``times`` an epoch, sleeps for four times the first one's time.
 
     The list holds the seconds that it slept.
     """
