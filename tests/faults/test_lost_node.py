@@ -23,7 +23,7 @@ def test_an_elastic_run_goes_on_with_the_nodes_that_are_there(
     roomy: Instance, store: Store, tmp_path: Path, record_property: pytest.RecordProperty
 ) -> None:
     cpus = roomy.settings.ray_cpus - 1  # one worker a node
-    run = Run(store, tmp_path, epochs=20)
+    run = Run(store, tmp_path, epochs=25)
     elastic = (f"workers.cpus={cpus}", "workers.min=1", "workers.max=2", "workers.resize_every_s=3")
     with run.running(*elastic) as job:
         sizes = _Sizes(run, job)
