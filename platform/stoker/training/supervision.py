@@ -15,6 +15,7 @@ anything else, in a worker or in Ray's controller      restart, ``workers.max_fa
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import time
@@ -125,7 +126,8 @@ def why_started_again(account: str) -> dict[str, Any]:
 
 def forget(account: str) -> None:
     """Nobody will ask for ``account`` again."""
-    _internal_kv_del(_key(account))
+    with contextlib.suppress(ray.exceptions.RayError):
+        _internal_kv_del(_key(account))
 
 
 def _note(account: str, why: str) -> None:
