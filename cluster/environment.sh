@@ -11,7 +11,7 @@ export RAY_USAGE_STATS_ENABLED=0
 # Paths in a job stay what they are; Ray Train would change into a folder of its own.
 export RAY_CHDIR_TO_TRIAL_DIR=0
 # `ray job stop` asks first and waits: a training run then stores a checkpoint and ends by itself. How soon lost and
-# frozen workers are noticed is set by the run's driver (stoker.training.ray_train.TIMEOUTS); what is set here goes first.
+# frozen workers are noticed is set by the run's driver (stoker.training.fault_tolerance.ray_train.TIMEOUTS); what is set here goes first.
 export RAY_JOB_STOP_SIGNAL=SIGINT
 export RAY_JOB_STOP_WAIT_TIME_S=120
 

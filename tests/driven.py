@@ -8,7 +8,7 @@ import sys
 from collections.abc import Collection
 from pathlib import Path
 
-from stoker.dataset.prepare.digits import digit_files
+from stoker.embedded.digits import digit_files
 
 __all__ = ["run", "submit", "write_digits"]
 

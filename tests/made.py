@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from stoker.dataset.index import IndexRow, ShardIndex, payload_checksum
-from stoker.dataset.jpeg import read_marks
-from stoker.dataset.manifest import Manifest, Shard, Split, checksum, write_manifest
+from stoker.dataset.format.index import IndexRow, ShardIndex, payload_checksum
+from stoker.dataset.format.jpeg import read_marks
+from stoker.dataset.format.manifest import Manifest, Shard, Split, checksum, write_manifest
 from stoker.storage import Location, locate
 
 __all__ = ["write_dataset", "write_samples"]

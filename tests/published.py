@@ -9,13 +9,13 @@ import torch
 
 from made import write_dataset
 from stoker.dataset import Loader, read_manifest
+from stoker.evaluation import Normalize, evaluate, parity_samples
+from stoker.models import build_model
 from stoker.recipe import Recipe, parse_recipe
+from stoker.runs.checkpoint_writer import CheckpointWriter
+from stoker.runs.folder import RunFolder
+from stoker.runs.records import History, Result
 from stoker.storage import Location, locate
-from stoker.training.checkpoint_writer import CheckpointWriter
-from stoker.training.evaluation import Normalize, evaluate, parity_samples
-from stoker.training.models import build_model
-from stoker.training.records import History, Result
-from stoker.training.runs import RunFolder
 
 __all__ = ["finished_run"]
 

@@ -11,13 +11,13 @@ import torch.distributed as dist
 
 from stoker.dataset import Loader
 from stoker.dataset.decode import TrainingImages
+from stoker.evaluation import Normalize, evaluate
+from stoker.models import build_model
 from stoker.recipe import Recipe
+from stoker.runs.folder import RunFolder
 from stoker.storage import locate
-from stoker.training.evaluation import Normalize, evaluate
-from stoker.training.guard import Guard
-from stoker.training.models import build_model
-from stoker.training.runs import RunFolder
-from stoker.training.step import Stepper
+from stoker.training.fault_tolerance.guard import Guard
+from stoker.training.step.stepper import Stepper
 from stoker.training.worker import Worker
 
 __all__ = ["evaluate_rank", "late_rank", "train_rank", "work"]

@@ -1,4 +1,4 @@
-"""What the ranks of a run wrote below its recipe's ``trace_dir`` (``stoker.training.trace``)."""
+"""What the ranks of a run wrote below its recipe's ``trace_dir`` (``stoker.training.telemetry.trace``)."""
 
 from __future__ import annotations
 

@@ -20,8 +20,8 @@ import psutil
 from conftest import Store
 from made import write_dataset
 from stoker.embedded import Instance
+from stoker.runs.folder import RunFolder
 from stoker.storage import locate
-from stoker.training.runs import RunFolder
 from traces import groups_of_workers
 
 __all__ = ["BATCH", "CHECKOUT", "STEPS", "Attempt", "Job", "Run", "kill", "processes_of", "wait_for"]

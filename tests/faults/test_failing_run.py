@@ -47,5 +47,5 @@ def test_a_rank_that_stands_still_is_shown_with_all_stacks_and_the_run_goes_on(
         said = job.end()
     assert job.process.returncode == 0, said[-3000:]
     assert "rank 0 did nothing for 8 s (workers.hang_s); the stacks of its threads" in said
-    assert "stoker/training/step.py" in said, "the stacks are not there"
+    assert "stoker/training/step/stepper.py" in said, "the stacks are not there"
     run.must_have_seen_each_sample_once()

@@ -10,7 +10,7 @@ import pytest
 from conftest import Store
 from faults.runs import STEPS, Run, kill, processes_of
 from stoker.embedded import Instance
-from stoker.training.events import read_events
+from stoker.training.telemetry.events import read_events
 
 EPOCHS = 6
 

@@ -12,8 +12,8 @@ from conftest import Store
 from driven import run, submit, write_digits
 from stoker.embedded import Instance
 from stoker.registry import Registry
+from stoker.runs.folder import RunFolder
 from stoker.storage import locate
-from stoker.training.runs import RunFolder
 
 
 @pytest.mark.long

@@ -14,7 +14,7 @@ from driven import run, submit, write_digits
 from stoker.embedded import Instance
 from stoker.registry import Registry
 from stoker.storage import locate
-from stoker.training.events import read_events
+from stoker.training.telemetry.events import read_events
 
 
 @pytest.mark.store

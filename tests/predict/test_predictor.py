@@ -14,11 +14,11 @@ from published import finished_run, weights_of
 from stoker.dataset import SampleReader, UndecodableImage
 from stoker.dataset.decode import evaluation_image
 from stoker.errors import ModelError
+from stoker.models import build_model
 from stoker.predict import Predictor, check_parity
 from stoker.registry import publish_run
+from stoker.runs.folder import RunFolder
 from stoker.storage import Location
-from stoker.training.models import build_model
-from stoker.training.runs import RunFolder
 
 
 @pytest.fixture(scope="module")

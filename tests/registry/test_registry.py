@@ -12,9 +12,9 @@ from stoker.errors import ModelError, RunError, StorageError
 from stoker.predict import check_parity
 from stoker.recipe import Recipe
 from stoker.registry import ModelVersion, Registry, publish_run
+from stoker.runs.folder import RunFolder
+from stoker.runs.records import Result
 from stoker.storage import Location, locate
-from stoker.training.records import Result
-from stoker.training.runs import RunFolder
 
 
 @pytest.fixture(scope="module")

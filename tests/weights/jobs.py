@@ -18,9 +18,9 @@ import psutil
 from nodes import second_node
 from stoker.embedded import Instance
 from stoker.recipe import Recipe, as_yaml
+from stoker.runs.checkpoints import MODEL
+from stoker.runs.folder import RunFolder
 from stoker.storage import locate
-from stoker.training.checkpoints import MODEL
-from stoker.training.runs import RunFolder
 from traces import groups_of_workers
 from weights.ranks import sha256_of
 

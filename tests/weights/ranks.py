@@ -16,9 +16,9 @@ import torch.multiprocessing as processes
 from torch import Tensor
 
 from stoker.dataset import Loader
+from stoker.models import build_model
 from stoker.recipe import Recipe
-from stoker.training.models import build_model
-from stoker.training.step import Stepper
+from stoker.training.step.stepper import Stepper
 
 __all__ = ["Trained", "sha256_of", "train_on_ranks"]
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from stoker.dataset.batch import Batch
     from stoker.dataset.decode import UndecodableImage
+    from stoker.dataset.format.manifest import Manifest, read_manifest
     from stoker.dataset.iterable import LoaderDataset
     from stoker.dataset.loader import Loader
-    from stoker.dataset.manifest import Manifest, read_manifest
     from stoker.dataset.samples import Sample, SampleReader
 
 __all__ = [
@@ -29,11 +29,11 @@ _HOMES = {
     "Batch": "batch",
     "Loader": "loader",
     "LoaderDataset": "iterable",
-    "Manifest": "manifest",
+    "Manifest": "format.manifest",
     "Sample": "samples",
     "SampleReader": "samples",
     "UndecodableImage": "decode",
-    "read_manifest": "manifest",
+    "read_manifest": "format.manifest",
 }
 
 

@@ -16,7 +16,7 @@ from stoker.dataset.ahead import ahead
 from stoker.dataset.batch import Batch, BatchMaker
 from stoker.dataset.decode import Decoder, EvaluationImages, TrainingImages, TrainingImagesOnGpu
 from stoker.dataset.decode.pool import decode_pool
-from stoker.dataset.manifest import read_manifest
+from stoker.dataset.format.manifest import read_manifest
 from stoker.dataset.order import EpochOrder, key_of, micro_batches_of
 from stoker.dataset.samples import INDEX_BYTES, ShardReader
 from stoker.dataset.stream import BlockStream

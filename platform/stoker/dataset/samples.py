@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stoker.dataset.index import ShardIndex, payload_checksum, read_index
-from stoker.dataset.jpeg import Marks
-from stoker.dataset.manifest import Split, read_manifest
+from stoker.dataset.format.index import ShardIndex, payload_checksum, read_index
+from stoker.dataset.format.jpeg import Marks
+from stoker.dataset.format.manifest import Split, read_manifest
 from stoker.errors import DatasetError
 from stoker.storage import BlockCache, Location, Reads
 from stoker.storage.retry import BadBody
@@ -28,7 +28,7 @@ class Sample:
     """One sample as it is stored.
 
     ``data`` holds the encoded bytes; ``shard`` (a URL) and ``offset`` say where they came from. ``orientation`` is
-    EXIF's, 1 to 8; ``marks`` say where a JPEG can be cut (``stoker.dataset.jpeg``).
+    EXIF's, 1 to 8; ``marks`` say where a JPEG can be cut (``stoker.dataset.format.jpeg``).
     """
 
     number: int

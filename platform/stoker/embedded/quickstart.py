@@ -34,9 +34,9 @@ from stoker.embedded.instance import Instance
 from stoker.embedded.settings import CHECKOUT
 from stoker.errors import ClusterError
 from stoker.recipe import Recipe, read_recipe
+from stoker.runs.folder import RunFolder
+from stoker.runs.records import Result
 from stoker.storage import locate
-from stoker.training.records import Result
-from stoker.training.runs import RunFolder
 
 __all__ = ["quickstart"]
 
@@ -154,7 +154,7 @@ def quickstart(instance: Instance) -> dict[str, Any]:
 def _through(instance: Instance, shell: _Shell, stages: _Stages) -> dict[str, Any]:
     files, data = instance.folder.path / "digits", f"{instance.url}/datasets/digits"
     with stages.stage("prepare", "1,797 real scans of handwritten digits, as image files, into the store"):
-        shell.run(sys.executable, "-m", "stoker.dataset.prepare.digits", str(files))
+        shell.run(sys.executable, "-m", "stoker.embedded.digits", str(files))
         # Crops of 32 pixels leave nothing out, so no restart markers, and no program that writes them, are needed.
         shell.submit("jobs/prepare.py", str(files), data, "--jpeg", "original")
     recipe = _next_run(instance, data)

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from stoker.dataset import Loader
 from stoker.errors import DatasetError, ModelError, RunError
+from stoker.evaluation import Evaluated, Normalize, evaluate
+from stoker.models import build_model, load_weights, model_options
 from stoker.recipe import Recipe, read_recipe
 from stoker.registry import Registry
 from stoker.registry.card import ModelCard
+from stoker.runs.folder import RunFolder
 from stoker.storage import Location
-from stoker.training.evaluation import Evaluated, Normalize, evaluate
-from stoker.training.models import build_model, load_weights, model_options
-from stoker.training.runs import RunFolder
 
 __all__ = ["Judged", "evaluate_judged", "file_judged", "run_judged", "version_judged"]
 

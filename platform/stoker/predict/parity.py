@@ -9,8 +9,8 @@ from stoker.errors import ModelError
 from stoker.predict.predictor import Predictor
 from stoker.recipe import Recipe
 from stoker.registry import ModelVersion
+from stoker.runs.records import Result
 from stoker.storage import locate
-from stoker.training.records import Result
 
 __all__ = ["TOLERANCE", "check_parity"]
 

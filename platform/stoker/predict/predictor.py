@@ -15,10 +15,10 @@ from torch import Tensor
 from stoker import recipe as recipes
 from stoker.dataset.decode import evaluation_image
 from stoker.errors import ModelError
+from stoker.evaluation import Normalize
+from stoker.models import build_model, load_weights, model_options
 from stoker.registry import ModelVersion, Registry
 from stoker.storage import Location, locate
-from stoker.training.evaluation import Normalize
-from stoker.training.models import build_model, load_weights, model_options
 
 __all__ = ["Predictor"]
 

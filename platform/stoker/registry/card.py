@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from stoker.training.records import Metrics
+from stoker.runs.records import Metrics
 
 __all__ = ["FORMAT", "FORMAT_VERSION", "ModelCard", "Preprocessing", "StoredFile"]
 

@@ -42,7 +42,7 @@ def with_source(recipe: Recipe) -> Recipe:
 
 def _of_the_run(recipe: Recipe) -> Source | None:
     """What the run began with, if it has begun, and with the same words."""
-    from stoker.training.runs import RunFolder  # brings torch, which only a fine-tune's driver waits for
+    from stoker.runs.folder import RunFolder  # brings torch, which only a fine-tune's driver waits for
 
     try:
         before = RunFolder(locate(recipe.storage, patience_s=_PATIENCE_S), recipe.name).recipe()

@@ -13,8 +13,8 @@ from stoker.errors import DatasetError, ModelError, RunError
 from stoker.recipe import Recipe
 from stoker.registry.card import ModelCard, Preprocessing
 from stoker.registry.registry import WEIGHTS, ModelVersion, Registry
+from stoker.runs.records import Result
 from stoker.storage import Location, locate
-from stoker.training.records import Result
 
 __all__ = ["publish_run"]
 
@@ -33,7 +33,7 @@ def publish_run(storage: Location, run: str, name: str, *, verify: Verify, alias
     """
     import safetensors.torch  # torch and what needs it, here: looking a version up imports this package too
 
-    from stoker.training.runs import RunFolder
+    from stoker.runs.folder import RunFolder
 
     folder = RunFolder(storage, run)
     recipe = folder.recipe()

@@ -24,10 +24,10 @@ from ray.train import RunConfig, TrainingFailedError
 
 from stoker.errors import RunError, StorageError
 from stoker.recipe import Recipe
-from stoker.training.lease import Lease
-from stoker.training.ray_train import TIMEOUTS, Trainer, remove_leftovers, trainer
-from stoker.training.supervision import cause_of_ours, forget, one_line
-from stoker.training.terminal import on_terminal, progress_bar
+from stoker.training.fault_tolerance.failure_policy import cause_of_ours, forget, one_line
+from stoker.training.fault_tolerance.lease import Lease
+from stoker.training.fault_tolerance.ray_train import TIMEOUTS, Trainer, remove_leftovers, trainer
+from stoker.training.telemetry.progress_bar import on_terminal, progress_bar
 
 __all__ = ["Attempts", "Stopped"]
 

@@ -10,16 +10,16 @@ import threading
 
 import ray
 
-from stoker.dataset.manifest import Manifest, read_manifest
+from stoker.dataset.format.manifest import Manifest, read_manifest
 from stoker.dataset.order import EpochOrder
 from stoker.errors import ClusterError, ModelError, RecipeError, RunError
+from stoker.models.catalog import known_models
 from stoker.recipe import Recipe
+from stoker.runs.folder import RunFolder
+from stoker.runs.records import Result
 from stoker.storage import locate
-from stoker.training.known_models import known_models
-from stoker.training.lease import Lease
-from stoker.training.records import Result
-from stoker.training.runs import RunFolder
-from stoker.training.tracking import check_tracking
+from stoker.training.fault_tolerance.lease import Lease
+from stoker.training.telemetry.trackers import check_tracking
 
 __all__ = ["check_recipe", "train"]
 
@@ -56,7 +56,7 @@ def check_recipe(recipe: Recipe) -> Manifest:
         hint = f"did you mean {' or '.join(near)}?" if near else "any torchvision classification model will do"
         raise ModelError(f"model.name: no model is called {recipe.model.name!r}; {hint}")
     if _asks_much(recipe):
-        from stoker.training.beginning import check_beginning  # brings torch and torchvision, seconds of processor time
+        from stoker.models.initialize import check_beginning  # brings torch and torchvision, seconds of processor time
 
         if told := check_beginning(recipe, manifest.classes, patience_s=_DOOR_PATIENCE_S):
             _say(f"{recipe.name}: {told}")

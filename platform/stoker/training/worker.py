@@ -15,20 +15,20 @@ import torch.distributed as dist
 from stoker.command import quiet_libraries
 from stoker.dataset import Batch, Loader
 from stoker.errors import RunError
+from stoker.evaluation import Evaluated, evaluate, parity_samples
+from stoker.models.initialize import load_beginning, training_model
 from stoker.recipe import Recipe
+from stoker.runs.checkpoint_writer import CheckpointWriter
+from stoker.runs.checkpoints import EMA, MODEL, OPTIMIZER, Checkpoint, open_checkpoint
+from stoker.runs.folder import RunFolder
 from stoker.storage import locate
-from stoker.training.beginning import load_beginning, training_model
-from stoker.training.checkpoint_writer import CheckpointWriter
-from stoker.training.checkpoints import EMA, MODEL, OPTIMIZER, Checkpoint, open_checkpoint
-from stoker.training.evaluation import Evaluated, evaluate, parity_samples
-from stoker.training.guard import Ended, Guard
-from stoker.training.optimizers import load_optimizer_tensors, optimizer_tensors
-from stoker.training.recorder import Recorder, say
-from stoker.training.result import close_run, versions
-from stoker.training.runs import RunFolder
-from stoker.training.step import STEPPER, StepDone, Stepper
-from stoker.training.supervision import why_started_again
-from stoker.training.trace import Trace
+from stoker.training.fault_tolerance.failure_policy import why_started_again
+from stoker.training.fault_tolerance.guard import Ended, Guard
+from stoker.training.optim.optimizers import load_optimizer_tensors, optimizer_tensors
+from stoker.training.report.result import close_run, versions
+from stoker.training.step.stepper import STEPPER, StepDone, Stepper
+from stoker.training.telemetry.recorder import Recorder, say
+from stoker.training.telemetry.trace import Trace
 
 __all__ = ["train_worker"]
 

@@ -13,8 +13,8 @@ import s3fs  # noqa: F401 - imports are done before the clock starts, also those
 from bench.data.place import BATCH, SIDE, WORKERS, Place
 from stoker.dataset import Loader
 from stoker.dataset.decode import TrainingImages
-from stoker.dataset.index import read_index
-from stoker.dataset.manifest import Split, read_manifest
+from stoker.dataset.format.index import read_index
+from stoker.dataset.format.manifest import Split, read_manifest
 from stoker.dataset.order import EpochOrder, key_of, uniform
 from stoker.dataset.samples import SampleReader, ShardReader
 from stoker.dataset.stream import BlockStream

@@ -21,7 +21,7 @@ from bench.data.environments import CHECKOUT, Environments, child_environment
 from bench.data.images import write_images
 from bench.data.ours import ranges
 from bench.data.place import Place
-from stoker.dataset.manifest import Manifest, Split, read_manifest, write_manifest
+from stoker.dataset.format.manifest import Manifest, Split, read_manifest, write_manifest
 from stoker.errors import StokerError
 from stoker.storage import locate
 

@@ -23,9 +23,9 @@ import torch.distributed as dist
 import torch.multiprocessing as processes
 
 from stoker.dataset import Batch
+from stoker.models import build_model
 from stoker.recipe import Recipe, parse_recipe
-from stoker.training.models import build_model
-from stoker.training.step import Stepper
+from stoker.training.step.stepper import Stepper
 
 __all__ = ["Cost", "measure"]
 

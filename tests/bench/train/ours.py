@@ -10,13 +10,13 @@ import torch.distributed as dist
 
 from stoker.dataset import Batch, Loader
 from stoker.dataset.order import micro_batches_of
+from stoker.models import build_model
 from stoker.recipe import Recipe
+from stoker.runs.checkpoint_writer import CheckpointWriter
+from stoker.runs.checkpoints import list_checkpoints
 from stoker.storage import locate
-from stoker.training.checkpoint_writer import CheckpointWriter
-from stoker.training.checkpoints import list_checkpoints
-from stoker.training.models import build_model
-from stoker.training.optimizers import optimizer_tensors
-from stoker.training.step import Stepper
+from stoker.training.optim.optimizers import optimizer_tensors
+from stoker.training.step.stepper import Stepper
 
 __all__ = ["CLASSES", "Checkpoints", "OurLoop", "loaded", "make_model", "recipe_for", "synthetic"]
 

@@ -13,7 +13,7 @@ from torchvision.io import ImageReadMode
 from made import write_dataset
 from stoker.dataset import Loader, Sample
 from stoker.dataset.decode import TrainingImages, TrainingImagesOnGpu
-from stoker.dataset.jpeg import read_marks
+from stoker.dataset.format.jpeg import read_marks
 from stoker.errors import DatasetError, RecipeError
 from stoker.recipe import Augment, Data
 from stoker.storage import Location

@@ -17,7 +17,7 @@ from stoker.dataset import Sample
 from stoker.dataset.decode import TrainingImages, UndecodableImage, decode
 from stoker.dataset.decode.crop import random_resized_crop
 from stoker.dataset.decode.image import decode_jpeg
-from stoker.dataset.jpeg import crop_jpeg, read_marks
+from stoker.dataset.format.jpeg import crop_jpeg, read_marks
 from stoker.recipe import Augment
 
 SUBSAMPLINGS = {"4:4:4": (8, 8), "4:2:2": (16, 8), "4:2:0": (16, 16), "grey": (8, 8)}

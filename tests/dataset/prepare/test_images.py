@@ -15,8 +15,8 @@ from PIL import Image, ImageCms
 from images import make
 from stoker.dataset import SampleReader
 from stoker.dataset.decode import UndecodableImage, decode
-from stoker.dataset.index import read_index
-from stoker.dataset.jpeg import crop_jpeg
+from stoker.dataset.format.index import read_index
+from stoker.dataset.format.jpeg import crop_jpeg
 from stoker.dataset.prepare import Options
 from stoker.dataset.prepare.images import image_orientation, store_image
 from stoker.dataset.prepare.report import report

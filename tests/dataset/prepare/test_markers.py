@@ -12,7 +12,7 @@ from PIL import Image
 
 from images import encoded, make, make_folder
 from stoker.dataset.decode import decode
-from stoker.dataset.jpeg import read_marks
+from stoker.dataset.format.jpeg import read_marks
 from stoker.dataset.prepare import Options
 from stoker.dataset.prepare.images import store_image
 from stoker.dataset.prepare.markers import choose_interval, program_version, rewrite

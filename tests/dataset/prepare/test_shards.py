@@ -9,8 +9,8 @@ import pytest
 
 from images import make, make_folder, objects
 from stoker.dataset import SampleReader
-from stoker.dataset.index import payload_checksum, read_index
-from stoker.dataset.manifest import checksum
+from stoker.dataset.format.index import payload_checksum, read_index
+from stoker.dataset.format.manifest import checksum
 from stoker.dataset.prepare import Options, on_threads
 
 

@@ -16,8 +16,8 @@ from PIL import Image
 from conftest import Store
 from images import encoded, make, make_folder, objects, samples
 from stoker.dataset import Loader, SampleReader
-from stoker.dataset.index import read_index
-from stoker.dataset.manifest import checksum
+from stoker.dataset.format.index import read_index
+from stoker.dataset.format.manifest import checksum
 from stoker.dataset.prepare import Options, open_source
 from stoker.dataset.prepare.command import add_arguments, prepare_command
 from stoker.dataset.prepare.verify import verify

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from stoker.dataset.jpeg import Box
+from stoker.dataset.format.jpeg import Box
 from stoker.recipe import Augment
 
 __all__ = ["CROP_DRAWS", "random_resized_crop", "stored_box", "turned"]

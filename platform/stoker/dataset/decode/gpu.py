@@ -31,7 +31,7 @@ from stoker.dataset.decode.crop import CROP_DRAWS, random_resized_crop, stored_b
 from stoker.dataset.decode.decoder import UndecodableSample
 from stoker.dataset.decode.image import UndecodableImage, image_kind
 from stoker.dataset.decode.training import TrainingImages
-from stoker.dataset.jpeg import Box, crop_jpeg
+from stoker.dataset.format.jpeg import Box, crop_jpeg
 from stoker.dataset.samples import Sample
 from stoker.errors import RecipeError
 from stoker.recipe import Augment

@@ -1,7 +1,7 @@
 """The crops that training sees: a random box of each image, resized and flipped, and no more decoded than it needs.
 
     draws ─▶ box ─▶ the crop's own JPEG ─decode─▶ pixels ─resample─▶ place in the batch ─▶ flipped or not
-             (from the index's size)  (stoker.dataset.jpeg)
+             (from the index's size)  (stoker.dataset.format.jpeg)
 
 An image that cannot be cut (no JPEG, or no restart markers) is decoded whole and cropped then. Either way the pixels
 are those of decoding everything, cropping, and torchvision's antialiased resize, every one.
@@ -21,7 +21,7 @@ from torch import Tensor
 from stoker.dataset.decode.crop import CROP_DRAWS, random_resized_crop, stored_box, turned
 from stoker.dataset.decode.decoder import UndecodableSample
 from stoker.dataset.decode.image import UndecodableImage, decode, decode_jpeg, empty_images, resample
-from stoker.dataset.jpeg import Box, crop_jpeg
+from stoker.dataset.format.jpeg import Box, crop_jpeg
 from stoker.dataset.samples import Sample
 from stoker.recipe import Augment
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from stoker.dataset.manifest import MANIFEST, Manifest, Shard, Split, read_manifest, write_manifest
+from stoker.dataset.format.manifest import MANIFEST, Manifest, Shard, Split, read_manifest, write_manifest
 from stoker.dataset.prepare.contents import Duplicate, find_duplicates, hash_contents, sum_contents
 from stoker.dataset.prepare.images import check_tools
 from stoker.dataset.prepare.plan import Options, ShardPlan, SplitPlan, digest, plan_split

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from stoker.dataset.prepare.entries import Entries, Entry
 from stoker.dataset.prepare.plan import digest
 from stoker.dataset.prepare.progress import Progress
-from stoker.dataset.prepare.sources.source import Reader, RunReader, Source, run_of, runs
+from stoker.dataset.prepare.sources.base import Reader, RunReader, Source, run_of, runs
 from stoker.dataset.prepare.workers import Map
 from stoker.storage import Location
 

@@ -20,8 +20,8 @@ from PIL.JpegImagePlugin import JpegImageFile
 from torch import Tensor
 
 from stoker.dataset.decode import UndecodableImage, decode, image_kind, image_size
-from stoker.dataset.index import IndexRow, payload_checksum
-from stoker.dataset.jpeg import Marks, read_marks, with_table
+from stoker.dataset.format.index import IndexRow, payload_checksum
+from stoker.dataset.format.jpeg import Marks, read_marks, with_table
 from stoker.dataset.prepare.markers import choose_interval, program_version, rewrite
 from stoker.dataset.prepare.plan import Options
 from stoker.errors import DatasetError

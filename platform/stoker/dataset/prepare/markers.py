@@ -1,8 +1,8 @@
 """Restart markers for a JPEG, without loss: libjpeg-turbo's own program ``jpegtran`` writes its coefficients again.
 
 Its output is baseline with optimised Huffman tables and a marker every k MCUs, so that a loader may decode a crop
-alone (``stoker.dataset.jpeg``). The program also tells what decoders pass over in silence: data that were damaged in
-the middle.
+alone (``stoker.dataset.format.jpeg``). The program also tells what decoders pass over in silence: data that were
+damaged in the middle.
 """
 
 from __future__ import annotations

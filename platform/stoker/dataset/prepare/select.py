@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from stoker.dataset.prepare.entries import Entries
 from stoker.dataset.prepare.plan import Options
-from stoker.dataset.prepare.sources.source import Source
+from stoker.dataset.prepare.sources.base import Source
 from stoker.errors import DatasetError
 
 __all__ = ["held_out", "select"]

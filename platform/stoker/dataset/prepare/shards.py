@@ -15,8 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 
 from stoker.dataset.decode import UndecodableImage
-from stoker.dataset.index import IndexRow, ShardIndex
-from stoker.dataset.manifest import Shard, checksum
+from stoker.dataset.format.index import IndexRow, ShardIndex
+from stoker.dataset.format.manifest import Shard, checksum
 from stoker.dataset.prepare.contents import ReadsSamples, SummedReader
 from stoker.dataset.prepare.images import StoredImage, store_image
 from stoker.dataset.prepare.markers import program_version

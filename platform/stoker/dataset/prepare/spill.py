@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from stoker.dataset.prepare.entries import Entry
 from stoker.dataset.prepare.plan import ShardPlan, SplitPlan, digest
 from stoker.dataset.prepare.progress import Progress
-from stoker.dataset.prepare.sources.source import RunReader, Source, run_of, runs
+from stoker.dataset.prepare.sources.base import RunReader, Source, run_of, runs
 from stoker.dataset.prepare.workers import Map
 from stoker.errors import DatasetError, StorageError
 from stoker.storage import Location

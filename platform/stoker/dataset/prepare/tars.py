@@ -16,8 +16,8 @@ from dataclasses import replace
 import xxhash
 
 from stoker.dataset.decode import UndecodableImage
-from stoker.dataset.index import IndexRow, ShardIndex, payload_checksum
-from stoker.dataset.manifest import Shard, checksum
+from stoker.dataset.format.index import IndexRow, ShardIndex, payload_checksum
+from stoker.dataset.format.manifest import Shard, checksum
 from stoker.dataset.prepare.images import store_image
 from stoker.dataset.prepare.plan import Options
 from stoker.dataset.prepare.shards import BadFile, Built, ShardTask, record, recorded

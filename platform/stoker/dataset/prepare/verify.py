@@ -10,8 +10,8 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from stoker.dataset.index import ShardIndex, payload_checksum, read_index
-from stoker.dataset.manifest import Manifest, Shard, read_manifest
+from stoker.dataset.format.index import ShardIndex, payload_checksum, read_index
+from stoker.dataset.format.manifest import Manifest, Shard, read_manifest
 from stoker.errors import DatasetError
 from stoker.storage import Location
 from stoker.storage.retry import BadBody

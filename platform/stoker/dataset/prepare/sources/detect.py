@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from stoker.dataset.prepare.plan import Options
+from stoker.dataset.prepare.sources.base import Source, split_name
+from stoker.dataset.prepare.sources.csv_jsonl import LIST_SUFFIXES, open_listing
+from stoker.dataset.prepare.sources.files import files_in
 from stoker.dataset.prepare.sources.folder import open_folder
 from stoker.dataset.prepare.sources.imagenet import TRAIN_TAR, open_imagenet
-from stoker.dataset.prepare.sources.listed import files_in
-from stoker.dataset.prepare.sources.listing import LIST_SUFFIXES, open_listing
 from stoker.dataset.prepare.sources.parquet import SUFFIX, open_parquet
-from stoker.dataset.prepare.sources.source import Source, split_name
 from stoker.dataset.prepare.sources.torchvision_set import PROTOCOL, open_torchvision
 from stoker.dataset.prepare.sources.webdataset import has_tars, open_webdataset
 from stoker.errors import DatasetError

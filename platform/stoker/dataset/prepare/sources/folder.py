@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from stoker.dataset.prepare.entries import Entries, Entry, Listing
-from stoker.dataset.prepare.sources.listed import Listed, files_below, files_in
-from stoker.dataset.prepare.sources.source import Source, split_name
+from stoker.dataset.prepare.sources.base import Source, split_name
+from stoker.dataset.prepare.sources.files import Listed, files_below, files_in
 from stoker.errors import DatasetError
 from stoker.storage import Location
 

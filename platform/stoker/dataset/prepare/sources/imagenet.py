@@ -15,11 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from stoker.dataset.prepare.entries import Entries, Entry, Listing
-from stoker.dataset.prepare.sources.listed import Listed, files_in
-from stoker.dataset.prepare.sources.ranges import RangeFile
-from stoker.dataset.prepare.sources.source import Source
+from stoker.dataset.prepare.sources.base import Source
+from stoker.dataset.prepare.sources.files import Listed, files_in
 from stoker.errors import DatasetError
 from stoker.storage import Location
+from stoker.storage.range_file import RangeFile
 
 __all__ = ["TRAIN_TAR", "ArchiveReader", "open_imagenet"]
 

@@ -27,12 +27,12 @@ from numpy.typing import NDArray
 
 from stoker.dataset.prepare.entries import Entry, Listing
 from stoker.dataset.prepare.plan import Options
+from stoker.dataset.prepare.sources.base import Source, run_of, split_name
 from stoker.dataset.prepare.sources.columns import CLASS_WORDS, class_names, the_column
-from stoker.dataset.prepare.sources.listed import Listed, files_below, files_in
-from stoker.dataset.prepare.sources.ranges import RangeFile
-from stoker.dataset.prepare.sources.source import Source, run_of, split_name
+from stoker.dataset.prepare.sources.files import Listed, files_below, files_in
 from stoker.errors import DatasetError
 from stoker.storage import Location
+from stoker.storage.range_file import RangeFile
 
 __all__ = ["SUFFIX", "ParquetReader", "open_parquet"]
 

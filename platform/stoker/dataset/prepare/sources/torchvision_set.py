@@ -23,7 +23,7 @@ from PIL import Image
 
 from stoker.dataset.prepare.entries import Entries, Entry, Listing
 from stoker.dataset.prepare.plan import digest
-from stoker.dataset.prepare.sources.source import Source, split_name
+from stoker.dataset.prepare.sources.base import Source, split_name
 from stoker.errors import DatasetError
 
 __all__ = ["PROTOCOL", "TorchvisionReader", "open_torchvision"]

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 
 from stoker.dataset.prepare.entries import Entries, Listing
 from stoker.dataset.prepare.plan import Options
+from stoker.dataset.prepare.sources.base import Source, split_name
+from stoker.dataset.prepare.sources.files import Listed, files_in
 from stoker.dataset.prepare.sources.imagenet import ArchiveReader
-from stoker.dataset.prepare.sources.listed import Listed, files_in
-from stoker.dataset.prepare.sources.ranges import RangeFile
-from stoker.dataset.prepare.sources.source import Source, split_name
 from stoker.errors import DatasetError
 from stoker.storage import Location, locate
+from stoker.storage.range_file import RangeFile
 
 __all__ = ["AUDIO", "BadSample", "Member", "has_tars", "is_used", "open_webdataset", "pick", "samples_of"]
 

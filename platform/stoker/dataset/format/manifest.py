@@ -1,0 +1,157 @@
+"""``dataset.json``: what a data set is made of, written last, believed alone.
+
+The manifest is O(shards); what a shard holds is in its index (``stoker.dataset.format.index``). The fingerprint, a
+hash over everything in the manifest that says which samples there are and in which order, names the exact data that
+a model was trained on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import xxhash
+
+from stoker.errors import DatasetError
+from stoker.storage import Location, locate
+from stoker.storage.retry import BadBody
+
+__all__ = ["FORMAT_VERSION", "MANIFEST", "Manifest", "Shard", "Split", "checksum", "read_manifest", "write_manifest"]
+
+MANIFEST = "dataset.json"
+FORMAT = "stoker-dataset"
+FORMAT_VERSION = (1, 1)
+"""(major, minor): a reader refuses a newer major version and reads any minor one."""
+
+
+def checksum(data: bytes | memoryview) -> str:
+    """The checksum of a whole object as manifests hold it: ``xxh3_128:`` and 32 hexadecimal digits."""
+    return "xxh3_128:" + xxhash.xxh3_128_hexdigest(data)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar file and its index; sizes in bytes. Paths are relative to the data set, or absolute: tars that were
+    indexed where they are stay there."""
+
+    path: str
+    bytes: int
+    samples: int
+    checksum: str
+    index_path: str
+    index_bytes: int
+    index_checksum: str
+
+    def tar(self, root: Location) -> Location:
+        """Where the tar of this shard of the data set at ``root`` lies."""
+        is_absolute = "://" in self.path or self.path.startswith("/")
+        return locate(self.path, patience_s=root.patience_s) if is_absolute else root / self.path
+
+
+@dataclass(frozen=True)
+class Split:
+    """The shards of one split, in the order in which their samples are numbered."""
+
+    samples: int
+    shards: tuple[Shard, ...]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A data set: class names (a label is an index into them) and splits by name."""
+
+    classes: tuple[str, ...]
+    splits: dict[str, Split]
+
+    @property
+    def fingerprint(self) -> str:
+        """``sha256:`` and 64 hexadecimal digits over classes, splits, and each shard's samples and checksum."""
+        told = {
+            "classes": self.classes,
+            "splits": {
+                name: [[s.samples, s.checksum, s.index_checksum] for s in split.shards]
+                for name, split in sorted(self.splits.items())
+            },
+        }
+        return "sha256:" + hashlib.sha256(json.dumps(told, separators=(",", ":")).encode()).hexdigest()
+
+    def split(self, name: str) -> Split:
+        """The split called ``name``.
+
+        Raises:
+            DatasetError: there is none; the message names those that there are.
+        """
+        try:
+            return self.splits[name]
+        except KeyError:
+            raise DatasetError(f"the data set has no split {name!r}; it has {', '.join(sorted(self.splits))}") from None
+
+
+def write_manifest(root: Location, manifest: Manifest) -> None:
+    """Publish the data set at ``root``: until this returns, readers see none there."""
+    content = {
+        "format": FORMAT,
+        "version": list(FORMAT_VERSION),
+        "fingerprint": manifest.fingerprint,
+        "classes": list(manifest.classes),
+        "splits": {name: asdict(split) for name, split in manifest.splits.items()},
+    }
+    (root / MANIFEST).write(json.dumps(content, indent=1).encode())
+
+
+def read_manifest(root: Location) -> Manifest:
+    """The manifest of the data set at ``root``.
+
+    Raises:
+        DatasetError: there is none, it is damaged, or its format is newer than this version of stoker reads.
+        StorageError: the place cannot be read.
+    """
+    where = root / MANIFEST
+    try:
+        content = json.loads(where.read())
+    except FileNotFoundError:
+        raise DatasetError(
+            f"no data set at {root}: {MANIFEST} is not there; jobs/prepare.py makes one, or check the URL"
+        ) from None
+    except ValueError as error:
+        raise DatasetError(f"{where}: damaged, not JSON ({error}); prepare the data set again") from None
+    try:
+        return _parse(where, content)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DatasetError(f"{where}: damaged, {error!r} is not as it should be; prepare it again") from None
+
+
+def _parse(where: Location, content: dict[str, Any]) -> Manifest:
+    if content.get("format") != FORMAT:
+        raise DatasetError(f"{where}: not a stoker data set (format is {content.get('format')!r}, not {FORMAT!r})")
+    major, minor = content["version"]
+    if major > FORMAT_VERSION[0]:
+        raise DatasetError(
+            f"{where}: format version {major}.{minor} is newer than this stoker reads "
+            f"({FORMAT_VERSION[0]}.{FORMAT_VERSION[1]}); upgrade stoker"
+        )
+    known = Shard.__dataclass_fields__
+    splits = {
+        name: Split(
+            samples=int(split["samples"]),
+            shards=tuple(Shard(**{k: v for k, v in s.items() if k in known}) for s in split["shards"]),
+        )
+        for name, split in content["splits"].items()
+    }
+    manifest = Manifest(tuple(content["classes"]), splits)
+    if manifest.fingerprint != content["fingerprint"]:
+        raise DatasetError(
+            f"{where}: damaged, its fingerprint is {manifest.fingerprint[:23]}..., "
+            f"but it says {str(content['fingerprint'])[:23]}...; prepare the data set again"
+        )
+    return manifest
+
+
+def expect(data: bytes | memoryview, size: int, sum_: str) -> None:
+    """Check a whole object against its manifest entry; raises :class:`BadBody` so that it is read again."""
+    if len(data) != size:
+        raise BadBody(f"{len(data)} bytes came instead of {size}")
+    if checksum(data) != sum_:
+        raise BadBody(f"checksum is {checksum(data)}, not {sum_}")

@@ -1,0 +1,108 @@
+"""How a run's model begins: fresh, or from weights with a new head and frozen parts; checked before it costs anything.
+
+check_beginning (the driver)       shapes alone: names, options, image sizes, frozen parts, weights
+training_model (each rank)         fresh weights from the seed, auxiliary heads, frozen parts
+load_beginning (each rank)         the weights, where no checkpoint is there to go on from
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from stoker import recipe as recipes
+from stoker.errors import ModelError
+from stoker.models import build_model, check_model, freeze, head_names, model_on_meta, model_options
+from stoker.models.pretrained import Fit, fit, read_shapes, read_weights, resize_positions
+from stoker.recipe import Recipe
+from stoker.storage import locate
+
+__all__ = ["check_beginning", "load_beginning", "training_model"]
+
+
+def check_beginning(recipe: Recipe, classes: tuple[str, ...], *, patience_s: float) -> str | None:
+    """Refuse what :func:`training_model` or :func:`load_beginning` would; reads at most the weights' file.
+
+    Returns a line that says what the model begins with; None if with nothing.
+
+    Raises:
+        ModelError: the model cannot be built as asked, images of a size do not go through it, or weights do not fit.
+        StorageError: the weights cannot be read.
+    """
+    options, count = _options(recipe), len(classes)
+    sizes = {recipe.data.image_size_at(epoch) for epoch in range(recipe.schedule.epochs)}
+    sizes.add(recipe.evaluation_image_size)
+    name, micro = recipe.model.name, recipe.batch.micro
+    check_model(name, classes=count, micro_batch=micro, sizes=tuple(sorted(sizes)), **options)
+    _freeze(model_on_meta(name, classes=count, **options), recipe.model, count, options)
+    if (source := _source(recipe.model)) is None:
+        return None
+    found = _fit(recipe, classes, read_shapes(locate(source.url, patience_s=patience_s)))
+    told = f"begins with {recipe.model.parent}"
+    return f"{told}, a new head for {count} classes" if found.new & _head(recipe.model, count, options) else told
+
+
+def training_model(recipe: Recipe, classes: int) -> nn.Module:
+    """The recipe's model with fresh weights (from torch's generator), auxiliary heads included, its parts frozen.
+
+    Raises:
+        ModelError: see :func:`check_beginning`.
+    """
+    options = _options(recipe)
+    return _freeze(build_model(recipe.model.name, classes=classes, **options), recipe.model, classes, options)
+
+
+def load_beginning(recipe: Recipe, classes: tuple[str, ...], models: list[nn.Module]) -> None:
+    """Put the recipe's ``model.weights``, if it has them, into each of ``models``, that :func:`training_model` made.
+
+    Raises:
+        ModelError, StorageError: see :func:`check_beginning`.
+    """
+    if (source := _source(recipe.model)) is None:
+        return
+    weights = read_weights(locate(source.url, patience_s=recipe.patience_s), source.sha256)
+    found = _fit(recipe, classes, {name: tuple(tensor.shape) for name, tensor in weights.items()})
+    if found.resized:
+        patch = int(weights["conv_proj.weight"].shape[-1])
+        weights = resize_positions(weights, recipe.evaluation_image_size, patch)
+    taken: dict[str, Tensor] = {name: weights[name] for name in found.taken}
+    for model in models:
+        model.load_state_dict(taken, strict=False)
+
+
+def _source(chosen: recipes.Model) -> recipes.Source | None:
+    if chosen.weights is None:
+        return None
+    if chosen.source is None and chosen.names_version:
+        raise ModelError(
+            f"model.weights: {chosen.weights} is a model version, which jobs/train.py finds; submit that, or give the "
+            "URL of a weights file"
+        )
+    return chosen.source or recipes.Source(url=chosen.weights)
+
+
+def _options(recipe: Recipe) -> dict[str, Any]:
+    return model_options(recipe.model, recipe.evaluation_image_size) | {"auxiliary": True}
+
+
+def _head(chosen: recipes.Model, classes: int, options: dict[str, Any]) -> frozenset[str]:
+    this, other = (model_on_meta(chosen.name, classes=count, **options) for count in (classes, classes + 1))
+    return head_names(this, other)
+
+
+def _freeze(model: nn.Module, chosen: recipes.Model, classes: int, options: dict[str, Any]) -> nn.Module:
+    return freeze(model, chosen.frozen, lambda: _head(chosen, classes, options)) if chosen.frozen else model
+
+
+def _fit(recipe: Recipe, classes: tuple[str, ...], there: dict[str, tuple[int, ...]]) -> Fit:
+    chosen, options = recipe.model, _options(recipe)
+    state = model_on_meta(chosen.name, classes=len(classes), **options).state_dict()
+    known = chosen.source.classes if chosen.source else None
+    return fit(
+        there,
+        {name: tuple(tensor.shape) for name, tensor in state.items()},
+        _head(chosen, len(classes), options),
+        keeps_head=chosen.head == "auto" and known in (None, classes),
+        what=f"{chosen.parent} for a {chosen.name}",
+    )

@@ -1,0 +1,1 @@
+"""A run's folder in storage: records and checkpoints."""

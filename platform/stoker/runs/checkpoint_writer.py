@@ -1,0 +1,146 @@
+"""Writes checkpoints beside the step loop: the loop waits for a copy to the host and for the checkpoint before.
+
+One copy of the tensors is held, in buffers that are used again (pinned where the tensors are on a GPU), and one part of
+an upload. What a writer that was killed left behind, folders without a manifest and unfinished uploads, is removed by
+its successor.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stoker.errors import StorageError
+from stoker.runs.checkpoints import STATE, Checkpoint, list_checkpoints, open_checkpoint
+from stoker.runs.tensor_file import tensor_pieces
+from stoker.storage import Location
+from stoker.storage.uploads import abandon_uploads, write_pieces
+
+__all__ = ["CheckpointWriter"]
+
+logger = logging.getLogger(__name__)
+
+Tensors = dict[str, dict[str, Tensor]]  # file name to name to tensor
+
+
+class CheckpointWriter:
+    """Writes checkpoints of one run, one at a time; keeps the last ``keep``, and the best one beside them.
+
+    ``may_commit`` is called before each manifest is written and raises where this writer is not the run's any more.
+    """
+
+    def __init__(
+        self, folder: Location, keep: int, *, keeps_best: bool = True, may_commit: Callable[[], None] = lambda: None
+    ) -> None:
+        self._folder, self._keep, self._keeps_best, self._may_commit = folder, keep, keeps_best, may_commit
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="stoker-checkpoint")
+        self._pending: Future[None] | None = None
+        self._host: Tensors = {}
+        self.stalled_s = 0.0
+        """seconds that the step loop stood still for checkpoints: copies to the host, and waiting for the one before"""
+
+    def save(self, step: int, tensors: Tensors, state: dict[str, Any], accuracy: float | None = None) -> float:
+        """Copy ``tensors`` to the host and write them in the background; returns the seconds that this took.
+
+        Waits first for the checkpoint before, so at most one copy is held. ``accuracy`` is that of the validation
+        split at this step, 0 to 1, where it is known: the best is kept.
+
+        Raises:
+            StorageError: the checkpoint before could not be written.
+        """
+        began = time.monotonic()
+        self.wait()
+        self._copy_to_host({file: named for file, named in tensors.items() if named})
+        self._pending = self._pool.submit(self._write, step, self._host, state, accuracy)
+        took = time.monotonic() - began
+        self.stalled_s += took
+        return took
+
+    def wait(self) -> None:
+        """Until the checkpoint under way is committed; raises what went wrong with it."""
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            pending.result()
+
+    def close(self) -> None:
+        """Wait, and end the thread."""
+        try:
+            self.wait()
+        finally:
+            self._pool.shutdown()
+
+    def clean(self) -> None:
+        """Remove what writers before this one left unfinished. Only before the first ``save``."""
+        self._prune()
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _copy_to_host(self, tensors: Tensors) -> None:
+        held, self._host = self._host, {}
+        for file, named in tensors.items():
+            buffers = self._host[file] = {}
+            for name, tensor in named.items():
+                buffer = held.get(file, {}).get(name)
+                if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
+                    buffer = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+                buffers[name] = buffer.copy_(tensor.detach(), non_blocking=True)
+        if any(tensor.is_cuda for named in tensors.values() for tensor in named.values()):
+            torch.cuda.current_stream().synchronize()
+
+    def _write(self, step: int, tensors: Tensors, state: dict[str, Any], accuracy: float | None) -> None:
+        if step in list_checkpoints(self._folder):
+            return
+        name = f"{step:08d}-{secrets.token_hex(4)}"
+        told = {}
+        for file, pieces in self._files(tensors, state):
+            written = write_pieces(self._folder / name / file, pieces)
+            told[file] = {"bytes": written.bytes, "sha256": written.sha256}
+        manifest = {"format": "stoker-checkpoint", "version": [1, 0], "step": step, "folder": name, "files": told}
+        if accuracy is not None:
+            manifest["accuracy"] = accuracy
+        self._may_commit()
+        (self._folder / f"{step:08d}.json").write(json.dumps(manifest, indent=1).encode())
+        self._prune()
+
+    @staticmethod
+    def _files(
+        tensors: Tensors, state: dict[str, Any]
+    ) -> Iterator[tuple[str, Callable[[], Iterable[bytes | memoryview]]]]:
+        for file, named in tensors.items():
+            yield file, lambda named=named: tensor_pieces(named)  # type: ignore[misc]
+        text = json.dumps(state, indent=1).encode()
+        yield STATE, lambda: [text]
+
+    def _prune(self) -> None:
+        """Delete the manifests of older checkpoints first, then every folder up to the newest that none names."""
+        steps = list_checkpoints(self._folder)
+        found = {step: open_checkpoint(self._folder, step) for step in steps}
+        kept = set(steps[-self._keep :]) | ({best} if (best := self._best(found)) is not None else set())
+        for step in steps:
+            if step not in kept:
+                (self._folder / f"{step:08d}.json").delete()
+        folders = {found[step].location.name for step in kept}
+        for name in self._folder.children():
+            number = name.partition("-")[0]
+            if "-" in name and name not in folders and number.isdigit() and int(number) <= max(steps, default=0):
+                (self._folder / name).delete()
+        try:
+            if left := abandon_uploads(self._folder):
+                logger.info("%s: ended %d unfinished uploads of a writer before", self._folder, left)
+        except StorageError as error:  # a right of its own on S3; what is left costs space, not correctness
+            logger.warning("unfinished uploads stay: %s", error)
+
+    def _best(self, found: dict[int, Checkpoint]) -> int | None:
+        """The step of the most accurate checkpoint, the earliest among equals."""
+        measured = [
+            (checkpoint.accuracy, -step) for step, checkpoint in found.items() if checkpoint.accuracy is not None
+        ]
+        return -max(measured)[1] if measured and self._keeps_best else None

@@ -1,0 +1,1 @@
+"""What changes pixels and labels on the device: operations, mixing, erasing."""

@@ -1,0 +1,1 @@
+"""Who watches whom, and what happens when something dies."""

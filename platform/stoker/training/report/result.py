@@ -1,0 +1,75 @@
+"""The end of a run: its result and its report, written last."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+
+import ray
+import torch
+import torchvision
+
+import stoker
+from stoker.evaluation import Evaluated
+from stoker.recipe import Recipe
+from stoker.runs.folder import RunFolder
+from stoker.runs.records import EpochRecord, History, ParitySample, Result
+from stoker.training.report.pictures import pictures_of
+from stoker.training.report.report import render_report
+
+__all__ = ["close_run", "versions"]
+
+
+def close_run(
+    recipe: Recipe,
+    run: RunFolder,
+    epochs: Sequence[EpochRecord],
+    *,
+    evaluated: Evaluated,
+    parity: tuple[ParitySample, ...],
+    classes: tuple[str, ...],
+    fingerprint: str,
+) -> Result:
+    """Write history, report and result of a run whose last checkpoint is stored; it is finished then.
+
+    Raises:
+        StorageError: the store does not take them, or the pictures of the report cannot be read.
+    """
+    seconds = sum(record.seconds for record in epochs)
+    images = sum(record.images_per_s * record.seconds for record in epochs)
+    result = Result(
+        run=recipe.name,
+        checkpoint=epochs[-1].step if epochs else 0,
+        epochs=recipe.schedule.epochs,
+        seconds=seconds,
+        images_per_s=images / max(1e-9, seconds),
+        metrics=evaluated.metrics,
+        confusion=tuple(tuple(row) for row in evaluated.confusion.tolist()),
+        top5_by_class=tuple(evaluated.top5_by_class.tolist()),
+        mistakes=evaluated.mistakes,
+        parity=parity,
+        classes=classes,
+        dataset_url=recipe.data.url,
+        dataset_fingerprint=fingerprint,
+        world_size=epochs[-1].world_size if epochs else 1,
+        versions=versions(),
+    )
+    history = History(epochs=tuple(epochs))
+    run.write_history(history)
+    report = render_report(recipe, history, result, pictures_of(recipe, evaluated.mistakes))
+    (run.location / "report.html").write(report.encode())
+    run.write_result(result)
+    return result
+
+
+def versions() -> dict[str, str]:
+    """Of the software and the machine that a run uses, by name."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
+    return {
+        "python": platform.python_version(),
+        "stoker": stoker.__version__,
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "ray": ray.__version__,
+        "device": device,
+    }

@@ -1,0 +1,124 @@
+"""What a run says while it works: a line now and then in a job's log, from which a terminal makes a bar."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+
+from stoker.recipe import Recipe
+from stoker.runs.records import EpochRecord
+
+__all__ = ["Progress", "Standing", "duration"]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a run is: ``step`` of the whole run, ``epoch`` from 0; loss and accuracy since the epoch's beginning.
+
+    ``images_per_s`` and ``data_wait`` (a share of the wall time, 0 to 1) are of the time since the last report.
+    """
+
+    step: int
+    epoch: int
+    loss: float
+    accuracy: float
+    learning_rate: float
+    images_per_s: float
+    data_wait: float
+    left_s: float
+    more: Mapping[str, float] = field(default_factory=dict)
+
+    def told(self) -> dict[str, float]:
+        """By name, as numbers."""
+        found = asdict(self)
+        return found | found.pop("more")
+
+
+class Progress:
+    """Says at most one line every ``recipe.log_every_s`` seconds, and one an epoch, through ``say``."""
+
+    def __init__(
+        self, recipe: Recipe, steps_per_epoch: int, *, first_step: int, say: Callable[[str], None] | None
+    ) -> None:
+        self._name, self._epochs, self._steps_per_epoch = recipe.name, recipe.schedule.epochs, steps_per_epoch
+        self._global_batch, self._every_s = recipe.batch.total, recipe.log_every_s
+        self._say = say or (lambda _: None)
+        self._first_step = self._last_step = first_step
+        self._began = self._last = time.monotonic()
+        self._waited = 0.0
+
+    @property
+    def is_due(self) -> bool:
+        """Whether a line would be said now; asking costs nothing on the device."""
+        return time.monotonic() - self._last >= self._every_s
+
+    def skip(self, step: int) -> None:
+        """Nothing is said, and the next line is due an interval later."""
+        self._last, self._last_step = time.monotonic(), step
+
+    def step(
+        self, step: int, loss: float, accuracy: float, rate: float, *, waited_s: float, more: Mapping[str, float]
+    ) -> Standing:
+        """After ``step`` steps of the run; this attempt has waited for data for ``waited_s`` seconds so far."""
+        since, steps, waited = time.monotonic() - self._last, step - self._last_step, waited_s - self._waited
+        self.skip(step)
+        self._waited = waited_s
+        epoch, within = divmod(step - 1, self._steps_per_epoch)
+        standing = Standing(
+            step=step,
+            epoch=epoch,
+            loss=loss,
+            accuracy=accuracy,
+            learning_rate=rate,
+            images_per_s=steps * self._global_batch / max(1e-9, since),
+            data_wait=min(1.0, waited / max(1e-9, since)),
+            left_s=self._left_s(step),
+            more=more,
+        )
+        self._say(
+            f"{self._name}: epoch {epoch + 1}/{self._epochs} step {within + 1}/{self._steps_per_epoch} "
+            f"loss {loss:.4f} accuracy {accuracy:.1%} rate {rate:.2g} {standing.images_per_s:,.0f} images/s "
+            f"data wait {standing.data_wait:.0%}, {duration(standing.left_s)} left"
+        )
+        return standing
+
+    def epoch(self, record: EpochRecord) -> None:
+        """At an epoch's end: a line of its record, and one of what its time went into."""
+        validation = ""
+        if record.validation:
+            v = record.validation
+            validation = f" | validation loss {v.loss:.4f} accuracy {v.accuracy:.2%} of {v.samples}"
+        self._say(
+            f"{self._name}: epoch {record.epoch + 1}/{self._epochs} done: loss {record.train_loss:.4f} "
+            f"accuracy {record.train_accuracy:.1%} rate {record.learning_rate:.2g} {record.images_per_s:,.0f} images/s "
+            f"data wait {record.data_wait:.0%}{validation}{_trouble(record.reads)}, "
+            f"{duration(self._left_s(record.step))} left"
+        )
+        if record.goodput:
+            shares = ", ".join(f"{kind.replace('_', ' ')} {s:.1%}" for kind, s in record.goodput.shares.items())
+            took = duration(record.goodput.wall_s)
+            self._say(f"{self._name}: epoch {record.epoch + 1}/{self._epochs} took {took}: {shares}")
+            self._say(f"{self._name}: {record.goodput.advice}")
+
+    def _left_s(self, step: int) -> float:
+        done = step - self._first_step
+        total = self._epochs * self._steps_per_epoch - self._first_step
+        return (time.monotonic() - self._began) * (total - done) / max(1, done)
+
+
+_FAILURES = ("bad_bodies", "deadlines", "slow_downs", "server_errors", "resets", "refusals", "other_failures")
+
+
+def _trouble(reads: dict[str, float]) -> str:
+    """What the store did wrong since the start, if anything: each was read again."""
+    failed = {name: int(reads.get(f"read_{name}", 0)) for name in _FAILURES}
+    told = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in failed.items() if count)
+    return f" | reads tried again: {told}" if told else ""
+
+
+def duration(seconds: float) -> str:
+    """``95`` is ``1:35``, ``4000`` is ``1:06:40``."""
+    whole = round(seconds)
+    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,189 @@
+"""A run's curves reach TensorBoard's files, MLflow and Weights & Biases, and never a secret with them."""
+
+from __future__ import annotations
+
+import importlib.util
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tensorboardX.proto import event_pb2
+from tensorboardX.record_writer import masked_crc32c
+
+from stoker.errors import RecipeError
+from stoker.recipe import Recipe, as_yaml, changed_keys, parse_recipe
+from stoker.runs.records import KINDS, EpochRecord, Goodput, Metrics
+from stoker.storage import Location, locate
+from stoker.training.telemetry import tensorboard as event_file
+from stoker.training.telemetry.outbox import Outbox
+from stoker.training.telemetry.progress import Standing
+from stoker.training.telemetry.tensorboard import EventFiles
+from stoker.training.telemetry.trackers import Tracking, check_tracking
+
+RECIPE = """
+name: curves
+storage: {root}
+data: {{url: {root}/data}}
+model: {{name: digitsnet}}
+batch: {{total: 8, micro: 4}}
+optimizer: {{lr: 0.1}}
+schedule: {{epochs: 2}}
+"""
+
+
+def recipe(*overrides: str, root: str = "/tmp/none") -> Recipe:
+    return parse_recipe(RECIPE.format(root=root), "curves.yaml", overrides)
+
+
+def standing(step: int) -> Standing:
+    return Standing(step, 0, 2.0 / step, 0.5, 0.1, 100.0, 0.25, 60.0)
+
+
+RECORD = EpochRecord(
+    epoch=0,
+    step=8,
+    seconds=10.0,
+    images_per_s=100.0,
+    data_wait=0.1,
+    learning_rate=0.1,
+    train_loss=0.5,
+    train_accuracy=0.75,
+    world_size=1,
+    validation=Metrics(samples=9, loss=0.25, accuracy=0.875, top5=1.0),
+    goodput=Goodput(wall_s=12.0, shares=dict.fromkeys(KINDS, 0.0) | {"compute": 1.0}),
+)
+
+
+def events(folder: Location) -> Iterator[event_pb2.Event]:
+    """What a reader of event files sees: the records of each file, in the order of names, checksums and all."""
+    for name in folder.children():
+        data = (folder / name).read()
+        at = 0
+        while at < len(data):
+            (length,) = struct.unpack_from("<Q", data, at)
+            body = data[at + 12 : at + 12 + length]
+            sums = struct.unpack_from("<I", data, at + 8) + struct.unpack_from("<I", data, at + 12 + length)
+            assert sums == (masked_crc32c(data[at : at + 8]), masked_crc32c(body))
+            yield event_pb2.Event.FromString(body)
+            at += 16 + length
+        assert at == len(data)
+
+
+def points(folder: Location) -> list[tuple[int, str, float]]:
+    return [(event.step, value.tag, value.simple_value) for event in events(folder) for value in event.summary.value]
+
+
+def test_event_files_hold_the_curves_at_report_intervals_and_epochs(tmp_path: Path) -> None:
+    run, outbox = locate(tmp_path) / "runs" / "curves", Outbox()
+    tracking = Tracking(recipe(), run, outbox)
+    tracking.standing(standing(4))
+    assert outbox.flush()
+    assert (4, "train/loss", 0.5) in points(run / "tensorboard")
+    tracking.standing(standing(8))
+    tracking.epoch(RECORD)
+    tracking.close()
+    outbox.close()
+    read = points(run / "tensorboard")
+    assert [(step, value) for step, tag, value in read if tag == "train/loss"] == [(4, 0.5), (8, 0.25)]
+    told = {tag: value for step, tag, value in read if step == 8}
+    assert told["validation/accuracy"] == 0.875
+    assert told["epoch/train_loss"] == 0.5
+    assert {tag: value for tag, value in told.items() if tag.startswith("goodput/")} == {
+        f"goodput/{kind}": float(kind == "compute") for kind in KINDS
+    }
+
+
+def test_a_full_event_file_is_left_for_a_new_one_and_the_curve_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_file, "_FILE_BYTES", 300)
+    folder, outbox = locate(tmp_path), Outbox()
+    files = EventFiles(folder, outbox)
+    for step in range(30):
+        files.scalars(step, {"loss": float(step)})
+    outbox.close()
+    assert len(folder.children()) > 2
+    assert points(folder) == [(step, "loss", float(step)) for step in range(30)]
+    assert [event.file_version for event in events(folder)].count("brain.Event:2") == len(folder.children())
+
+
+@pytest.mark.parametrize("name", ["mlflow", "wandb"])
+def test_a_tracker_that_is_named_and_not_installed_is_refused_before_anything_starts(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda wanted: None if wanted == name else known(wanted))
+    named = {"mlflow": "tracking.mlflow.uri=file:/tmp/mlruns", "wandb": "tracking.wandb.project=p"}[name]
+    with pytest.raises(RecipeError, match=rf"tracking.{name}: the package {name} is not installed here; install it"):
+        check_tracking(recipe(named))
+    check_tracking(recipe())
+
+
+@pytest.mark.parametrize("uri", ["https://me:hunter2@tracking.example", "https://tracking.example/?token=hunter2"])
+def test_a_recipe_with_a_trackers_secret_is_refused_and_the_secret_not_repeated(uri: str) -> None:
+    with pytest.raises(RecipeError, match=r"tracking\.mlflow: uri must not hold credentials") as refused:
+        recipe(f"tracking.mlflow.uri={uri}")
+    assert "hunter2" not in str(refused.value)
+
+
+def test_where_curves_go_may_change_when_a_run_goes_on() -> None:
+    assert changed_keys(recipe(), recipe("tracking.mlflow.uri=file:/tmp/mlruns")) == []
+    assert "mlflow" in as_yaml(recipe("tracking.mlflow.uri=file:/tmp/mlruns"))
+
+
+def test_a_tracker_that_fails_is_left_out_and_the_run_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    outbox = Outbox()
+    # neither package is installed where the suite runs, or the address is one that nobody listens at
+    tracking = Tracking(recipe("tracking.mlflow.uri=nothing://nowhere"), locate(tmp_path), outbox)
+    tracking.standing(standing(4))
+    tracking.close()
+    outbox.close()
+    assert (4, "train/loss", 0.5) in points(locate(tmp_path) / "tensorboard")
+    told = [record.message for record in caplog.records if record.name == "stoker.training.telemetry.trackers"]
+    assert [line.partition(":")[0] for line in told] == ["tracking.mlflow is left out from here on"]
+
+
+def test_mlflow_has_one_run_with_all_curves_however_often_it_goes_on(tmp_path: Path) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="mlflow is no package of stoker's; a run uses it where it is there")
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    for step in (4, 8):
+        outbox = Outbox()
+        tracking = Tracking(recipe(f"tracking.mlflow.uri={uri}"), locate(tmp_path) / "run", outbox)
+        tracking.standing(standing(step))
+        tracking.close()
+        outbox.close()
+    client = mlflow.tracking.MlflowClient(tracking_uri=uri)
+    (run,) = client.search_runs([client.get_experiment_by_name("stoker").experiment_id])
+    assert [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, "train/loss")] == [
+        (4, 0.5),
+        (8, 0.25),
+    ]
+    assert run.data.params["optimizer.lr"] == "0.1"
+    assert run.info.status == "FINISHED"
+
+
+def test_weights_and_biases_takes_the_curves_without_a_network(tmp_path: Path) -> None:
+    pytest.importorskip("wandb", reason="wandb is no package of stoker's; a run uses it where it is there")
+    program = (
+        "import test_tracking as t\n"
+        "from stoker.storage import locate\n"
+        f"tracking = t.Tracking(t.recipe('tracking.wandb.project=p'), locate({str(tmp_path)!r}) / 'run', t.Outbox())\n"
+        "tracking.standing(t.standing(4)); tracking.close()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        check=False,
+        cwd=tmp_path,
+        env={
+            "WANDB_MODE": "offline",
+            "PYTHONPATH": ":".join([str(Path(__file__).parent), *sys.path]),
+            "HOME": str(tmp_path),
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert "left out" not in done.stderr
+    assert list((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
