@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> None:
         read_threads=data.read_threads,
         images_per_s=given.images_per_s,
     )
-    split = read_manifest(locate(data.url, patience_s=10)).split(data.train_split)
+    split = read_manifest(locate(data.url, timeout_s=10)).split(data.train_split)
     store = Store(given.bandwidth_mb_s, given.latency_ms)
     prices = Prices(given.dollars_per_million_requests, given.dollars_per_gb)
     try:

@@ -32,9 +32,9 @@ def main(arguments: list[str]) -> None:
     from stoker.predict import evaluate_judged, file_judged, run_judged, version_judged
 
     if is_file:
-        judged = file_judged(locate(given.reference, patience_s=10), given.recipe)
+        judged = file_judged(locate(given.reference, timeout_s=10), given.recipe)
     else:
-        storage = locate(given.storage, patience_s=10)
+        storage = locate(given.storage, timeout_s=10)
         judged = run_judged(storage, given.reference) if given.run else version_judged(storage, given.reference)
     classes, found = evaluate_judged(judged, split=given.split, data_url=given.data)
     width = max(20, *(len(name) for name in classes))

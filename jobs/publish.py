@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> None:
     from stoker.predict import check_parity
     from stoker.registry import publish_run
 
-    storage = locate(url, patience_s=10)
+    storage = locate(url, timeout_s=10)
     version = publish_run(storage, run, given.model, verify=check_parity, alias=given.alias)
     print(f"published {version.reference} from run {run}: accuracy {version.card.metrics.accuracy:.2%}")
     print(json.dumps({"model": version.reference, "alias": given.alias, "url": version.location.url}))

@@ -40,17 +40,17 @@ _LOOPBACK = ("127.0.0.1", "localhost")
 _NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-def deploy(plan: Plan, address: str, *, patience_s: float = 300.0) -> None:
+def deploy(plan: Plan, address: str, *, timeout_s: float = 300.0) -> None:
     """Bring ``plan`` to the cluster whose dashboard is at ``address``; returns when it answers with its versions.
 
     Raises:
-        ClusterError: no cluster there, the port is taken, the application fails, or ``patience_s`` has passed.
+        ClusterError: no cluster there, the port is taken, the application fails, or ``timeout_s`` has passed.
     """
     with _understood(address):
         client = _client(address)
         _check_port(plan, client, address)
         client.deploy_applications(plan.config)
-    deadline = time.monotonic() + patience_s
+    deadline = time.monotonic() + timeout_s
     say_at = time.monotonic() + _SAY_EVERY_S
     while True:
         with _understood(address):
@@ -63,7 +63,7 @@ def deploy(plan: Plan, address: str, *, patience_s: float = 300.0) -> None:
         state = str(found.get("status", "NOT_STARTED")).lower().replace("_", " ")
         if time.monotonic() > deadline:
             raise ClusterError(
-                f"{plan.application} does not answer at {plan.url} after {patience_s:g} s (it is {state}: "
+                f"{plan.application} does not answer at {plan.url} after {timeout_s:g} s (it is {state}: "
                 f"{_reason(found)}); see serve status, and ray status for free CPUs"
             )
         if time.monotonic() > say_at:
@@ -72,7 +72,7 @@ def deploy(plan: Plan, address: str, *, patience_s: float = 300.0) -> None:
         time.sleep(_EVERY_S)
 
 
-def remove(address: str, *, patience_s: float = 60.0) -> None:
+def remove(address: str, *, timeout_s: float = 60.0) -> None:
     """End Serve on the cluster, with all its applications.
 
     Raises:
@@ -81,10 +81,10 @@ def remove(address: str, *, patience_s: float = 60.0) -> None:
     with _understood(address):
         client = _client(address)
         client.delete_applications()
-        deadline = time.monotonic() + patience_s
+        deadline = time.monotonic() + timeout_s
         while client.get_serve_details()["applications"]:
             if time.monotonic() > deadline:
-                raise ClusterError(f"Serve on {address} has not ended after {patience_s:g} s; see serve status")
+                raise ClusterError(f"Serve on {address} has not ended after {timeout_s:g} s; see serve status")
             time.sleep(_EVERY_S)
 
 
@@ -176,7 +176,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--model", action="append", default=[], metavar="REF", help="instead of the YAML's; repeatable")
     parser.add_argument("--port", type=int, help="instead of the YAML's")
     parser.add_argument("--address", default=_address(), help="the cluster's dashboard")
-    parser.add_argument("--patience", type=float, default=300.0, metavar="S", help="seconds to wait (default: 300)")
+    parser.add_argument("--timeout", type=float, default=300.0, metavar="S", help="seconds to wait (default: 300)")
     parser.add_argument("--delete", action="store_true", help="end Serve and all its applications")
     given = parser.parse_args(arguments)
     if given.delete:
@@ -188,7 +188,7 @@ def main(arguments: list[str]) -> None:
     plan = read_plan(given.config, storage=given.storage, models=given.model, port=given.port)
     versions = [model.version for model in plan.deployed]
     _say(f"deploying {', '.join(versions)} to {given.address}")
-    deploy(plan, given.address, patience_s=given.patience)
+    deploy(plan, given.address, timeout_s=given.timeout)
     _say(f"serving {', '.join(versions)} at {plan.url}")
     _say(json.dumps({"url": plan.url, "models": versions}))
 

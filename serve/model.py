@@ -43,7 +43,7 @@ class Model:
         self._stack = torch.stack
         self._decoders = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._forward = ThreadPoolExecutor(1, thread_name_prefix="forward")
-        self._predictor = Predictor.load(reference, storage=locate(storage, patience_s=20))
+        self._predictor = Predictor.load(reference, storage=locate(storage, timeout_s=20))
         size = self._predictor.card.preprocessing.image_size
         self._predictor.predict_images(torch.zeros(1, 3, size, size, dtype=torch.uint8))  # the first pass is slow
 

@@ -23,7 +23,7 @@ __all__ = ["make_app"]
 
 logger = logging.getLogger(__name__)
 
-_PATIENCE_S = 10.0
+_TIMEOUT_S = 10.0
 """how long readiness and the list of models wait for a replica"""
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _FILES = {"type": "array", "items": {"type": "string", "format": "binary"}}
@@ -111,7 +111,7 @@ def make_app(settings: Settings, deployed: list[Deployed], served: Mapping[str, 
 
     async def described(model: Deployed) -> ModelEntry:
         try:
-            found = await asyncio.wait_for(served[model.name].describe(), _PATIENCE_S)
+            found = await asyncio.wait_for(served[model.name].describe(), _TIMEOUT_S)
         except TimeoutError:
             raise Refusal(503, "not_ready", f"{model.version} is not ready yet", {"Retry-After": "1"}) from None
         return ModelEntry(

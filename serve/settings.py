@@ -97,4 +97,4 @@ class Settings(_Strict):
         from stoker.registry import Registry  # imports torch, which takes seconds
         from stoker.storage import locate
 
-        return Registry(locate(self.storage, patience_s=10)).resolve(reference).reference
+        return Registry(locate(self.storage, timeout_s=10)).resolve(reference).reference

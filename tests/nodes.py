@@ -93,7 +93,7 @@ def second_node(cluster: RayCluster, cpus: int = 1) -> Iterator[Node]:
         wait_until(
             lambda: "joined as" in log.read_text(errors="replace"),
             "the second node",
-            patience_s=90,
+            timeout_s=90,
             process=started,
             log=log,
         )

@@ -137,7 +137,7 @@ class _Sums:
 @torch.inference_mode()
 def parity_samples(model: nn.Module, normalize: Normalize, recipe: Recipe, most: int = 32) -> tuple[ParitySample, ...]:
     """What ``model`` says of up to ``most`` validation samples, evenly spaced over the split, each on its own."""
-    reader = SampleReader(locate(recipe.data.url, patience_s=recipe.patience_s), recipe.data.validation_split)
+    reader = SampleReader(locate(recipe.data.url, timeout_s=recipe.storage_timeout_s), recipe.data.validation_split)
     numbers = sorted({i * len(reader) // most for i in range(most)})
     device = next(model.parameters()).device
     was_training = model.training

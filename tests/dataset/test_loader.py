@@ -163,7 +163,7 @@ def test_bytes_that_stay_wrong_end_with_an_error_that_names_shard_and_key(root: 
     data[700] ^= 1
     shard.write_bytes(data)
     with pytest.raises(StorageError, match=r"000000\.tar.*wrong checksum of sample 000000 at offset 512"):
-        batches(loader(locate(damaged.url, patience_s=0.1)))
+        batches(loader(locate(damaged.url, timeout_s=0.1)))
 
 
 def test_a_sample_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:

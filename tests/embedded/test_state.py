@@ -71,12 +71,12 @@ def test_only_one_process_holds_the_lock(tmp_path: Path) -> None:
     try:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(ClusterError, match="another process has held"), folder.lock(patience_s=0.5):
+        with pytest.raises(ClusterError, match="another process has held"), folder.lock(timeout_s=0.5):
             pass
     finally:
         other.kill()
         other.communicate()
-    with folder.lock(patience_s=10):
+    with folder.lock(timeout_s=10):
         pass
 
 
@@ -116,13 +116,13 @@ def test_ending_a_part_takes_its_stubborn_orphans_and_nobody_else(tmp_path: Path
     started = part.start(arguments, environment=os.environ, folder=tmp_path, log=log)
     bystander = other.start(arguments, environment=os.environ, folder=tmp_path, log=tmp_path / "log2")
     try:
-        wait_until(lambda: log.read_text().count("up") == 2, "the forks", patience_s=30, process=started, log=log)
+        wait_until(lambda: log.read_text().count("up") == 2, "the forks", timeout_s=30, process=started, log=log)
         psutil.Process(started.pid).kill()
-        assert part.end(patience_s=0.2) >= 1
+        assert part.end(timeout_s=0.2) >= 1
         assert part.processes() == []
         assert bystander.is_alive()
     finally:
-        other.end(patience_s=0)
+        other.end(timeout_s=0)
     assert other.processes() == []
 
 
@@ -132,7 +132,7 @@ def test_a_program_that_ends_at_once_is_quoted(tmp_path: Path) -> None:
         [sys.executable, "-c", "raise SystemExit('no such disk')"], environment=os.environ, folder=tmp_path, log=log
     )
     with pytest.raises(ClusterError, match=r"the disk ended by itself after .* s: no such disk \(log: "):
-        wait_until(lambda: False, "the disk", patience_s=60, process=started, log=log)
+        wait_until(lambda: False, "the disk", timeout_s=60, process=started, log=log)
 
 
 def test_a_taken_port_is_replaced_and_the_line_says_how_to_choose(caplog: pytest.LogCaptureFixture) -> None:

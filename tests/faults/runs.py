@@ -48,13 +48,13 @@ log_every_s: 1
 """
 
 
-def wait_for(condition: Callable[[], Any], what: str, *, job: Job | None = None, patience_s: float = 150) -> Any:
+def wait_for(condition: Callable[[], Any], what: str, *, job: Job | None = None, timeout_s: float = 150) -> Any:
     """What ``condition`` gives as soon as it is true; fails when ``job`` ends before, or it takes too long."""
-    deadline = time.monotonic() + patience_s
+    deadline = time.monotonic() + timeout_s
     while not (found := condition()):
         said = job.said() if job else ""
         assert job is None or job.process.poll() is None, f"the job ended before {what}: {said[-4000:]}"
-        assert time.monotonic() < deadline, f"no {what} in {patience_s:g} s: {said[-4000:]}"
+        assert time.monotonic() < deadline, f"no {what} in {timeout_s:g} s: {said[-4000:]}"
         time.sleep(0.02)
     return found
 
@@ -84,9 +84,9 @@ class Job:
     def said(self) -> str:
         return self.output.read_text(errors="replace")
 
-    def end(self, patience_s: float = 200) -> str:
+    def end(self, timeout_s: float = 200) -> str:
         """Wait until it has ended; returns what it said."""
-        self.process.wait(timeout=patience_s)
+        self.process.wait(timeout=timeout_s)
         return self.said()
 
 

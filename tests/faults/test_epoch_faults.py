@@ -101,7 +101,7 @@ def test_a_fault_that_stays_ends_the_epoch_with_one_line_that_names_the_object(
 
     with proxy.faults(Fault(kind, path="/train/000003.tar")):
         impatient = Loader(
-            locate(url, patience_s=1.0),
+            locate(url, timeout_s=1.0),
             "train",
             global_batch=24,
             micro_batch=4,

@@ -38,7 +38,7 @@ def test_a_rank_that_stands_still_is_shown_with_all_stacks_and_the_run_goes_on(
     roomy: Instance, store: Store, tmp_path: Path, record_property: pytest.RecordProperty
 ) -> None:
     run = Run(store, tmp_path, epochs=1)
-    with run.running("workers.hang_s=8", "patience_s=5") as job:
+    with run.running("workers.stall_timeout_s=8", "storage_timeout_s=5") as job:
         first = run.wait_for_steps(job, 0, 25)
         os.kill(first.pids[1], signal.SIGSTOP)
         frozen = time.time()
@@ -46,6 +46,6 @@ def test_a_rank_that_stands_still_is_shown_with_all_stacks_and_the_run_goes_on(
         record_property("frozen_to_next_step_s", second.first_at - frozen)
         said = job.end()
     assert job.process.returncode == 0, said[-3000:]
-    assert "rank 0 did nothing for 8 s (workers.hang_s); the stacks of its threads" in said
+    assert "rank 0 made no progress for 8 s (workers.stall_timeout_s); dumping the stacks of its threads" in said
     assert "stoker/training/step/stepper.py" in said, "the stacks are not there"
     run.must_have_seen_each_sample_once()

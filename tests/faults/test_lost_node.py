@@ -46,7 +46,7 @@ def test_an_elastic_run_goes_on_with_the_nodes_that_are_there(
             record_property("node_drained_to_next_step_s", alone.first_at - asked)
             assert alone.first_at - asked < _PROMPT_S, "the node would have gone under the run"
             assert run.lost_steps()[-1] == 0, "draining lost work"
-            said = job.end(patience_s=400)
+            said = job.end(timeout_s=400)
     assert job.process.returncode == 0, said[-3000:]
     run.must_have_seen_each_sample_once()
 

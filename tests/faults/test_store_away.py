@@ -40,7 +40,7 @@ def test_a_run_waits_for_the_store_and_ends_clearly_when_its_patience_does(
     roomy: Instance, store: Store, tmp_path: Path, record_property: pytest.RecordProperty
 ) -> None:
     run = Run(store, tmp_path, epochs=8)
-    with run.running("patience_s=300") as job:
+    with run.running("storage_timeout_s=300") as job:
         run.wait_for_steps(job, 0, 25)
         with _away(store):
             time.sleep(_AWAY_S)
@@ -55,11 +55,11 @@ def test_a_run_waits_for_the_store_and_ends_clearly_when_its_patience_does(
         job.process.wait()
     assert len(run.attempts()) == 1, "the workers were started again"
 
-    with run.running("patience_s=10") as job:
+    with run.running("storage_timeout_s=10") as job:
         run.wait_for_steps(job, 1, 25)
         went = time.time()
         with _away(store):
-            said = job.end(patience_s=120)
+            said = job.end(timeout_s=120)
             record_property("store_away_to_end_s", time.time() - went)
     assert job.process.returncode == 2, said[-3000:]
     assert [line for line in said.splitlines() if line.startswith("error: cannot ")], said[-3000:]

@@ -44,7 +44,7 @@ def written(store: Store) -> str:
 
 @pytest.fixture
 def place(written: str, proxy: FaultProxy) -> Location:
-    return locate(written, patience_s=30)
+    return locate(written, timeout_s=30)
 
 
 def must_be(expected: bytes) -> Callable[[memoryview], None]:
@@ -90,7 +90,7 @@ def test_a_fault_that_stays_is_one_clear_error_within_the_patience(
     with proxy.faults(Fault(kind)):
         began = time.monotonic()
         with pytest.raises(StorageError) as raised:
-            read(place.patient(0.6), reads)
+            read(place.with_timeout(0.6), reads)
         assert time.monotonic() - began < 10  # not the deadline, not the stall
     assert f"cannot read {place.url}: no good answer in 0.6 s" in str(raised.value)
     assert "\n" not in str(raised.value)
@@ -170,7 +170,7 @@ def test_s3fs_takes_over_where_obstore_misunderstands_the_store(
 FORK = """
 import os, sys
 from stoker.storage import locate
-place = locate(sys.argv[1], patience_s=20)
+place = locate(sys.argv[1], timeout_s=20)
 assert len(place.read_range(0, 1000)) == 1000
 child = os.fork()
 if child == 0:

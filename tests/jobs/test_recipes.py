@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stoker.models.initialize import check_beginning
+from stoker.models.initialize import check_initialization
 from stoker.recipe import Recipe, Schedule, read_recipe
 from stoker.training.optim.schedule import learning_rate_ratio
 
@@ -23,7 +23,7 @@ def _without_weights(recipe: Recipe) -> Recipe:
 def test_a_recipes_model_builds_and_takes_all_its_sizes(path: Path) -> None:
     recipe = _without_weights(read_recipe(path))
     classes = tuple(str(i) for i in range(1000 if path.stem.startswith("imagenet") else 2))
-    assert check_beginning(recipe, classes, patience_s=1) is None
+    assert check_initialization(recipe, classes, timeout_s=1) is None
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

@@ -13,7 +13,7 @@ from torch import nn
 from published import finished_run
 from stoker.errors import ModelError, StorageError
 from stoker.models import build_model
-from stoker.models.initialize import check_beginning, load_beginning, training_model
+from stoker.models.initialize import check_initialization, load_initial_weights, training_model
 from stoker.recipe import Recipe, parse_recipe
 from stoker.registry import Registry, publish_run, with_source
 from stoker.runs.folder import RunFolder
@@ -50,7 +50,7 @@ def weights_file(path: Path, *, name: str = "digitsnet", classes: int = 3, seed:
 def begun(recipe: Recipe, classes: tuple[str, ...]) -> nn.Module:
     torch.manual_seed(recipe.seed)
     model = training_model(recipe, len(classes))
-    load_beginning(recipe, classes, [model])
+    load_initial_weights(recipe, classes, [model])
     return model
 
 
@@ -58,7 +58,7 @@ def begun(recipe: Recipe, classes: tuple[str, ...]) -> nn.Module:
 def test_weights_of_a_file_fill_the_model_head_and_all(tmp_path: Path, file: str) -> None:
     state = weights_file(tmp_path / file)
     recipe = recipe_of(tmp_path, f"weights={tmp_path}/{file}")
-    assert check_beginning(recipe, THREE, patience_s=1) == f"begins with {tmp_path}/{file}"
+    assert check_initialization(recipe, THREE, timeout_s=1) == f"begins with {tmp_path}/{file}"
     model = begun(recipe, THREE)
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
@@ -66,7 +66,7 @@ def test_weights_of_a_file_fill_the_model_head_and_all(tmp_path: Path, file: str
 def test_a_head_for_other_classes_is_new_and_the_rest_is_taken(tmp_path: Path) -> None:
     state = weights_file(tmp_path / "w.safetensors", classes=10)
     recipe = recipe_of(tmp_path, f"weights={tmp_path}/w.safetensors")
-    line = check_beginning(recipe, THREE, patience_s=1)
+    line = check_initialization(recipe, THREE, timeout_s=1)
     assert line == f"begins with {tmp_path}/w.safetensors, a new head for 3 classes"
     model = begun(recipe, THREE)
     assert model.head.weight.shape == (3, 128)
@@ -99,7 +99,7 @@ def test_weights_with_or_without_auxiliary_heads_fit_a_googlenet(tmp_path: Path)
 def test_a_vision_transformers_positions_follow_the_image_size(tmp_path: Path) -> None:
     weights_file(tmp_path / "w.safetensors", name="vit_b_32", classes=3)
     recipe = recipe_of(tmp_path, f"weights={tmp_path}/w.safetensors", model="vit_b_32")
-    check_beginning(recipe, THREE, patience_s=1)
+    check_initialization(recipe, THREE, timeout_s=1)
     assert begun(recipe, THREE).encoder.pos_embedding.shape == (1, 2, 768)
 
 
@@ -108,9 +108,9 @@ def test_weights_of_another_architecture_are_refused_by_tensor_and_shapes(tmp_pa
     weights_file(tmp_path / file, name="resnet34")
     advice = "give weights of this architecture, or change model.name and its options"
     with pytest.raises(ModelError, match=rf"for a resnet18: the model has no tensor layer\S+ \[64.*\]; {advice}"):
-        check_beginning(recipe_of(tmp_path, f"weights={tmp_path}/{file}", model="resnet18"), THREE, patience_s=1)
+        check_initialization(recipe_of(tmp_path, f"weights={tmp_path}/{file}", model="resnet18"), THREE, timeout_s=1)
     with pytest.raises(ModelError, match=r"tensor layer1.0.conv1.weight is \[64, 64, 3, 3\], but \[64, 64, 1, 1\]"):
-        check_beginning(recipe_of(tmp_path, f"weights={tmp_path}/{file}", model="resnet50"), THREE, patience_s=1)
+        check_initialization(recipe_of(tmp_path, f"weights={tmp_path}/{file}", model="resnet50"), THREE, timeout_s=1)
 
 
 def test_files_that_are_missing_or_something_else_are_refused_in_one_line(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_files_that_are_missing_or_something_else_are_refused_in_one_line(tmp_pa
         "words.safetensors": "is not a safetensors file",
     }.items():
         with pytest.raises(ModelError, match=words) as caught:
-            check_beginning(recipe_of(tmp_path, f"weights={tmp_path}/{file}"), THREE, patience_s=1)
+            check_initialization(recipe_of(tmp_path, f"weights={tmp_path}/{file}"), THREE, timeout_s=1)
         assert "\n" not in str(caught.value)
 
 
@@ -155,7 +155,7 @@ def test_a_version_is_found_by_its_alias_and_kept_by_its_number_and_checksum(tmp
 
 def test_as_many_but_other_classes_get_a_new_head(tmp_path: Path) -> None:
     recipe = with_source(_published(tmp_path))
-    told = check_beginning(recipe, THREE, patience_s=1)
+    told = check_initialization(recipe, THREE, timeout_s=1)
     assert told == "begins with digits@1, a new head for 3 classes"
 
 
@@ -171,7 +171,7 @@ def test_a_run_goes_on_with_the_version_that_it_began_with(tmp_path: Path) -> No
 
 
 def test_weights_that_changed_since_they_were_published_are_refused(tmp_path: Path) -> None:
-    recipe = with_source(_published(tmp_path)).model_copy(update={"patience_s": 0.2})
+    recipe = with_source(_published(tmp_path)).model_copy(update={"storage_timeout_s": 0.2})
     weights_file(tmp_path / "models/digits/1/model.safetensors")
     with pytest.raises(StorageError, match="not what the model was published with"):
         begun(recipe, THREE)
@@ -179,7 +179,7 @@ def test_weights_that_changed_since_they_were_published_are_refused(tmp_path: Pa
 
 def test_a_version_that_nobody_looked_up_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"digits@3 is a model version, which jobs/train.py finds"):
-        check_beginning(recipe_of(tmp_path, "weights=digits@3"), THREE, patience_s=1)
+        check_initialization(recipe_of(tmp_path, "weights=digits@3"), THREE, timeout_s=1)
 
 
 def test_a_published_fine_tune_names_its_parent(tmp_path: Path) -> None:

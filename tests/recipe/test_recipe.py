@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stoker.errors import RecipeError
-from stoker.recipe import Recipe, as_yaml, changed_keys, json_schema, parse_recipe, read_recipe
+from stoker.recipe import Recipe, as_yaml, changed_keys, json_schema, parse_recipe, read_recipe, renamed, stored_recipe
 
 RECIPES = sorted((Path(__file__).parents[2] / "jobs" / "recipes").glob("*.yaml"))
 SMALL = """
@@ -38,6 +38,33 @@ def test_a_resolved_recipe_reads_back_equal_whatever_its_numbers(rate: float, ep
 
 def test_an_override_reaches_a_section_that_the_file_leaves_out() -> None:
     assert small("ema.decay=0.99", "data.augment.flip=0").ema.decay == 0.99  # type: ignore[union-attr]
+
+
+def test_keys_by_their_old_names_are_read_and_warned_about_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(renamed, "_warned", set())
+    path = tmp_path / "old.yaml"
+    path.write_text(SMALL + "patience_s: 50\nworkers: {hang_s: 90}\n")
+    for _ in range(2):
+        recipe = read_recipe(path, ["patience_s=70"])
+        assert (recipe.storage_timeout_s, recipe.workers.stall_timeout_s) == (70, 90)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path}: patience_s is now called storage_timeout_s; the old name still works",
+        f"{path}: workers.hang_s is now called workers.stall_timeout_s; the old name still works",
+    ]
+
+
+def test_a_recipe_that_a_version_stored_with_old_names_is_read() -> None:
+    stored = small().model_dump(mode="json")
+    stored["patience_s"] = stored.pop("storage_timeout_s")
+    stored["workers"]["hang_s"] = stored["workers"].pop("stall_timeout_s")
+    assert stored_recipe(stored) == small()
+
+
+def test_a_key_by_both_of_its_names_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"small\.yaml: patience_s is the old name of storage_timeout_s, and both"):
+        parse_recipe(SMALL + "patience_s: 50\nstorage_timeout_s: 60\n", "small.yaml")
 
 
 def test_numbers_and_words_are_those_of_yaml_1_2() -> None:

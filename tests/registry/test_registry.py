@@ -28,7 +28,7 @@ def storage(run: Location, tmp_path: Path) -> Location:
     for path, _ in run.walk():
         if path.startswith("runs/"):
             (locate(tmp_path) / path).write((run / path).read())
-    return locate(tmp_path, patience_s=0.3)
+    return locate(tmp_path, timeout_s=0.3)
 
 
 def publish(storage: Location, alias: str | None = None) -> ModelVersion:

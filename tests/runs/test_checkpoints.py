@@ -14,7 +14,7 @@ from stoker.storage import Location, locate
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Location:
-    return locate(tmp_path / "checkpoints", patience_s=0.2)
+    return locate(tmp_path / "checkpoints", timeout_s=0.2)
 
 
 def save(folder: Location, *steps: int, keep: int = 3) -> None:
@@ -80,7 +80,7 @@ def test_a_damaged_file_is_refused_and_a_missing_one_is_named(folder: Location) 
 
 def test_a_failed_upload_is_raised_at_the_next_save(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    writer = CheckpointWriter(locate(tmp_path / "file" / "below", patience_s=0.1), 3)
+    writer = CheckpointWriter(locate(tmp_path / "file" / "below", timeout_s=0.1), 3)
     writer.save(1, {"model.safetensors": {"w": torch.zeros(1)}}, {})
     with pytest.raises(StorageError, match="below"):
         writer.close()

@@ -58,7 +58,7 @@ def test_listing_is_sorted_and_leaves_out_hidden_names(place: Location) -> None:
 def test_a_range_past_the_end_is_a_failed_read(place: Location) -> None:
     (place / "a").write(b"0123456789")
     with pytest.raises(StorageError, match=r"cannot read .*a: no good answer.*asked for bytes 5 to 20"):
-        (place / "a").patient(0.2).read_range(5, 20)
+        (place / "a").with_timeout(0.2).read_range(5, 20)
 
 
 def test_bytes_that_fail_their_check_are_read_again(place: Location) -> None:

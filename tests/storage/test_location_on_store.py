@@ -38,7 +38,7 @@ def read_elsewhere(url: str, environment: Mapping[str, str | None]) -> str:
     """What a program prints on standard error that reads ``url`` under another environment."""
     program = (
         "import sys; from stoker.command import run_command; from stoker.storage import locate\n"
-        "run_command(lambda arguments: print(locate(arguments[0], patience_s=2).read()))"
+        "run_command(lambda arguments: print(locate(arguments[0], timeout_s=2).read()))"
     )
     variables = {**os.environ, **environment}
     done = subprocess.run(

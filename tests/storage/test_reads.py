@@ -135,7 +135,7 @@ def test_impossible_policies_are_refused(policy: dict[str, float]) -> None:
 def test_an_unknown_client_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STOKER_S3_CLIENT", "curl")
     with pytest.raises(StorageError, match="STOKER_S3_CLIENT is 'curl'; set it to s3fs or obstore"):
-        locate("s3://bucket/a", patience_s=1).read_range(0, 1)
+        locate("s3://bucket/a", timeout_s=1).read_range(0, 1)
 
 
 def test_a_client_shows_no_secret_and_cannot_be_sent(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ __all__ = ["STEPS_PER_EPOCH", "JobRun", "grown_and_shrunk", "killed_twice"]
 
 CHECKOUT = Path(__file__).parents[2]
 STEPS_PER_EPOCH = 50
-_PATIENCE_S = 400.0
+_TIMEOUT_S = 400.0
 
 
 @dataclass
@@ -62,7 +62,7 @@ class JobRun:
         return self.folder / f"job{self._jobs}.log"
 
     def must_end_well(self, job: subprocess.Popen[bytes]) -> None:
-        if code := job.wait(timeout=_PATIENCE_S):
+        if code := job.wait(timeout=_TIMEOUT_S):
             raise RuntimeError(f"jobs/train.py ended with {code}: {self.said()[-3000:]}")
 
     def said(self) -> str:
@@ -78,7 +78,7 @@ class JobRun:
         return found
 
     def wait_for(self, condition: Callable[[], object], what: str, job: subprocess.Popen[bytes]) -> None:
-        deadline = time.monotonic() + _PATIENCE_S
+        deadline = time.monotonic() + _TIMEOUT_S
         while not condition():
             if job.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"no {what}: {self.said()[-3000:]}")
@@ -116,14 +116,14 @@ def killed_twice(run: JobRun) -> list[int]:
     with run.started("workers.min=2", "workers.max=2", "workers.max_failures=0") as job:
         run.wait_for(lambda: run.has_done(24, 2), "24 steps of 2 workers", job)
         os.kill(run.groups()[-1][1][0], signal.SIGKILL)
-        if job.wait(timeout=_PATIENCE_S) == 0:
+        if job.wait(timeout=_TIMEOUT_S) == 0:
             raise RuntimeError("the run went on without a worker")
     with run.started("workers.min=3", "workers.max=3", "workers.max_failures=0") as job:
         run.wait_for(lambda: run.has_done(63, 3), "63 steps of 3 workers", job)
         workers = [process for process, _ in run.groups()[-1].values()]
         job.kill()
         job.wait()
-    deadline = time.monotonic() + _PATIENCE_S
+    deadline = time.monotonic() + _TIMEOUT_S
     while any(psutil.pid_exists(worker) for worker in workers):
         if time.monotonic() > deadline:
             raise RuntimeError("the workers of a killed driver do not end")

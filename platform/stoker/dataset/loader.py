@@ -42,7 +42,7 @@ class Loader:
     Raises:
         RecipeError: ``data.decode`` is gpu where there is no GPU that decodes.
         DatasetError: the data set is missing or damaged; while iterating, a sample cannot be decoded.
-        StorageError: the store refuses or does not answer within the location's patience.
+        StorageError: the store refuses or does not answer within the location's timeout.
         ValueError: sizes or ranks that cannot be.
     """
 
@@ -97,7 +97,7 @@ class Loader:
     @classmethod
     def for_training(cls, recipe: Recipe, *, rank: int = 0, world_size: int = 1) -> Loader:
         """The loader of a recipe's training split."""
-        root = locate(recipe.data.url, patience_s=recipe.patience_s)
+        root = locate(recipe.data.url, timeout_s=recipe.storage_timeout_s)
         return cls(
             root,
             recipe.data.train_split,
@@ -115,7 +115,7 @@ class Loader:
 
         Which samples make a micro-batch does not depend on ``world_size``.
         """
-        root = locate(recipe.data.url, patience_s=recipe.patience_s)
+        root = locate(recipe.data.url, timeout_s=recipe.storage_timeout_s)
         return cls(
             root,
             recipe.data.validation_split,

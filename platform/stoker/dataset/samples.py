@@ -79,7 +79,7 @@ class ShardReader:
         ``is_alone`` reads no more than these where the cache does not have their block, and keeps nothing.
 
         Raises:
-            StorageError: no read within the patience gave the bytes that the index promises; names shard and keys.
+            StorageError: no read within the timeout gave the bytes that the index promises; names shard and keys.
             DatasetError: an index is missing or damaged.
         """
         found: list[Sample] = []

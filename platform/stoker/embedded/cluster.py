@@ -30,8 +30,8 @@ __all__ = ["RayCluster"]
 logger = logging.getLogger(__name__)
 
 _HIDDEN_PORTS = ("client", "dashboard-metrics", "autoscaler-metrics")
-_START_PATIENCE_S = 180.0
-_STOP_PATIENCE_S = 30.0
+_START_TIMEOUT_S = 180.0
+_STOP_TIMEOUT_S = 30.0
 _STARTS = 3
 _NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -115,7 +115,7 @@ class RayCluster:
     def stop(self) -> int:
         """End it with all its jobs and endpoints; returns how many processes there were."""
         ports = self._ports()
-        count = self._part.end(patience_s=_STOP_PATIENCE_S)
+        count = self._part.end(timeout_s=_STOP_TIMEOUT_S)
         deadline = time.monotonic() + 20.0
         while count and time.monotonic() < deadline and not all(is_free(port) for port in ports.values()):
             time.sleep(0.1)
@@ -141,7 +141,7 @@ class RayCluster:
             log=log,
         )
         self.folder.record("cluster", {"ports": ports, **process.note()})
-        wait_until(self.is_healthy, "the Ray cluster", patience_s=_START_PATIENCE_S, process=process, log=log)
+        wait_until(self.is_healthy, "the Ray cluster", timeout_s=_START_TIMEOUT_S, process=process, log=log)
         logger.info("the Ray cluster is ready after %.1f s at %s", time.monotonic() - began, self.dashboard_url)
 
     def _arguments(self, ports: Mapping[str, int]) -> list[str]:

@@ -26,7 +26,7 @@ def deploy_endpoint(instance: Instance) -> str | None:
     """
     os.environ.update(instance.environment())
     try:
-        Registry(locate(instance.url, patience_s=10)).resolve(REFERENCE)
+        Registry(locate(instance.url, timeout_s=10)).resolve(REFERENCE)
     except ModelError:
         return None
     command = [sys.executable, "-m", "stoker_serve.deploy", CONFIG]

@@ -103,8 +103,8 @@ class Part:
                     found.append(process)
         return found
 
-    def end(self, *, patience_s: float) -> int:
-        """Ask all to end, wait ``patience_s`` seconds, then kill; returns how many there were.
+    def end(self, *, timeout_s: float) -> int:
+        """Ask all to end, wait ``timeout_s`` seconds, then kill; returns how many there were.
 
         Raises:
             ClusterError: some do not end even when killed.
@@ -116,7 +116,7 @@ class Part:
             with contextlib.suppress(psutil.Error):
                 if process.ppid() not in pids:  # the others are ended by their parents, in the right order
                     process.terminate()
-        self._wait_for_none(patience_s)
+        self._wait_for_none(timeout_s)
         deadline = time.monotonic() + 20.0
         while left := self.processes():
             if time.monotonic() > deadline:
@@ -128,8 +128,8 @@ class Part:
             self._wait_for_none(1.0)
         return count
 
-    def _wait_for_none(self, patience_s: float) -> None:
-        deadline = time.monotonic() + patience_s
+    def _wait_for_none(self, timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
         while True:
             for pid, child in list(_children.items()):
                 if child.poll() is not None:
@@ -140,12 +140,12 @@ class Part:
 
 
 def wait_until(
-    is_ready: Callable[[], bool], what: str, *, patience_s: float, process: Started | None = None, log: Path
+    is_ready: Callable[[], bool], what: str, *, timeout_s: float, process: Started | None = None, log: Path
 ) -> None:
     """Poll ``is_ready`` until it holds, and say every ten seconds what is waited for.
 
     Raises:
-        ClusterError: ``process`` ended, or ``patience_s`` seconds passed; quotes the last line of ``log``.
+        ClusterError: ``process`` ended, or ``timeout_s`` seconds passed; quotes the last line of ``log``.
     """
     began = time.monotonic()
     next_word = 10.0
@@ -153,8 +153,8 @@ def wait_until(
         waited = time.monotonic() - began
         if process is not None and not process.is_alive():
             raise ClusterError(f"{what} ended by itself after {waited:.0f} s{last_words(log)}")
-        if waited > patience_s:
-            raise ClusterError(f"{what} is not ready after {patience_s:g} s{last_words(log)}")
+        if waited > timeout_s:
+            raise ClusterError(f"{what} is not ready after {timeout_s:g} s{last_words(log)}")
         if waited > next_word:
             logger.info("still waiting for %s (%.0f s)", what, waited)
             next_word += 10.0

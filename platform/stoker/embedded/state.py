@@ -137,15 +137,15 @@ class StateFolder:
     # -- exclusion and short paths ---------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def lock(self, patience_s: float = 300.0) -> Iterator[None]:
+    def lock(self, timeout_s: float = 300.0) -> Iterator[None]:
         """Hold the folder while starting or stopping.
 
         Raises:
-            ClusterError: another process holds it for longer than ``patience_s`` seconds.
+            ClusterError: another process holds it for longer than ``timeout_s`` seconds.
         """
         self.prepare()
         path = self.path / "lock"
-        deadline = time.monotonic() + patience_s
+        deadline = time.monotonic() + timeout_s
         with open(path, "a", encoding="utf-8") as file:
             waited = False
             while True:
@@ -158,7 +158,7 @@ class StateFolder:
                         waited = True
                     if time.monotonic() > deadline:
                         raise ClusterError(
-                            f"another process has held {path} for {patience_s:g} s; see `fuser {path}` and end it"
+                            f"another process has held {path} for {timeout_s:g} s; see `fuser {path}` and end it"
                         ) from None
                     time.sleep(0.2)
             yield

@@ -35,9 +35,9 @@ logger = logging.getLogger(__name__)
 _HIDDEN_PORTS = ("s3-grpc", "master", "master-grpc", "volume", "volume-grpc", "filer", "filer-grpc")
 _PORT = re.compile(r"^-\w+\.port(?:\.\w+)?=(\d+)$")
 _REGION = "us-east-1"
-_START_PATIENCE_S = 120.0
+_START_TIMEOUT_S = 120.0
 # weed takes 15 s to leave its own open streams; what is written lies with the kernel by then and survives a SIGKILL.
-_STOP_PATIENCE_S = 2.0
+_STOP_TIMEOUT_S = 2.0
 _STARTS = 3  # a hidden port may be taken between choosing and binding
 
 
@@ -123,7 +123,7 @@ class ObjectStore:
     def stop(self) -> int:
         """End it and free its ports; returns how many processes there were. The data stay."""
         ports = {*self._ports().values(), *self._ports_in_command_lines()}
-        count = self._part.end(patience_s=_STOP_PATIENCE_S)
+        count = self._part.end(timeout_s=_STOP_TIMEOUT_S)
         deadline = time.monotonic() + 20.0
         while count and time.monotonic() < deadline and not all(is_free(port) for port in ports):
             time.sleep(0.1)
@@ -156,7 +156,7 @@ class ObjectStore:
             log=log,
         )
         self.folder.record("store", {"ports": ports, **process.note()})
-        wait_until(self._takes_writes, "the object store", patience_s=_START_PATIENCE_S, process=process, log=log)
+        wait_until(self._takes_writes, "the object store", timeout_s=_START_TIMEOUT_S, process=process, log=log)
         logger.info("the object store is ready after %.1f s at %s", time.monotonic() - began, self.endpoint)
 
     def _arguments(self, ports: dict[str, int], data: Path) -> Iterator[str]:

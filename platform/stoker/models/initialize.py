@@ -1,8 +1,8 @@
 """How a run's model begins: fresh, or from weights with a new head and frozen parts; checked before it costs anything.
 
-check_beginning (the driver)       shapes alone: names, options, image sizes, frozen parts, weights
+check_initialization (the driver)       shapes alone: names, options, image sizes, frozen parts, weights
 training_model (each rank)         fresh weights from the seed, auxiliary heads, frozen parts
-load_beginning (each rank)         the weights, where no checkpoint is there to go on from
+load_initial_weights (each rank)         the weights, where no checkpoint is there to go on from
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from stoker.models.pretrained import Fit, fit, read_shapes, read_weights, resize
 from stoker.recipe import Recipe
 from stoker.storage import locate
 
-__all__ = ["check_beginning", "load_beginning", "training_model"]
+__all__ = ["check_initialization", "load_initial_weights", "training_model"]
 
 
-def check_beginning(recipe: Recipe, classes: tuple[str, ...], *, patience_s: float) -> str | None:
-    """Refuse what :func:`training_model` or :func:`load_beginning` would; reads at most the weights' file.
+def check_initialization(recipe: Recipe, classes: tuple[str, ...], *, timeout_s: float) -> str | None:
+    """Refuse what :func:`training_model` or :func:`load_initial_weights` would; reads at most the weights' file.
 
     Returns a line that says what the model begins with; None if with nothing.
 
@@ -38,7 +38,7 @@ def check_beginning(recipe: Recipe, classes: tuple[str, ...], *, patience_s: flo
     _freeze(model_on_meta(name, classes=count, **options), recipe.model, count, options)
     if (source := _source(recipe.model)) is None:
         return None
-    found = _fit(recipe, classes, read_shapes(locate(source.url, patience_s=patience_s)))
+    found = _fit(recipe, classes, read_shapes(locate(source.url, timeout_s=timeout_s)))
     told = f"begins with {recipe.model.parent}"
     return f"{told}, a new head for {count} classes" if found.new & _head(recipe.model, count, options) else told
 
@@ -47,21 +47,21 @@ def training_model(recipe: Recipe, classes: int) -> nn.Module:
     """The recipe's model with fresh weights (from torch's generator), auxiliary heads included, its parts frozen.
 
     Raises:
-        ModelError: see :func:`check_beginning`.
+        ModelError: see :func:`check_initialization`.
     """
     options = _options(recipe)
     return _freeze(build_model(recipe.model.name, classes=classes, **options), recipe.model, classes, options)
 
 
-def load_beginning(recipe: Recipe, classes: tuple[str, ...], models: list[nn.Module]) -> None:
+def load_initial_weights(recipe: Recipe, classes: tuple[str, ...], models: list[nn.Module]) -> None:
     """Put the recipe's ``model.weights``, if it has them, into each of ``models``, that :func:`training_model` made.
 
     Raises:
-        ModelError, StorageError: see :func:`check_beginning`.
+        ModelError, StorageError: see :func:`check_initialization`.
     """
     if (source := _source(recipe.model)) is None:
         return
-    weights = read_weights(locate(source.url, patience_s=recipe.patience_s), source.sha256)
+    weights = read_weights(locate(source.url, timeout_s=recipe.storage_timeout_s), source.sha256)
     found = _fit(recipe, classes, {name: tuple(tensor.shape) for name, tensor in weights.items()})
     if found.resized:
         patch = int(weights["conv_proj.weight"].shape[-1])

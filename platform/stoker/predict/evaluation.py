@@ -13,7 +13,7 @@ from stoker.dataset import Loader
 from stoker.errors import DatasetError, ModelError, RunError
 from stoker.evaluation import Evaluated, Normalize, evaluate
 from stoker.models import build_model, load_weights, model_options
-from stoker.recipe import Recipe, read_recipe
+from stoker.recipe import Recipe, read_recipe, stored_recipe
 from stoker.registry import Registry
 from stoker.registry.card import ModelCard
 from stoker.runs.folder import RunFolder
@@ -52,7 +52,7 @@ def version_judged(storage: Location, reference: str) -> Judged:
         ModelError: there is no such model, version or alias.
     """
     version = Registry(storage).resolve(reference)
-    recipe = Recipe.model_validate(version.card.recipe)
+    recipe = stored_recipe(version.card.recipe)
     return Judged(version.reference, recipe, version.weights(), version.classes)
 
 
@@ -78,7 +78,7 @@ def file_judged(place: Location, recipe: str | None = None) -> Judged:
         raise ModelError(f"{place}: no model.json beside it says what it is; give --recipe recipe.yaml") from None
     except ValueError:
         raise ModelError(f"{beside}: damaged, or no model's card; give --recipe recipe.yaml") from None
-    return Judged(str(place), Recipe.model_validate(card.recipe), weights, card.classes)
+    return Judged(str(place), stored_recipe(card.recipe), weights, card.classes)
 
 
 def evaluate_judged(

@@ -12,13 +12,14 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from stoker.errors import RecipeError
+from stoker.recipe.renamed import current_key, warn_of_renamed, with_current_keys
 from stoker.recipe.schema import Recipe
 from stoker.recipe.yaml_core import CoreLoader
 
-__all__ = ["as_yaml", "changed_keys", "json_schema", "leaves", "parse_recipe", "read_recipe"]
+__all__ = ["as_yaml", "changed_keys", "json_schema", "leaves", "parse_recipe", "read_recipe", "stored_recipe"]
 
-_MAY_CHANGE = ("workers.", "checkpoint.", "tracking.", "patience_s", "on_nan", "nan_skips", "log_every_s", "trace_dir",
-               "data.read_threads", "data.read_deadline_s", "data.hedge_percentile", "data.decode_threads",
+_MAY_CHANGE = ("workers.", "checkpoint.", "tracking.", "storage_timeout_s", "on_nan", "nan_skips", "log_every_s",
+               "trace_dir", "data.read_threads", "data.read_deadline_s", "data.hedge_percentile", "data.decode_threads",
                "data.memory_mb", "data.cache_dir", "data.cache_mb")  # fmt: skip
 
 
@@ -36,18 +37,29 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"{path}: no such recipe; jobs/recipes/ holds the ones that come with stoker") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: cannot be read as text ({error})") from None
-    return parse_recipe(text, str(path), overrides)
+    recipe = parse_recipe(text, str(path), overrides)
+    given = [key for key, _ in leaves(_load(text, str(path)))]
+    warn_of_renamed([*given, *(override.partition("=")[0] for override in overrides)], str(path))
+    return recipe
 
 
 def parse_recipe(text: str, source: str, overrides: Sequence[str] = ()) -> Recipe:
     """As :func:`read_recipe`, of YAML that is at hand; ``source`` names it in errors."""
-    content = _load(text, source)
+    try:
+        content = with_current_keys(_load(text, source))
+    except RecipeError as error:
+        raise RecipeError(f"{source}: {error}") from None
     for override in overrides:
         _apply(content, override)
     try:
         return Recipe.model_validate_json(json.dumps(content), strict=True)
     except ValidationError as error:
         raise RecipeError(f"{source}: " + "; ".join(_complaints(error, content))) from None
+
+
+def stored_recipe(content: dict[str, Any]) -> Recipe:
+    """The recipe in JSON that stoker wrote, a model version's card for instance; keys may have their old names."""
+    return Recipe.model_validate(with_current_keys(content))
 
 
 def as_yaml(recipe: Recipe) -> str:
@@ -89,7 +101,7 @@ def _apply(content: dict[str, Any], override: str) -> None:
         parsed = yaml.load(value, Loader=CoreLoader)
     except yaml.YAMLError:
         raise RecipeError(f"override {key}: {value!r} is not a YAML value") from None
-    *parents, last = key.split(".")
+    *parents, last = current_key(key).split(".")
     section: Any = content
     for depth, parent in enumerate(parents):
         if section.get(parent) is None:

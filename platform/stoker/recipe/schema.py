@@ -75,7 +75,9 @@ class Workers(Section):
     gpus: Literal[0, 1] = Field(1, description="GPUs a worker; 0 trains on the CPU over gloo")
     cpus: Positive = Field(4, description="CPUs a worker, its decode threads included")
     max_failures: int = Field(3, ge=-1, description="restarts after a failure before the run ends; -1: no bound")
-    hang_s: float = Field(600.0, gt=0, description="a rank that does nothing for so long writes its stacks and ends")
+    stall_timeout_s: float = Field(
+        600.0, gt=0, description="abort a rank that makes no progress for this long, after dumping all stacks"
+    )
     resize_every_s: float = Field(60.0, gt=0, description="elastic: how often nodes that came are looked for")
 
     @model_validator(mode="after")
@@ -118,7 +120,9 @@ class Recipe(Section):
     )
     channels_last: bool = True
     compile: bool = Field(False, description="torch.compile the model")
-    patience_s: float = Field(120.0, gt=0, description="how long a worker waits for the store, in seconds")
+    storage_timeout_s: float = Field(
+        120.0, gt=0, description="how long a worker retries a failing object store, in seconds"
+    )
     on_nan: Literal["stop", "skip"] = Field(
         "stop", description="a loss that is no number: end, or go back to the last checkpoint and leave its step out"
     )
@@ -136,10 +140,10 @@ class Recipe(Section):
         self._combines()
         if self.data.decode == "gpu" and not self.workers.gpus:
             raise ValueError("data.decode is gpu, but workers.gpus is 0; set data.decode to cpu or give workers a GPU")
-        if self.workers.hang_s <= self.patience_s:
+        if self.workers.stall_timeout_s <= self.storage_timeout_s:
             raise ValueError(
-                f"workers.hang_s ({self.workers.hang_s:g}) must be above patience_s ({self.patience_s:g}): "
-                "a rank that waits for the store does not hang"
+                f"workers.stall_timeout_s ({self.workers.stall_timeout_s:g}) must be above storage_timeout_s "
+                f"({self.storage_timeout_s:g}): a rank that waits for the store is not stalled"
             )
         resize, size = self.evaluation.resize, self.evaluation_image_size
         if resize is not None and resize < size:

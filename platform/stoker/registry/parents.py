@@ -13,7 +13,7 @@ from stoker.storage import locate
 
 __all__ = ["with_source"]
 
-_PATIENCE_S = 5.0
+_TIMEOUT_S = 5.0
 
 
 def with_source(recipe: Recipe) -> Recipe:
@@ -27,7 +27,7 @@ def with_source(recipe: Recipe) -> Recipe:
     """
     if not recipe.model.names_version or recipe.model.source is not None:
         return recipe
-    storage = locate(recipe.storage, patience_s=_PATIENCE_S)
+    storage = locate(recipe.storage, timeout_s=_TIMEOUT_S)
     source = _of_the_run(recipe)
     if source is None:
         version = Registry(storage).resolve(str(recipe.model.weights))
@@ -45,7 +45,7 @@ def _of_the_run(recipe: Recipe) -> Source | None:
     from stoker.runs.folder import RunFolder  # brings torch, which only a fine-tune's driver waits for
 
     try:
-        before = RunFolder(locate(recipe.storage, patience_s=_PATIENCE_S), recipe.name).recipe()
+        before = RunFolder(locate(recipe.storage, timeout_s=_TIMEOUT_S), recipe.name).recipe()
     except RunError:
         return None
     return before.model.source if before.model.weights == recipe.model.weights else None

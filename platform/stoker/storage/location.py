@@ -39,10 +39,10 @@ class Conflict(StorageError):
     """Somebody else wrote first: the object is there already, or is not the version that was expected."""
 
 
-def locate(url: str | os.PathLike[str], *, patience_s: float = 60.0) -> Location:
+def locate(url: str | os.PathLike[str], *, timeout_s: float = 60.0) -> Location:
     """The location at ``url`` (``s3://…``, ``gs://…``, ``file://…``, ``memory://…`` or a bare path).
 
-    ``patience_s`` is how long, in seconds, each operation there is tried again before it fails. Nothing is
+    ``timeout_s`` is how long, in seconds, each operation there is tried again before it fails. Nothing is
     contacted yet.
 
     Raises:
@@ -53,7 +53,7 @@ def locate(url: str | os.PathLike[str], *, patience_s: float = 60.0) -> Location
         text = os.path.abspath(os.path.expanduser(text))
     elif text.startswith("file://"):
         text = text.removeprefix("file://")
-    location = Location(text.rstrip("/") or "/", patience_s)
+    location = Location(text.rstrip("/") or "/", timeout_s)
     location.filesystem  # noqa: B018 - an unknown protocol is refused here, not at the first read
     return location
 
@@ -63,7 +63,7 @@ class Location:
     """One object or prefix. Immutable, cheap, picklable; ``location / "name"`` is a place below it."""
 
     url: str
-    patience_s: float = 60.0
+    timeout_s: float = 60.0
 
     def __truediv__(self, name: str) -> Location:
         return replace(self, url=f"{self.url.rstrip('/')}/{name.strip('/')}")
@@ -91,9 +91,9 @@ class Location:
     def is_local(self) -> bool:
         return isinstance(self.filesystem, LocalFileSystem)
 
-    def patient(self, patience_s: float) -> Location:
-        """The same place, with another patience in seconds."""
-        return replace(self, patience_s=patience_s)
+    def with_timeout(self, timeout_s: float) -> Location:
+        """The same place, with another timeout in seconds."""
+        return replace(self, timeout_s=timeout_s)
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
@@ -102,7 +102,7 @@ class Location:
 
         Raises:
             FileNotFoundError: there is no such object.
-            StorageError: refused, or no good answer within the patience.
+            StorageError: refused, or no good answer within the timeout.
         """
 
         def once() -> bytes:
@@ -119,11 +119,11 @@ class Location:
         """The bytes ``[start, stop)``, exactly as many as asked for, as a memoryview of unsigned bytes.
 
         ``check`` as in :meth:`read`, given the memoryview. ``reads`` says how long a request may take and counts what
-        happens to it; the patience of this place bounds all of its requests together.
+        happens to it; the timeout of this place bounds all of its requests together.
 
         Raises:
             FileNotFoundError: there is no such object.
-            StorageError: refused, or no good answer within the patience.
+            StorageError: refused, or no good answer within the timeout.
         """
         return read_range(self, start, stop, check, reads or Reads())
 
@@ -236,7 +236,7 @@ class Location:
     # -- inside ----------------------------------------------------------------------------------------------------
 
     def _retry(self, action: Callable[[], Any], what: str) -> Any:
-        return call_with_retries(action, what=what, url=self.url, patience_s=self.patience_s)
+        return call_with_retries(action, what=what, url=self.url, timeout_s=self.timeout_s)
 
     def _must_be(self, expected: str) -> None:
         now = self.version()

@@ -30,7 +30,7 @@ class Place(Protocol):
     @property
     def url(self) -> str: ...
     @property
-    def patience_s(self) -> float: ...
+    def timeout_s(self) -> float: ...
     @property
     def path(self) -> str: ...
     @property
@@ -41,7 +41,7 @@ class Place(Protocol):
 
 def read_range(location: Place, start: int, stop: int, check: Callable[[Any], None] | None, reads: Reads) -> memoryview:
     """See :meth:`Location.read_range`."""
-    until = time.monotonic() + location.patience_s
+    until = time.monotonic() + location.timeout_s
     counters, hedging = reads.counters, reads.hedging
 
     def request(timeout_s: float) -> memoryview:
@@ -73,13 +73,13 @@ def read_range(location: Place, start: int, stop: int, check: Callable[[Any], No
         once,
         what="read",
         url=location.url,
-        patience_s=location.patience_s,
+        timeout_s=location.timeout_s,
         on_retry=lambda _, pause_s: counters.add(retries=1, backoff_s=pause_s),
     )
 
 
 def _timeout_s(deadline_s: float, left_s: float) -> float:
-    """The deadline, or what is left of the patience in one of few steps, as obstore keeps a client for each."""
+    """The deadline, or what is left of the timeout in one of few steps, as obstore keeps a client for each."""
     if left_s >= deadline_s:
         return deadline_s
     return 2 ** (math.floor(4 * math.log2(max(_SHORTEST_TIMEOUT_S, left_s))) / 4)

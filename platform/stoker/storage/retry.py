@@ -2,7 +2,7 @@
 
 Exponential back-off with full jitter (Brooker, *Exponential Backoff And Jitter*, AWS Architecture Blog, 2015).
 Missing objects and refused credentials are final; everything else that a store answers (5xx, slow-down, reset,
-time-out, a short or wrong body) is tried again until the caller's patience, in seconds, is used up.
+time-out, a short or wrong body) is tried again until the caller's timeout, in seconds, is used up.
 """
 
 from __future__ import annotations
@@ -126,10 +126,10 @@ def call_with_retries(
     *,
     what: str,
     url: str,
-    patience_s: float,
+    timeout_s: float,
     on_retry: Callable[[BaseException, float], None] | None = None,
 ) -> T:
-    """The result of ``action``, tried until it succeeds, fails for good, or ``patience_s`` seconds have passed.
+    """The result of ``action``, tried until it succeeds, fails for good, or ``timeout_s`` seconds have passed.
 
     ``what`` is a verb for the message ("read", "write"); ``url`` names the place.
     ``on_retry`` is told each failure that is tried again, and the seconds of the pause before.
@@ -138,7 +138,7 @@ def call_with_retries(
         FileNotFoundError, FileExistsError: unchanged, for callers to whom absence is an answer; our own errors too.
         StorageError: the place refuses us, or did not answer in time; names the URL and the last cause.
     """
-    deadline = time.monotonic() + patience_s
+    deadline = time.monotonic() + timeout_s
     delay = _FIRST_DELAY_S
     attempt = 0
     while True:
@@ -153,7 +153,7 @@ def call_with_retries(
             pause = random.uniform(0, delay)
             if time.monotonic() + pause > deadline:
                 raise StorageError(
-                    f"cannot {what} {url}: no good answer in {patience_s:g} s and {attempt} attempts "
+                    f"cannot {what} {url}: no good answer in {timeout_s:g} s and {attempt} attempts "
                     f"({_cause(error)}); check that the store runs and that its address is right"
                     f"{_endpoint_hint(url)}",
                     url=url,

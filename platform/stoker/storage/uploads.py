@@ -41,16 +41,16 @@ def write_pieces(place: Location, pieces: Pieces, *, part_bytes: int = _PART_BYT
     At most ``part_bytes`` (5 MiB at least, S3's smallest part) are held beside the pieces themselves.
 
     Raises:
-        StorageError: refused, or no good answer within the place's patience for one part.
+        StorageError: refused, or no good answer within the place's timeout for one part.
     """
     if place.is_local:
         return call_with_retries(
-            lambda: _write_local(Path(place.path), pieces), what="write", url=place.url, patience_s=place.patience_s
+            lambda: _write_local(Path(place.path), pieces), what="write", url=place.url, timeout_s=place.timeout_s
         )
     if hasattr(place.filesystem, "call_s3"):
         return _write_s3(place, _parts(pieces(), part_bytes))
     return call_with_retries(
-        lambda: _write_other(place, pieces), what="write", url=place.url, patience_s=place.patience_s
+        lambda: _write_other(place, pieces), what="write", url=place.url, timeout_s=place.timeout_s
     )
 
 
@@ -60,7 +60,7 @@ def abandon_uploads(place: Location) -> int:
     Only for a prefix with one writer, and between its writes.
 
     Raises:
-        StorageError: refused, or no good answer within the patience.
+        StorageError: refused, or no good answer within the timeout.
     """
     if not hasattr(place.filesystem, "call_s3"):
         return 0
@@ -146,7 +146,7 @@ def _call(place: Location, method: str, **arguments: Any) -> dict[str, Any]:
         lambda: dict(place.filesystem.call_s3(method, **arguments)),
         what=f"{verb} at",
         url=place.url,
-        patience_s=place.patience_s,
+        timeout_s=place.timeout_s,
     )
 
 

@@ -94,7 +94,7 @@ class Attempts:
                 resources=resources,
                 max_failures=workers.max_failures if workers.max_failures < 0 else workers.max_failures - self._deaths,
                 resize_every_s=workers.resize_every_s,
-                timeout_s=workers.hang_s + _MARGIN_S,
+                timeout_s=workers.stall_timeout_s + _MARGIN_S,
                 # Checkpoints are stoker's own, so Ray's storage is a scratch folder that nothing relies on.
                 run_config=RunConfig(name=name, storage_path=scratch),
             )
@@ -129,7 +129,7 @@ class Attempts:
                 _say(f"{self._recipe.name}: asked to stop; storing a checkpoint (once more to end at once)")
                 with contextlib.suppress(StorageError):
                     self._lease.ask_to_stop()
-            if len(self._signals) > 1 or time.monotonic() - told_at > self._recipe.patience_s:
+            if len(self._signals) > 1 or time.monotonic() - told_at > self._recipe.storage_timeout_s:
                 raise Stopped(self._signals[0])
 
     def _after_death(self, error: BaseException) -> None:

@@ -23,7 +23,7 @@ from stoker.training.telemetry.trackers import check_tracking
 
 __all__ = ["check_recipe", "train"]
 
-_DOOR_PATIENCE_S = 5.0
+_CHECK_TIMEOUT_S = 5.0
 _ANY_SIZE = ("digitsnet", "resnet", "resnext", "wide_resnet", "regnet", "mobilenet", "efficientnet", "shufflenet")
 _LEAST_PIXELS = 32
 
@@ -36,7 +36,7 @@ def check_recipe(recipe: Recipe) -> Manifest:
         DatasetError, ModelError, StorageError: the data set, the model or the store is not there, or the model
             does not take what the recipe asks of it.
     """
-    manifest = read_manifest(locate(recipe.data.url, patience_s=_DOOR_PATIENCE_S))
+    manifest = read_manifest(locate(recipe.data.url, timeout_s=_CHECK_TIMEOUT_S))
     for key, name in (("train_split", recipe.data.train_split), ("validation_split", recipe.data.validation_split)):
         if name not in manifest.splits:
             raise RecipeError(f"data.{key}: {recipe.data.url} has no split {name!r}; {_names(manifest)}")
@@ -56,9 +56,11 @@ def check_recipe(recipe: Recipe) -> Manifest:
         hint = f"did you mean {' or '.join(near)}?" if near else "any torchvision classification model will do"
         raise ModelError(f"model.name: no model is called {recipe.model.name!r}; {hint}")
     if _asks_much(recipe):
-        from stoker.models.initialize import check_beginning  # brings torch and torchvision, seconds of processor time
+        from stoker.models.initialize import (
+            check_initialization,  # brings torch and torchvision, seconds of processor time
+        )
 
-        if told := check_beginning(recipe, manifest.classes, patience_s=_DOOR_PATIENCE_S):
+        if told := check_initialization(recipe, manifest.classes, timeout_s=_CHECK_TIMEOUT_S):
             _say(f"{recipe.name}: {told}")
     check_tracking(recipe)
     return manifest
@@ -76,7 +78,7 @@ def train(recipe: Recipe) -> Result:
     # Ray Train takes seconds to import: meanwhile the store and the head of the cluster are asked.
     threading.Thread(target=importlib.import_module, args=("stoker.training.attempts",), daemon=True).start()
     manifest = check_recipe(recipe)
-    run = RunFolder(locate(recipe.storage, patience_s=_DOOR_PATIENCE_S), recipe.name)
+    run = RunFolder(locate(recipe.storage, timeout_s=_CHECK_TIMEOUT_S), recipe.name)
     run.begin(recipe)
     if result := run.result():
         _say(f"{recipe.name}: finished already, see {run.location}; another name trains anew")
@@ -130,7 +132,7 @@ def _must_answer(address: str) -> None:
     if not colon or "/" in address or not port.isdigit():
         return
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_DOOR_PATIENCE_S).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CHECK_TIMEOUT_S).close()
     except OSError as error:
         raise ClusterError(
             f"no Ray cluster answers at RAY_ADDRESS {address} ({error.strerror or error}); start one with make up, "

@@ -16,7 +16,7 @@ from stoker.command import quiet_libraries
 from stoker.dataset import Batch, Loader
 from stoker.errors import RunError
 from stoker.evaluation import Evaluated, evaluate, parity_samples
-from stoker.models.initialize import load_beginning, training_model
+from stoker.models.initialize import load_initial_weights, training_model
 from stoker.recipe import Recipe
 from stoker.runs.checkpoint_writer import CheckpointWriter
 from stoker.runs.checkpoints import EMA, MODEL, OPTIMIZER, Checkpoint, open_checkpoint
@@ -45,7 +45,7 @@ def train_worker(config: dict[str, Any]) -> None:
     device = ray.train.torch.get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    run = RunFolder(locate(recipe.storage, patience_s=recipe.patience_s), recipe.name)
+    run = RunFolder(locate(recipe.storage, timeout_s=recipe.storage_timeout_s), recipe.name)
     with Guard(recipe, run, config["lease"], device) as guard:
         why = why_started_again(config["account"]) or config["why"]
         Worker(recipe, config["fingerprint"], device, run, guard).run(why)
@@ -138,12 +138,12 @@ class Worker:
         samples = min(total, self._loader.samples - batches[0].step * total)
         is_left_out = self._guard.skips(self._step)
         done = StepDone(0.0) if is_left_out else self._stepper.run(batches, self._step, samples)
-        self._recorder.clock.add("communication", self._stepper.ranks_wait.take())
+        self._recorder.clock.add("communication", self._stepper.communication_timer.take())
         self._guard.note_loss(self._stepper.totals[0], self._step)
         self._step += 1
         if self._trace:
             self._trace.write(batches)
-        self._recorder.stepped(self._step, done.rate, self._read_totals, done.told())
+        self._recorder.stepped(self._step, done.rate, self._read_totals, done.as_dict())
         if self._step % self._loader.steps:  # an epoch's last step is followed by its evaluation
             agreed = self._guard.after_step(self._step)
             if agreed.saves or self._is_due:
@@ -216,7 +216,8 @@ class Worker:
         dist.broadcast(step, src=0)
         if (found := int(step.item())) < 0:
             average = self._stepper.average
-            load_beginning(self._recipe, self._classes, [self._stepper.model, *([average.model] if average else [])])
+            models = [self._stepper.model, *([average.model] if average else [])]
+            load_initial_weights(self._recipe, self._classes, models)
             return
         checkpoint = newest or open_checkpoint(self._run.checkpoints, found)
         self._load(checkpoint)

@@ -20,7 +20,7 @@ __all__ = ["Outcome", "run_rounds"]
 
 logger = logging.getLogger(__name__)
 
-_PATIENCE_S = 900.0
+_TIMEOUT_S = 900.0
 _TRIES = 2  # some peers crash now and then
 
 
@@ -84,10 +84,10 @@ def _call(command: list[str], environment: dict[str, str], log: Path) -> tuple[d
         try:
             done = subprocess.run(
                 command, env=environment, stdout=subprocess.PIPE, stderr=file, text=True, check=False,
-                timeout=_PATIENCE_S,
+                timeout=_TIMEOUT_S,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
-            return {}, f"took longer than {_PATIENCE_S:.0f} s; see {log}"
+            return {}, f"took longer than {_TIMEOUT_S:.0f} s; see {log}"
     lines = done.stdout.splitlines()
     if done.returncode or not lines:
         said = [line for line in log.read_text().splitlines() if line.strip()]

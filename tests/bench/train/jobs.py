@@ -33,7 +33,7 @@ Who = Literal["stoker", "stock"]
 _MODEL, _SIDE, _BATCH, _MICRO = "resnet18", 64, 16, 8
 _CHECKPOINT_EVERY = 40
 _POLL_S = 0.01
-_PATIENCE_S = 900.0
+_TIMEOUT_S = 900.0
 """stock Ray notices a frozen worker after ten minutes"""
 
 
@@ -109,7 +109,7 @@ class Job:
             folder, ending = f"{self._place.storage}/runs/{self._name}/checkpoints", ".json"
         else:
             folder, ending = f"{self._place.storage}/{self._name}", "checkpoint_manager_snapshot.json"
-        where = locate(folder, patience_s=20)
+        where = locate(folder, timeout_s=20)
 
         def is_there() -> bool:
             time.sleep(0.3)
@@ -149,12 +149,12 @@ class Job:
 
     def _wait(self, is_so: Callable[[], bool], what: str) -> float:
         assert self._process is not None
-        deadline = time.perf_counter() + _PATIENCE_S
+        deadline = time.perf_counter() + _TIMEOUT_S
         while not is_so():
             if self._process.poll() is not None:
                 raise CaseFailed(f"{self._who} ended with {self._process.returncode} before {what}; see {self._log}")
             if time.perf_counter() > deadline:
-                raise CaseFailed(f"{self._who}: no {what} in {_PATIENCE_S:.0f} s; see {self._log}")
+                raise CaseFailed(f"{self._who}: no {what} in {_TIMEOUT_S:.0f} s; see {self._log}")
             time.sleep(_POLL_S)
         return time.perf_counter()
 

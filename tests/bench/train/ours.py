@@ -104,7 +104,7 @@ class Checkpoints:
     """Checkpoints of a loop, written beside it as a run does."""
 
     def __init__(self, url: str) -> None:
-        self._folder = locate(url, patience_s=60)
+        self._folder = locate(url, timeout_s=60)
         self._writer = CheckpointWriter(self._folder, keep=2)
         self._last = 0
 

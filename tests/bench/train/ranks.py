@@ -15,7 +15,7 @@ from bench.train.place import CHECKOUT, Place
 
 __all__ = ["CaseFailed", "child_environment", "run_ranks"]
 
-_PATIENCE_S = 1200.0
+_TIMEOUT_S = 1200.0
 
 
 class CaseFailed(Exception):
@@ -58,10 +58,10 @@ def run_ranks(module: str, place: Place, arguments: dict[str, object], ranks: in
             for rank in range(ranks)
         ]
         try:
-            out, _ = children[0].communicate(timeout=_PATIENCE_S)
+            out, _ = children[0].communicate(timeout=_TIMEOUT_S)
             statuses = [child.wait(timeout=60) for child in children]
         except subprocess.TimeoutExpired:
-            raise CaseFailed(f"took longer than {_PATIENCE_S:.0f} s; see {log}") from None
+            raise CaseFailed(f"took longer than {_TIMEOUT_S:.0f} s; see {log}") from None
         finally:
             for child in children:
                 child.kill()

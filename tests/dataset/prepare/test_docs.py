@@ -97,4 +97,4 @@ def test_the_page_shows_every_option() -> None:
     parser = ArgumentParser()
     add_arguments(parser)
     options = {word for action in parser._actions for word in action.option_strings if word.startswith("--")}
-    assert options - {"--help", "--patience-s"} <= shown
+    assert options - {"--help", "--timeout-s"} <= shown

@@ -148,7 +148,7 @@ def test_a_damaged_spill_is_never_taken_for_images_and_mended_by_the_same_comman
                 spoiled[0].write_bytes(changed)
             yield build(task)
 
-    root = locate(tmp_path / "data", patience_s=0.2)
+    root = locate(tmp_path / "data", timeout_s=0.2)
     source = open_source(str(tmp_path / "hub"), small)
     with pytest.raises(DatasetError, match=r"000001\.bin: bytes \d+ to \d+ are not what was written; give the same"):
         prepare(source, root, small, map=spoils)

@@ -33,7 +33,7 @@ model: {{name: digitsnet}}
 batch: {{total: 4, micro: 2}}
 optimizer: {{lr: 0.1}}
 schedule: {{epochs: 2}}
-workers: {{gpus: 0, cpus: 1, hang_s: 500}}
+workers: {{gpus: 0, cpus: 1, stall_timeout_s: 500}}
 {more}
 """
 
@@ -180,8 +180,8 @@ waits_for_the_others()
 
 
 def test_a_rank_may_not_hang_for_less_than_it_may_wait_for_the_store(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"workers.hang_s \(500\) must be above patience_s \(600\)"):
-        made(tmp_path, "patience_s: 600")
+    with pytest.raises(RecipeError, match=r"workers.stall_timeout_s \(500\) must be above storage_timeout_s \(600\)"):
+        made(tmp_path, "storage_timeout_s: 600")
 
 
 def test_the_end_of_ranks_is_no_error_to_ray() -> None:

@@ -15,7 +15,7 @@ PERIOD_S = 0.8
 
 @pytest.fixture
 def place(tmp_path: Path) -> Location:
-    return locate(tmp_path / "runs" / "mine" / "lease.json", patience_s=1)
+    return locate(tmp_path / "runs" / "mine" / "lease.json", timeout_s=1)
 
 
 def lease(place: Location) -> Lease:

@@ -22,7 +22,7 @@ from stoker.storage import locate
 from stoker.training.step.stepper import Stepper
 from stoker.training.telemetry.advice import advice
 from stoker.training.telemetry.events import read_events
-from stoker.training.telemetry.goodput import Clock, RanksWait, merged
+from stoker.training.telemetry.goodput import Clock, CommunicationTimer, merged
 
 RECIPE = """
 name: seen
@@ -82,7 +82,7 @@ def test_what_an_attempt_did_before_its_first_step_and_the_outage_are_a_restart(
 
 def test_only_the_wait_after_the_last_bucket_counts_as_communication() -> None:
     now = Hands()
-    wait = RanksWait(now)
+    wait = CommunicationTimer(now)
     with wait.around():
         now.time += 5
         wait.begun()

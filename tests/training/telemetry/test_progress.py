@@ -56,7 +56,7 @@ def test_a_line_tells_epoch_step_loss_accuracy_rate_speed_data_wait_and_time_lef
     progress._began -= 8.0
     standing = progress.step(15, 0.25, 0.9, 0.05, waited_s=2.0, more={"bits": 20})
     assert (standing.images_per_s, standing.data_wait) == (pytest.approx(40, rel=0.05), pytest.approx(0.25, rel=0.05))
-    assert standing.told()["bits"] == 20
+    assert standing.as_dict()["bits"] == 20
     assert said == [
         "digits: epoch 1/4 step 15/20 loss 0.2500 accuracy 90.0% rate 0.05 40 images/s data wait 25%, 1:44 left"
     ]

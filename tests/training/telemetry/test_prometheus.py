@@ -18,7 +18,7 @@ import ray
 class Rank:
     def tell(self, tests):
         sys.path.insert(0, tests)
-        from test_tracking import RECORD, standing
+        from test_trackers import RECORD, standing
         from stoker.training.telemetry.prometheus import RunMetrics
         metrics = RunMetrics("curves", 3)
         metrics.standing(standing(4))

@@ -19,7 +19,7 @@ from stoker.runs.records import KINDS, EpochRecord, Goodput, Metrics
 from stoker.storage import Location, locate
 from stoker.training.telemetry import tensorboard as event_file
 from stoker.training.telemetry.outbox import Outbox
-from stoker.training.telemetry.progress import Standing
+from stoker.training.telemetry.progress import ProgressSnapshot
 from stoker.training.telemetry.tensorboard import EventFiles
 from stoker.training.telemetry.trackers import Tracking, check_tracking
 
@@ -38,8 +38,8 @@ def recipe(*overrides: str, root: str = "/tmp/none") -> Recipe:
     return parse_recipe(RECIPE.format(root=root), "curves.yaml", overrides)
 
 
-def standing(step: int) -> Standing:
-    return Standing(step, 0, 2.0 / step, 0.5, 0.1, 100.0, 0.25, 60.0)
+def standing(step: int) -> ProgressSnapshot:
+    return ProgressSnapshot(step, 0, 2.0 / step, 0.5, 0.1, 100.0, 0.25, 60.0)
 
 
 RECORD = EpochRecord(
@@ -168,7 +168,7 @@ def test_mlflow_has_one_run_with_all_curves_however_often_it_goes_on(tmp_path: P
 def test_weights_and_biases_takes_the_curves_without_a_network(tmp_path: Path) -> None:
     pytest.importorskip("wandb", reason="wandb is no package of stoker's; a run uses it where it is there")
     program = (
-        "import test_tracking as t\n"
+        "import test_trackers as t\n"
         "from stoker.storage import locate\n"
         f"tracking = t.Tracking(t.recipe('tracking.wandb.project=p'), locate({str(tmp_path)!r}) / 'run', t.Outbox())\n"
         "tracking.standing(t.standing(4)); tracking.close()\n"

@@ -47,7 +47,7 @@ class Shard:
     def tar(self, root: Location) -> Location:
         """Where the tar of this shard of the data set at ``root`` lies."""
         is_absolute = "://" in self.path or self.path.startswith("/")
-        return locate(self.path, patience_s=root.patience_s) if is_absolute else root / self.path
+        return locate(self.path, timeout_s=root.timeout_s) if is_absolute else root / self.path
 
 
 @dataclass(frozen=True)

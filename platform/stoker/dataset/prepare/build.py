@@ -42,7 +42,7 @@ __all__ = ["BAD_FILES", "DUPLICATES", "Prepared", "prepare"]
 PREPARED = "prepared.json"
 BAD_FILES = "bad.jsonl"
 DUPLICATES = "duplicates.jsonl"
-_DOOR_PATIENCE_S = 5.0
+_CHECK_TIMEOUT_S = 5.0
 _SPILL_SHARDS = 2
 """shards that a spill is as large as: a task holds it twice for a moment, and larger ones mean fewer reads"""
 
@@ -100,7 +100,7 @@ def prepare(
             raise DatasetError(f"{root} lies inside the source {source.url}; choose a destination outside of it")
         source = select(source, options)
     identity = _Identity.of(source, options)
-    door = Location(root.url, min(_DOOR_PATIENCE_S, root.patience_s))
+    door = Location(root.url, min(_CHECK_TIMEOUT_S, root.timeout_s))
     if _look(door, source, identity, options, map_, replaces=replaces):
         verified = verify(root, is_full=verifies_all)
         return Prepared(root, verified, (), (), {}, source.notes, True, 0, 0.0, 0.0)

@@ -15,7 +15,7 @@ from stoker.storage import locate
 
 __all__ = ["add_arguments", "prepare_command"]
 
-_DOOR_PATIENCE_S = 5.0
+_CHECK_TIMEOUT_S = 5.0
 _WORTH_A_CLUSTER_BYTES = 256 * 10**6
 """of images; with less, the start of workers on other nodes (10 to 20 s) takes longer than the work"""
 
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--replace", action="store_true", help="write over another data set at DEST")
     parser.add_argument("--verify", choices=("sizes", "full"), default="sizes", help="how to look at the result")
     parser.add_argument("--local", action="store_true", help="on this machine, even where a Ray cluster is at hand")
-    parser.add_argument("--patience-s", type=float, default=120.0, help="how long a failing store is tried again")
+    parser.add_argument("--timeout-s", type=float, default=120.0, help="how long a failing store is tried again")
 
 
 def prepare_command(given: argparse.Namespace) -> str:
@@ -74,10 +74,11 @@ def prepare_command(given: argparse.Namespace) -> str:
         quality=given.quality,
     )
     _check(options)
-    source = open_source(given.source, options, kind=given.kind, patience_s=_DOOR_PATIENCE_S).patient(given.patience_s)
+    source = open_source(given.source, options, kind=given.kind, timeout_s=_CHECK_TIMEOUT_S)
+    source = source.with_timeout(given.timeout_s)
     prepared = prepare(
         source,
-        locate(given.destination, patience_s=given.patience_s),
+        locate(given.destination, timeout_s=given.timeout_s),
         options,
         map=_map(source, is_local=given.local),
         replaces=given.replace,

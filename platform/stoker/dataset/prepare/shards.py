@@ -84,7 +84,7 @@ def build_shard(task: ShardTask) -> Built:
 
     Raises:
         DatasetError: the source lost a file. (Files that are no images are told in the result.)
-        StorageError: the source or the destination failed for longer than its patience.
+        StorageError: the source or the destination failed for longer than its timeout.
     """
     found = recorded(task)
     if found is not None:

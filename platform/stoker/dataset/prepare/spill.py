@@ -106,8 +106,8 @@ class SpilledShard:
     def __reduce__(self) -> tuple[object, ...]:
         return SpilledShard, (self._root, self._segments)
 
-    def patient(self, patience_s: float) -> SpilledShard:
-        return SpilledShard(self._root.patient(patience_s), self._segments)
+    def with_timeout(self, timeout_s: float) -> SpilledShard:
+        return SpilledShard(self._root.with_timeout(timeout_s), self._segments)
 
     def read(self, entry: Entry) -> bytes:
         with self._lock:

@@ -41,7 +41,7 @@ def index_tar(task: ShardTask) -> Built:
 
     Raises:
         DatasetError: it is no tar, damaged, or gone.
-        StorageError: source or destination failed for longer than their patience.
+        StorageError: source or destination failed for longer than their timeout.
     """
     found = recorded(task)
     if found is not None:

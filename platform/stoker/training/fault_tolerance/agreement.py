@@ -77,7 +77,7 @@ class Watch:
     def __init__(
         self, rank: int, *, lease: Location, token: str, save_every_s: float | None = None, watches_node: bool = False
     ) -> None:
-        self._rank, self._lease, self._token = rank, lease.patient(_LOOK_EVERY_S), token
+        self._rank, self._lease, self._token = rank, lease.with_timeout(_LOOK_EVERY_S), token
         self._save_every_s, self._saved_at = save_every_s, time.monotonic()
         self._watches_node = watches_node
         self._stops = self._is_lost = self._drains = self._not_finite = False

@@ -15,7 +15,7 @@ from typing import Any
 import ray
 from ray.util.placement_group import placement_group_table
 
-__all__ = ["Room", "room_for", "silent_nodes", "usable_nodes", "workers_that_fit"]
+__all__ = ["Capacity", "capacity_for", "silent_nodes", "usable_nodes", "workers_that_fit"]
 
 Resources = Mapping[str, float]
 _SHARE = 1e-4  # Ray counts resources in ten-thousandths
@@ -24,7 +24,7 @@ _PROBES = 64
 
 
 @dataclass(frozen=True)
-class Room:
+class Capacity:
     """Numbers of workers."""
 
     now: int
@@ -33,7 +33,7 @@ class Room:
     """that would find room if nothing else ran"""
 
 
-def room_for(run_name: str, per_worker: Resources) -> Room:
+def capacity_for(run_name: str, per_worker: Resources) -> Capacity:
     """The room for workers of ``per_worker`` resources each; ``run_name/…`` are the run's own placement groups."""
     usable, available = usable_nodes(), ray._private.state.available_resources_per_node()
     free = {node: dict(available.get(node, {})) for node in usable}
@@ -42,7 +42,7 @@ def room_for(run_name: str, per_worker: Resources) -> Room:
             for bundle, node in group["bundles_to_node_id"].items():
                 for name, amount in group["bundles"][bundle].items() if node in usable else ():
                     free[node][name] = free[node].get(name, 0.0) + amount
-    return Room(workers_that_fit(per_worker, free), workers_that_fit(per_worker, usable))
+    return Capacity(workers_that_fit(per_worker, free), workers_that_fit(per_worker, usable))
 
 
 def usable_nodes() -> dict[str, Resources]:

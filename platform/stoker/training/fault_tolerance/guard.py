@@ -39,7 +39,7 @@ class Guard:
     def __init__(self, recipe: Recipe, run: RunFolder, lease: str, device: torch.device) -> None:
         self._recipe, self._run, self._token = recipe, run, lease
         rank = dist.get_rank()
-        self._dog = Watchdog(rank, recipe.workers.hang_s)
+        self._dog = Watchdog(rank, recipe.workers.stall_timeout_s)
         minutes = recipe.checkpoint.every_minutes
         self._watch = Watch(
             rank,

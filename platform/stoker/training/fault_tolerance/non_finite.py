@@ -56,7 +56,7 @@ def not_finite(recipe: Recipe, run: RunFolder, order: EpochOrder, step: int, ski
     keys: list[str] = []
     if dist.get_rank() == 0:
         numbers = [n for n in order.samples_at(within, range(recipe.batch.total)).tolist() if n >= 0]
-        reader = SampleReader(locate(recipe.data.url, patience_s=recipe.patience_s), recipe.data.train_split)
+        reader = SampleReader(locate(recipe.data.url, timeout_s=recipe.storage_timeout_s), recipe.data.train_split)
         keys = [sample.key for sample in reader.read(numbers)]
         told = {"step": step, "epoch": epoch, "step_of_epoch": within, "samples": numbers, "keys": keys}
         (run.location / "not_finite.json").write(json.dumps(told, indent=1).encode())

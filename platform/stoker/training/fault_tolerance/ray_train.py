@@ -48,7 +48,7 @@ from ray.train.v2._internal.execution.worker_group.placement_group_handle import
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.placement_group import get_placement_group, placement_group, placement_group_table, remove_placement_group
 
-from stoker.training.fault_tolerance.capacity import Room, room_for, silent_nodes
+from stoker.training.fault_tolerance.capacity import Capacity, capacity_for, silent_nodes
 from stoker.training.fault_tolerance.failure_policy import Supervision
 
 __all__ = ["TIMEOUTS", "Trainer", "remove_leftovers", "trainer"]
@@ -234,8 +234,8 @@ class _Elastic(ElasticScalingPolicy):  # type: ignore[misc]
     def _count_possible_workers(self, reserved_resources: Mapping[str, Any]) -> int:
         return min(self._room().now, self.scaling_config.max_workers)
 
-    def _room(self) -> Room:
-        return room_for(self._run_name, self.scaling_config._resources_per_worker_not_none)
+    def _room(self) -> Capacity:
+        return capacity_for(self._run_name, self.scaling_config._resources_per_worker_not_none)
 
 
 def remove_leftovers(run_name: str) -> int:

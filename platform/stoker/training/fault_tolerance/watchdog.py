@@ -51,8 +51,8 @@ class Watchdog:
     def _give_up(self) -> None:
         error = _log()
         error.write(
-            f"rank {self._rank} did nothing for {self._timeout_s:g} s (workers.hang_s); the stacks of its threads, "
-            "then it ends and the workers are started again:\n"
+            f"rank {self._rank} made no progress for {self._timeout_s:g} s (workers.stall_timeout_s); dumping the "
+            "stacks of its threads, then it exits and the workers are restarted:\n"
         )
         faulthandler.dump_traceback(file=error, all_threads=True)
         error.flush()

@@ -30,7 +30,7 @@ def pictures_of(recipe: Recipe, mistakes: Iterable[Mistake]) -> dict[int, str]:
         StorageError, DatasetError: the samples cannot be read.
     """
     numbers = sorted(mistake.number for mistake in mistakes)
-    reader = SampleReader(locate(recipe.data.url, patience_s=recipe.patience_s), recipe.data.validation_split)
+    reader = SampleReader(locate(recipe.data.url, timeout_s=recipe.storage_timeout_s), recipe.data.validation_split)
     found = {}
     for sample in reader.read(numbers):
         with contextlib.suppress(UndecodableImage):

@@ -78,7 +78,7 @@ def render_report(recipe: Recipe, history: History, result: Result, pictures: Ma
     is_small = len(result.classes) <= _MATRIX_CLASSES
     by_accuracy = sorted((line for line in lines if line.samples), key=lambda line: (line.accuracy, -line.samples))
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("stoker.training", package_path="."),
+        loader=jinja2.PackageLoader("stoker.training.report", package_path="."),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

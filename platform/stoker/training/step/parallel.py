@@ -8,18 +8,22 @@ from torch.nn.parallel import DistributedDataParallel
 
 from stoker.recipe import Recipe
 from stoker.training.step.exact_sums import ExactSums
-from stoker.training.telemetry.goodput import RanksWait
+from stoker.training.telemetry.goodput import CommunicationTimer
 
 __all__ = ["data_parallel"]
 
 
 def data_parallel(
-    model: nn.Module, recipe: Recipe, device: torch.device, exact: ExactSums | None, ranks_wait: RanksWait
+    model: nn.Module,
+    recipe: Recipe,
+    device: torch.device,
+    exact: ExactSums | None,
+    timer: CommunicationTimer,
 ) -> DistributedDataParallel:
     """``model``, compiled where the recipe says so; its gradients are summed over ranks as the recipe says.
 
-    ``ranks_wait`` learns when each all-reduce begins. The graph is static where each rank has one micro-batch a step,
-    and always the same one: without ``no_sync`` and without a rank that runs out of samples.
+    ``timer`` is told when each all-reduce begins. The graph is static where each rank has one micro-batch a step, and
+    always the same one: without ``no_sync`` and without a rank that runs out of samples.
     """
     one_each = recipe.workers.min == recipe.workers.max == recipe.batch.micro_batches
     parallel = DistributedDataParallel(
@@ -34,7 +38,7 @@ def data_parallel(
 
     def timed(state: object, bucket: GradBucket) -> torch.futures.Future[Tensor]:
         begun = hook(state, bucket)
-        ranks_wait.begun()
+        timer.begun()
         return begun
 
     parallel.register_comm_hook(None, timed)

@@ -37,7 +37,7 @@ from stoker.training.step.exact_sums import Exactness, ExactSums
 from stoker.training.step.numerics import make_deterministic
 from stoker.training.step.parallel import data_parallel
 from stoker.training.step.prefetch import OnDevice, on_device
-from stoker.training.telemetry.goodput import RanksWait
+from stoker.training.telemetry.goodput import CommunicationTimer
 
 __all__ = ["STEPPER", "StepDone", "Stepper"]
 
@@ -55,7 +55,7 @@ class StepDone:
     rate: float
     exactness: Exactness | None = None
 
-    def told(self) -> dict[str, float]:
+    def as_dict(self) -> dict[str, float]:
         """Figures by name, for the run's files and metrics."""
         if self.exactness is None:
             return {}
@@ -92,8 +92,8 @@ class Stepper:
         self._trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self._exact = ExactSums(self._trained, recipe.batch.micro_batches) if recipe.reproducible else None
         self._scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "float16")
-        self.ranks_wait = RanksWait()
-        self._parallel = data_parallel(self.model, recipe, device, self._exact, self.ranks_wait)
+        self.communication_timer = CommunicationTimer()
+        self._parallel = data_parallel(self.model, recipe, device, self._exact, self.communication_timer)
         self.totals = torch.zeros(3, dtype=torch.float64, device=device)
         self._sums = torch.zeros_like(self.totals)
 
@@ -118,8 +118,8 @@ class Stepper:
                 self._statistics.begin_again()
                 self._backward(batches, samples)
                 _, exponents = self._look(self._exact, step)
-        with self.ranks_wait.around():
-            self.ranks_wait.begun()
+        with self.communication_timer.around():
+            self.communication_timer.begun()
             self._statistics.end_step(-(-samples // self._recipe.batch.micro), exponents)
         self._change_weights()
         self.totals += self._sums
@@ -151,8 +151,8 @@ class Stepper:
         """Whether the step's sums are exact, and the exponents of the batch-norm statistics; the host waits here."""
         gradients = exact.exponents()
         together = torch.cat([gradients, self._statistics.exponents()])
-        with self.ranks_wait.around():
-            self.ranks_wait.begun()
+        with self.communication_timer.around():
+            self.communication_timer.begun()
             dist.all_reduce(together, op=dist.ReduceOp.MAX)
         return exact.fits(together[: len(gradients)].tolist(), step), together[len(gradients) :]
 
@@ -181,12 +181,12 @@ class Stepper:
             mixed, targets = self._augmentation.mix(normalized, labels, batch)
             outputs = self._parallel(mixed)
         if not size:  # this rank has no sample in the epoch's last step, but the others wait for its part of the sum
-            with self.ranks_wait.around():
+            with self.communication_timer.around():
                 torch.autograd.backward(no_loss(outputs))
             return
         smoothing = self._recipe.loss.label_smoothing
         loss = training_loss(outputs, targets, label_smoothing=smoothing, auxiliary_weight=self._auxiliary_weight)
-        with self.ranks_wait.around():
+        with self.communication_timer.around():
             torch.autograd.backward(self._scaler.scale(loss / samples))
         self._statistics.add_micro_batch()
         with torch.no_grad():

@@ -27,7 +27,7 @@ from contextlib import contextmanager
 
 from stoker.runs.records import KINDS, Goodput
 
-__all__ = ["Clock", "RanksWait", "merged"]
+__all__ = ["Clock", "CommunicationTimer", "merged"]
 
 
 class Clock:
@@ -98,7 +98,7 @@ class Clock:
         self._last = now
 
 
-class RanksWait:
+class CommunicationTimer:
     """How long the host waits for the other ranks in backward passes, in seconds.
 
     The all-reduce of a bucket runs beside the rest of the backward pass. What it delays is the time from the start of

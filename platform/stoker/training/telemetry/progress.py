@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass, field
 from stoker.recipe import Recipe
 from stoker.runs.records import EpochRecord
 
-__all__ = ["Progress", "Standing", "duration"]
+__all__ = ["Progress", "ProgressSnapshot", "duration"]
 
 
 @dataclass(frozen=True)
-class Standing:
+class ProgressSnapshot:
     """How far a run is: ``step`` of the whole run, ``epoch`` from 0; loss and accuracy since the epoch's beginning.
 
     ``images_per_s`` and ``data_wait`` (a share of the wall time, 0 to 1) are of the time since the last report.
@@ -29,7 +29,7 @@ class Standing:
     left_s: float
     more: Mapping[str, float] = field(default_factory=dict)
 
-    def told(self) -> dict[str, float]:
+    def as_dict(self) -> dict[str, float]:
         """By name, as numbers."""
         found = asdict(self)
         return found | found.pop("more")
@@ -59,13 +59,13 @@ class Progress:
 
     def step(
         self, step: int, loss: float, accuracy: float, rate: float, *, waited_s: float, more: Mapping[str, float]
-    ) -> Standing:
+    ) -> ProgressSnapshot:
         """After ``step`` steps of the run; this attempt has waited for data for ``waited_s`` seconds so far."""
         since, steps, waited = time.monotonic() - self._last, step - self._last_step, waited_s - self._waited
         self.skip(step)
         self._waited = waited_s
         epoch, within = divmod(step - 1, self._steps_per_epoch)
-        standing = Standing(
+        standing = ProgressSnapshot(
             step=step,
             epoch=epoch,
             loss=loss,

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from ray.util.metrics import Counter, Gauge
 
 from stoker.runs.records import EpochRecord
-from stoker.training.telemetry.progress import Standing
+from stoker.training.telemetry.progress import ProgressSnapshot
 
 __all__ = ["RunMetrics"]
 
@@ -30,9 +30,9 @@ class RunMetrics:
         self._counters: dict[str, Counter] = {}
         self._counted: dict[str, float] = {}
 
-    def standing(self, standing: Standing) -> None:
+    def standing(self, standing: ProgressSnapshot) -> None:
         """How far the run is."""
-        for name, value in standing.told().items():
+        for name, value in standing.as_dict().items():
             self._set(f"stoker_train_{name}", value, self._run)
 
     def epoch(self, record: EpochRecord) -> None:

@@ -26,7 +26,7 @@ from stoker.training.telemetry.advice import advice
 from stoker.training.telemetry.events import Events, read_events
 from stoker.training.telemetry.goodput import Clock, merged
 from stoker.training.telemetry.outbox import Outbox
-from stoker.training.telemetry.progress import Progress, Standing
+from stoker.training.telemetry.progress import Progress, ProgressSnapshot
 from stoker.training.telemetry.prometheus import RunMetrics
 from stoker.training.telemetry.trackers import Tracking
 
@@ -102,7 +102,7 @@ class Recorder:
         rate: float,
         totals: Callable[[], Sequence[float]],
         more: Mapping[str, float] | None = None,
-    ) -> Standing | None:
+    ) -> ProgressSnapshot | None:
         """After ``step`` steps of the run: if a line is due, say it, and return what it said.
 
         Only then ``totals`` is called, which reads loss, correct predictions and samples of this rank from the device.
@@ -122,7 +122,7 @@ class Recorder:
         standing = self._progress.step(step, loss / count, correct / count, rate, waited_s=waited_s, more=more or {})
         self._metrics.standing(standing)
         self._tracking.standing(standing)
-        self.events.add("progress", **standing.told())
+        self.events.add("progress", **standing.as_dict())
         return standing
 
     def close_epoch(

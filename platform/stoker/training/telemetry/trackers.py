@@ -19,7 +19,7 @@ from stoker.recipe import Recipe, leaves
 from stoker.runs.records import EpochRecord
 from stoker.storage import Location
 from stoker.training.telemetry.outbox import Outbox
-from stoker.training.telemetry.progress import Standing
+from stoker.training.telemetry.progress import ProgressSnapshot
 from stoker.training.telemetry.tensorboard import EventFiles
 
 __all__ = ["Tracking", "check_tracking"]
@@ -60,9 +60,9 @@ class Tracking:
         self._event_files = EventFiles(run / "tensorboard", outbox)
         self._others = [_Beside(name, make) for name, make in _others(recipe, run)]
 
-    def standing(self, standing: Standing) -> None:
+    def standing(self, standing: ProgressSnapshot) -> None:
         """At a report interval."""
-        told = {name: value for name, value in standing.told().items() if name not in {"step", "epoch", "left_s"}}
+        told = {name: value for name, value in standing.as_dict().items() if name not in {"step", "epoch", "left_s"}}
         self._send(standing.step, {f"train/{name}": value for name, value in told.items()})
 
     def epoch(self, record: EpochRecord) -> None:

@@ -22,11 +22,11 @@ class Reader(Protocol):
 
         Raises:
             DatasetError: it is gone, or this machine does not see it.
-            StorageError: no good answer within the patience.
+            StorageError: no good answer within the timeout.
         """
 
-    def patient(self, patience_s: float) -> Reader:
-        """The same reader, whose reads are tried again for ``patience_s`` seconds."""
+    def with_timeout(self, timeout_s: float) -> Reader:
+        """The same reader, whose reads are tried again for ``timeout_s`` seconds."""
 
 
 class RunReader(Reader, Protocol):
@@ -63,9 +63,9 @@ class Source:
         """Of all samples together."""
         return sum(int(entries.size.sum()) for entries in self.splits.values())
 
-    def patient(self, patience_s: float) -> Source:
-        """The same source, whose reads are tried again for ``patience_s`` seconds."""
-        return replace(self, reader=self.reader.patient(patience_s))
+    def with_timeout(self, timeout_s: float) -> Source:
+        """The same source, whose reads are tried again for ``timeout_s`` seconds."""
+        return replace(self, reader=self.reader.with_timeout(timeout_s))
 
     def with_splits(self, splits: dict[str, Entries]) -> Source:
         """The same source, other splits."""

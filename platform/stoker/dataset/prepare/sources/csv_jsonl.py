@@ -48,8 +48,8 @@ class ListedFileReader:
 
     folder: Location
 
-    def patient(self, patience_s: float) -> ListedFileReader:
-        return replace(self, folder=self.folder.patient(patience_s))
+    def with_timeout(self, timeout_s: float) -> ListedFileReader:
+        return replace(self, folder=self.folder.with_timeout(timeout_s))
 
     def read(self, entry: Entry) -> bytes:
         where = _place(self.folder, entry.path)
@@ -236,7 +236,7 @@ class _Files:
             return dict(where.filesystem.info(where.path))
 
         try:
-            info = call_with_retries(once, what="look at", url=where.url, patience_s=where.patience_s)
+            info = call_with_retries(once, what="look at", url=where.url, timeout_s=where.timeout_s)
         except FileNotFoundError:
             return _found({})
         return _found({path: (int(info.get("size") or _TYPICAL_BYTES), stamp_of(info))})
@@ -260,7 +260,7 @@ def _clean(path: str) -> str:
 
 def _place(folder: Location, path: str) -> Location:
     if "://" in path or path.startswith("/"):
-        return locate(path, patience_s=folder.patience_s)
+        return locate(path, timeout_s=folder.timeout_s)
     if path.startswith("..") and "://" not in folder.url:
         return replace(folder, url=posixpath.normpath(f"{folder.url}/{path}"))
     while path.startswith("../"):

@@ -22,7 +22,7 @@ Opener = Callable[[str, Options, float], Source]
 
 
 def _at_location(opener: Callable[[Location, Options], Source]) -> Opener:
-    return lambda source, options, patience_s: opener(locate(source, patience_s=patience_s), options)
+    return lambda source, options, timeout_s: opener(locate(source, timeout_s=timeout_s), options)
 
 
 KINDS: dict[str, Opener] = {
@@ -30,21 +30,21 @@ KINDS: dict[str, Opener] = {
     "imagenet": _at_location(lambda location, _: open_imagenet(location)),
     "list": _at_location(open_listing),
     "parquet": _at_location(open_parquet),
-    "torchvision": lambda source, _, patience_s: open_torchvision(source),
+    "torchvision": lambda source, _, timeout_s: open_torchvision(source),
     "webdataset": _at_location(open_webdataset),
 }
 
 
-def open_source(source: str, options: Options, *, kind: str | None = None, patience_s: float = 60.0) -> Source:
+def open_source(source: str, options: Options, *, kind: str | None = None, timeout_s: float = 60.0) -> Source:
     """List what is at ``source``, a URL, a path or ``torchvision://NAME?root=FOLDER``; ``kind`` is one of ``KINDS``.
 
-    Nothing is written or decoded yet. ``patience_s`` is how long the listing is tried again.
+    Nothing is written or decoded yet. ``timeout_s`` is how long the listing is tried again.
 
     Raises:
         DatasetError: nothing there that can be a source, or it lacks a train split.
         StorageError: the place cannot be read.
     """
-    opened = KINDS[kind or _kind(source, patience_s)](source, options, patience_s)
+    opened = KINDS[kind or _kind(source, timeout_s)](source, options, timeout_s)
     if "train" not in opened.splits:
         raise DatasetError(
             f"{source} has no train split, only {', '.join(opened.splits) or 'empty ones'}; add the images to train on"
@@ -52,7 +52,7 @@ def open_source(source: str, options: Options, *, kind: str | None = None, patie
     return opened
 
 
-def _kind(source: str, patience_s: float) -> str:
+def _kind(source: str, timeout_s: float) -> str:
     lowered = source.lower()
     for kind, is_it in (
         ("torchvision", lowered.startswith(PROTOCOL)),
@@ -61,7 +61,7 @@ def _kind(source: str, patience_s: float) -> str:
     ):
         if is_it:
             return kind
-    return _kind_of_folder(locate(source, patience_s=patience_s))
+    return _kind_of_folder(locate(source, timeout_s=timeout_s))
 
 
 def _kind_of_folder(location: Location) -> str:

@@ -29,7 +29,7 @@ def files_in(location: Location) -> tuple[Listed, list[str]]:
         return list(location.filesystem.ls(location.path, detail=True))
 
     try:
-        found = call_with_retries(once, what="list", url=location.url, patience_s=location.patience_s)
+        found = call_with_retries(once, what="list", url=location.url, timeout_s=location.timeout_s)
     except (FileNotFoundError, NotADirectoryError):
         found = []
     own = location.path.rstrip("/")
@@ -59,7 +59,7 @@ def files_below(location: Location) -> Listed:
         return dict(location.filesystem.find(location.path, detail=True))
 
     try:
-        found = call_with_retries(once, what="list", url=location.url, patience_s=location.patience_s)
+        found = call_with_retries(once, what="list", url=location.url, timeout_s=location.timeout_s)
     except FileNotFoundError:
         return {}
     start = len(location.path.rstrip("/")) + 1

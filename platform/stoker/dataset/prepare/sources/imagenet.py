@@ -38,8 +38,8 @@ class ArchiveReader:
 
     location: Location
 
-    def patient(self, patience_s: float) -> ArchiveReader:
-        return replace(self, location=self.location.patient(patience_s))
+    def with_timeout(self, timeout_s: float) -> ArchiveReader:
+        return replace(self, location=self.location.with_timeout(timeout_s))
 
     def read(self, entry: Entry) -> bytes:
         where = self.location / entry.path.partition("#")[0]

@@ -50,8 +50,8 @@ class ParquetReader:
     folder: Location
     image_column: str
 
-    def patient(self, patience_s: float) -> ParquetReader:
-        return replace(self, folder=self.folder.patient(patience_s))
+    def with_timeout(self, timeout_s: float) -> ParquetReader:
+        return replace(self, folder=self.folder.with_timeout(timeout_s))
 
     def read(self, entry: Entry) -> bytes:
         first, images = _held_group(self, *run_of(entry))

@@ -42,8 +42,8 @@ class TorchvisionReader:
     name: str
     splits: tuple[tuple[str, Arguments], ...]
 
-    def patient(self, patience_s: float) -> TorchvisionReader:
-        del patience_s  # a local disk is not tried again
+    def with_timeout(self, timeout_s: float) -> TorchvisionReader:
+        del timeout_s  # a local disk is not tried again
         return self
 
     def read(self, entry: Entry) -> bytes:
