@@ -46,7 +46,7 @@ def test_a_run_survives_the_death_of_a_worker_of_its_controller_and_of_its_drive
         record_property("driver_submitted_again_to_first_step_s", fourth.first_at - began)
         said = job.end()
     assert job.process.returncode == 0, said[-3000:]
-    assert "continuing from step" in said
+    assert "resuming from step" in said
     run.must_have_seen_each_sample_once()
     result = run.at.result()
     assert result is not None

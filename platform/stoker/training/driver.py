@@ -1,4 +1,4 @@
-"""What the job does before and around the ranks: check everything, then run Ray Train until the run is finished."""
+"""The driver of a run: check everything before a resource is taken, then run Ray Train until the run is finished."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ _LEAST_PIXELS = 32
 
 
 def check_recipe(recipe: Recipe) -> Manifest:
-    """Everything that can be known to fail before a resource is taken; returns the data set's manifest.
+    """Check all that can be checked before a resource is taken; returns the data set's manifest.
 
     Raises:
         RecipeError: the recipe does not fit the data set.
-        DatasetError, ModelError, StorageError: the data set, the model or the store is not there, or the model
-            does not take what the recipe asks of it.
+        DatasetError, ModelError, StorageError: the data set, model or object store cannot be found or read, or the
+            model does not support what the recipe asks of it.
     """
     manifest = read_manifest(locate(recipe.data.url, timeout_s=_CHECK_TIMEOUT_S))
     for key, name in (("train_split", recipe.data.train_split), ("validation_split", recipe.data.validation_split)):
         if name not in manifest.splits:
             raise RecipeError(f"data.{key}: {recipe.data.url} has no split {name!r}; {_names(manifest)}")
-    given, there = recipe.model.classes, len(manifest.classes)
-    if given is not None and given != there:
+    given, actual = recipe.model.classes, len(manifest.classes)
+    if given is not None and given != actual:
         raise RecipeError(
-            f"model.classes: {given} given, but the data set {recipe.data.url} has {there} classes; "
-            f"set it to {there} or leave it out"
+            f"model.classes: {given} given, but the data set {recipe.data.url} has {actual} classes; "
+            f"set it to {actual} or leave it out"
         )
     samples = manifest.split(recipe.data.train_split).samples
     try:
@@ -60,40 +60,40 @@ def check_recipe(recipe: Recipe) -> Manifest:
             check_initialization,  # brings torch and torchvision, seconds of processor time
         )
 
-        if told := check_initialization(recipe, manifest.classes, timeout_s=_CHECK_TIMEOUT_S):
-            _say(f"{recipe.name}: {told}")
+        if initial := check_initialization(recipe, manifest.classes, timeout_s=_CHECK_TIMEOUT_S):
+            _say(f"{recipe.name}: {initial}")
     check_tracking(recipe)
     return manifest
 
 
 def train(recipe: Recipe) -> Result:
-    """Train, or go on with, the run that ``recipe`` names, on the Ray cluster at hand; returns its result.
+    """Train or resume the run that ``recipe`` names on the current Ray cluster; returns its result.
 
     Raises:
         RecipeError, DatasetError, ModelError, StorageError: see :func:`check_recipe`.
-        RunError: the run cannot be continued with this recipe, has a driver already, or failed more often than the
+        RunError: the run cannot be resumed with this recipe, already has a driver, or failed more often than the
             recipe allows.
-        SystemExit: it was asked to stop (SIGTERM, SIGINT), and did so with a checkpoint; 128 + the signal's number.
+        SystemExit: stopped by SIGTERM or SIGINT, with a checkpoint; the code is 128 + the signal's number.
     """
-    # Ray Train takes seconds to import: meanwhile the store and the head of the cluster are asked.
+    # Ray Train takes seconds to import: meanwhile the object store and the head node answer.
     threading.Thread(target=importlib.import_module, args=("stoker.training.attempts",), daemon=True).start()
     manifest = check_recipe(recipe)
     run = RunFolder(locate(recipe.storage, timeout_s=_CHECK_TIMEOUT_S), recipe.name)
     run.begin(recipe)
     if result := run.result():
-        _say(f"{recipe.name}: finished already, see {run.location}; another name trains anew")
+        _say(f"{recipe.name}: already finished, see {run.location}; choose another name to train again")
         return result
     if not ray.is_initialized():
-        _must_answer(os.environ.get("RAY_ADDRESS", ""))
+        _require_cluster(os.environ.get("RAY_ADDRESS", ""))
     with Lease(run.lease) as lease:
-        if result := run.result():  # the driver before this one had just finished
+        if result := run.result():  # the previous driver has just finished
             return result
         newest = run.latest_checkpoint()
         _say(
             f"{recipe.name}: {recipe.model.name} on {recipe.data.url} "
             f"({manifest.split(recipe.data.train_split).samples} samples, {len(manifest.classes)} classes), "
             f"{recipe.schedule.epochs} epochs, {_workers(recipe)}, "
-            + (f"continuing from step {newest.step}" if newest else "from the beginning")
+            + (f"resuming from step {newest.step}" if newest else "from the start")
         )
         if not ray.is_initialized():
             ray.init(log_to_driver=True)
@@ -104,11 +104,11 @@ def train(recipe: Recipe) -> Result:
         except Stopped as stopped:
             newest = run.latest_checkpoint()
             where = f"at step {newest.step}" if newest else "before its first checkpoint"
-            _say(f"{recipe.name}: stopped {where} on {stopped}; submit it again to continue")
+            _say(f"{recipe.name}: stopped {where} on {stopped}; submit it again to resume")
             raise SystemExit(128 + stopped.signum) from None
     if result := run.result():
         return result
-    raise RunError(f"run {recipe.name!r} ended without a result at {run.location}; submit it again to continue")
+    raise RunError(f"run {recipe.name!r} ended without a result at {run.location}; submit it again to resume")
 
 
 def _asks_much(recipe: Recipe) -> bool:
@@ -122,11 +122,11 @@ def _asks_much(recipe: Recipe) -> bool:
     return recipe.model.asks_more_than_a_name or sizes or too_small or not takes_any
 
 
-def _must_answer(address: str) -> None:
-    """Refuse an address where no cluster listens in seconds; ``ray.init`` would try for minutes.
+def _require_cluster(address: str) -> None:
+    """Fail within seconds if no cluster listens at ``address``; ``ray.init`` would retry for minutes.
 
     Raises:
-        ClusterError: nothing listens at ``address`` (``host:port``; anything else is Ray's to judge).
+        ClusterError: nothing listens at ``address`` (``host:port``; any other form is left to Ray).
     """
     host, colon, port = address.rpartition(":")
     if not colon or "/" in address or not port.isdigit():

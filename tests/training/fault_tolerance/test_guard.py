@@ -21,8 +21,8 @@ from stoker.recipe import Recipe, parse_recipe
 from stoker.runs.folder import RunFolder
 from stoker.storage import locate
 from stoker.training.fault_tolerance import guard as guards
-from stoker.training.fault_tolerance.failure_policy import HandedOver
-from stoker.training.fault_tolerance.guard import Ended, Guard, smaller_micro_batch
+from stoker.training.fault_tolerance.failure_policy import RestartRequested
+from stoker.training.fault_tolerance.guard import Guard, StopTraining, smaller_micro_batch
 from stoker.training.fault_tolerance.lease import Lease
 
 RECIPE = """
@@ -61,8 +61,8 @@ def steps(folder: Path, losses: list[float], more: str = "", lease: str = "") ->
             if not guard.skips(step):
                 total += loss
             guard.note_loss(total, step)
-            guard.obey(guard.after_step(step + 1))
-        guard.must_be_finite(Loader.for_training(recipe).order)
+            guard.act_on(guard.after_step(step + 1))
+        guard.require_finite(Loader.for_training(recipe).order)
     return guard
 
 
@@ -70,7 +70,7 @@ def steps(folder: Path, losses: list[float], more: str = "", lease: str = "") ->
 def test_a_loss_that_is_no_number_ends_the_run_and_names_step_checkpoint_and_samples(
     tmp_path: Path, bad: float
 ) -> None:
-    match = r"infinite at step 6 \(epoch 2, step 2 of it\) \(keys 0000\d\d, .*good checkpoint is that of the beginning"
+    match = r"infinite at step 6 \(epoch 2, step 2 of it\) \(keys 0000\d\d, .*good checkpoint is of the start"
     with pytest.raises(RunError, match=match):
         steps(tmp_path, [1, 1, 1, 1, 1, 1, bad, 1])
     told = json.loads((tmp_path / "runs/mine/not_finite.json").read_text())
@@ -82,9 +82,11 @@ def test_a_loss_that_is_no_number_ends_the_run_and_names_step_checkpoint_and_sam
 
 def test_with_skip_each_bad_step_is_left_out_in_every_later_attempt_up_to_the_limit(tmp_path: Path) -> None:
     losses, skipping = [1.0, float("nan"), 1.0, float("inf"), float("nan")], "on_nan: skip\nnan_skips: 2"
-    with pytest.raises(HandedOver, match=r"step 1 was no number; going back to the beginning, .*\(1 of at most 2\)"):
+    with pytest.raises(
+        RestartRequested, match=r"step 1 was not finite; rolling back to the start, .*\(1 of at most 2\)"
+    ):
         steps(tmp_path, losses, skipping)
-    with pytest.raises(HandedOver, match=r"step 3 .*\(2 of at most 2\)"):
+    with pytest.raises(RestartRequested, match=r"step 3 .*\(2 of at most 2\)"):
         steps(tmp_path, losses, skipping)
     assert steps(tmp_path, losses[:4], skipping).skipped == (1, 3)
     with pytest.raises(RunError, match=r"at step 4 .*; 2 steps were skipped before \(nan_skips\)"):
@@ -118,7 +120,7 @@ def until_ended(folder: Path, lease: str) -> int:
     with Guard(recipe, run, lease, torch.device("cpu")) as guard:
         while True:
             done += 1
-            guard.obey(guard.after_step(done))
+            guard.act_on(guard.after_step(done))
             time.sleep(0.001)
             assert done < 60_000
     return done
@@ -127,7 +129,7 @@ def until_ended(folder: Path, lease: str) -> int:
 def test_a_driver_that_is_asked_to_stop_ends_the_ranks_in_order(tmp_path: Path) -> None:
     _, run = made(tmp_path)
     with Lease(run.lease) as lease:
-        lease.ask_to_stop()
+        lease.request_stop()
         assert until_ended(tmp_path, lease.token) > 0
 
 
@@ -136,19 +138,19 @@ def test_ranks_whose_driver_lost_its_lease_end_and_commit_nothing(tmp_path: Path
     with Lease(run.lease) as lease:
         with pytest.raises(RunError, match="taken over by another driver"):
             until_ended(tmp_path, "of an earlier driver")
-        dropped = pytest.raises(RunError, match="this one's checkpoint is dropped")
+        dropped = pytest.raises(RunError, match="this one's checkpoint is discarded")
         with Guard(recipe, run, "of an earlier driver", torch.device("cpu")) as guard, dropped:
             guard.may_commit()
         with Guard(recipe, run, lease.token, torch.device("cpu")) as guard:
             guard.may_commit()
 
 
-def test_sigterm_hands_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sigterm_restarts_the_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from stoker.training.fault_tolerance import agreement as signals
 
-    monkeypatch.setattr(signals, "_goes", type(signals._goes)())
-    signals._goes.set()
-    with pytest.raises(HandedOver, match="handed over in order"):
+    monkeypatch.setattr(signals, "_restart_requested", type(signals._restart_requested)())
+    signals._restart_requested.set()
+    with pytest.raises(RestartRequested, match="stopped to be restarted"):
         until_ended(tmp_path, "")
 
 
@@ -175,7 +177,7 @@ waits_for_the_others()
 """
     ended = subprocess.run([sys.executable, "-c", code], check=False, text=True, capture_output=True, timeout=100)
     assert ended.returncode == 1
-    assert "rank 3 did nothing for 1 s" in ended.stderr
+    assert "rank 3 made no progress for 1 s" in ended.stderr
     assert "waits_for_the_others" in ended.stderr
 
 
@@ -185,4 +187,4 @@ def test_a_rank_may_not_hang_for_less_than_it_may_wait_for_the_store(tmp_path: P
 
 
 def test_the_end_of_ranks_is_no_error_to_ray() -> None:
-    assert not issubclass(Ended, guards.StokerError)
+    assert not issubclass(StopTraining, guards.StokerError)

@@ -95,5 +95,5 @@ def test_a_driver_that_stood_still_finds_that_it_lost_its_lease(place: Location)
 
 def test_a_request_to_stop_travels_in_the_lease(place: Location) -> None:
     with lease(place) as mine:
-        mine.ask_to_stop()
+        mine.request_stop()
         assert read_holder(place).stops  # type: ignore[union-attr]

@@ -1,7 +1,7 @@
-"""How many workers a cluster has room for at this moment, as its head knows it.
+"""Worker capacity of the cluster, read from the head node.
 
-Ray's autoscaling coordinator looks at the cluster every 20 seconds, believes in nodes that died meanwhile, and keeps a
-dead run's reservation for 180 seconds; an elastic run that asks it starts too many workers or too few.
+Ray's autoscaling coordinator polls the cluster every 20 seconds, counts nodes that died in between, and keeps a dead
+run's reservation for 180 seconds; an elastic run that relies on it starts too many workers or too few.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from ray.util.placement_group import placement_group_table
 __all__ = ["Capacity", "capacity_for", "silent_nodes", "usable_nodes", "workers_that_fit"]
 
 Resources = Mapping[str, float]
-_SHARE = 1e-4  # Ray counts resources in ten-thousandths
-_PROBE_S = 2.0
-_PROBES = 64
+_RESOLUTION = 1e-4  # Ray counts resources in ten-thousandths
+_PROBE_TIMEOUT_S = 2.0
+_MAX_PROBES = 64
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,13 @@ class Capacity:
     """Numbers of workers."""
 
     now: int
-    """that find room beside everything else that runs, this run's own workers counted as free"""
-    empty: int
-    """that would find room if nothing else ran"""
+    """that fit next to everything else that runs, this run's own workers counted as free"""
+    total: int
+    """that would fit if nothing else ran"""
 
 
 def capacity_for(run_name: str, per_worker: Resources) -> Capacity:
-    """The room for workers of ``per_worker`` resources each; ``run_name/…`` are the run's own placement groups."""
+    """Capacity for workers of ``per_worker`` resources each; ``run_name/…`` are the run's own placement groups."""
     usable, available = usable_nodes(), ray._private.state.available_resources_per_node()
     free = {node: dict(available.get(node, {})) for node in usable}
     for group in placement_group_table().values():
@@ -46,7 +46,7 @@ def capacity_for(run_name: str, per_worker: Resources) -> Capacity:
 
 
 def usable_nodes() -> dict[str, Resources]:
-    """All that each node has which lives, answers and is not about to go, by the node's id."""
+    """Total resources by node id, of the nodes that are alive, reachable and not draining."""
     draining, silent = ray._private.state.state.get_draining_nodes() or {}, silent_nodes()
     return {
         node["NodeID"]: node["Resources"]
@@ -56,28 +56,30 @@ def usable_nodes() -> dict[str, Resources]:
 
 
 def silent_nodes() -> set[str]:
-    """Ids of the nodes that the head believes in, and whose raylet takes no connection.
+    """Ids of the nodes that the head takes for alive and whose raylet accepts no connection.
 
-    The head gives a node up after some failed health checks, by default 15 seconds after its raylet was killed and a
-    minute after its power went, and until then would place workers there.
+    The head marks a node dead after some failed health checks, by default 15 seconds after its raylet was killed and a
+    minute after it lost power, and until then would place workers there.
     """
     nodes = [node for node in ray.nodes() if node["Alive"]]
-    with ThreadPoolExecutor(max_workers=min(_PROBES, max(1, len(nodes)))) as pool:
-        answers = pool.map(_answers, nodes)
+    with ThreadPoolExecutor(max_workers=min(_MAX_PROBES, max(1, len(nodes)))) as pool:
+        answers = pool.map(_accepts_connections, nodes)
         return {node["NodeID"] for node, answer in zip(nodes, answers, strict=True) if not answer}
 
 
-def _answers(node: Mapping[str, Any]) -> bool:
+def _accepts_connections(node: Mapping[str, Any]) -> bool:
     try:
-        socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), timeout=_PROBE_S).close()
+        socket.create_connection(
+            (node["NodeManagerAddress"], node["NodeManagerPort"]), timeout=_PROBE_TIMEOUT_S
+        ).close()
     except OSError:
         return False
     return True
 
 
 def workers_that_fit(per_worker: Resources, nodes: Mapping[str, Resources]) -> int:
-    """How many find room, each on one of ``nodes``; each needs something (amounts above 0)."""
+    """How many workers fit, each whole on one of ``nodes``; the amounts in ``per_worker`` are above 0."""
     return sum(
-        min(int((free.get(name, 0.0) + _SHARE / 2) / amount) for name, amount in per_worker.items())
+        min(int((free.get(name, 0.0) + _RESOLUTION / 2) / amount) for name, amount in per_worker.items())
         for free in nodes.values()
     )

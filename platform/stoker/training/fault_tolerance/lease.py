@@ -1,12 +1,12 @@
-"""One driver a run: a lease in the run's folder, renewed by whoever holds it.
+"""The lease that allows a run one driver: an object in the run's folder, renewed by its holder.
 
-``<run>/lease.json`` names its holder: host, process, job, a random token, and a beat that goes up every quarter of
-``PERIOD_S``. Each write is conditional on the content that the writer saw last, so two never hold it at once. A lease
-is free when its holder gave it back, when its holder was a process of this machine that is no more (known at once), or
-when it did not change while somebody watched it for ``PERIOD_S`` seconds of his own clock. Clocks of two machines are
-never compared (Gray and Cheriton, *Leases*, SOSP 1989, need bounded drift only, section 2).
+``<run>/lease.json`` names its holder: host, process, job, a random token, and a counter that increases every quarter of
+``PERIOD_S``. Each write is conditional on the content that the writer read last, so two processes never hold it at
+once. A lease is free when its holder released it, when its holder was a process of this machine that has exited (known
+at once), or when it did not change while another process watched it for ``PERIOD_S`` seconds of its own clock. Clocks
+of two machines are never compared (Gray and Cheriton, *Leases*, SOSP 1989, need bounded drift only, section 2).
 
-The workers of a run read the lease too: they end when it is no longer their driver's, and a driver that is asked to
+The workers of a run read the lease too: they exit when it is no longer their driver's, and a driver that is asked to
 stop passes that on through it.
 """
 
@@ -35,32 +35,32 @@ __all__ = ["PERIOD_S", "Holder", "Lease", "read_holder"]
 logger = logging.getLogger(__name__)
 
 PERIOD_S = 10.0
-_WATCH_EVERY_S = 0.5
+_POLL_INTERVAL_S = 0.5
 
 
 @dataclass(frozen=True)
 class Holder:
-    """What ``lease.json`` says."""
+    """The content of ``lease.json``."""
 
     token: str
     host: str
     machine: str
-    """boot and process namespace: two processes that share it can see each other"""
+    """boot id and process namespace: two processes with the same value can see each other"""
     pid: int
     started: float
-    """of the process, in seconds since the epoch by its own machine: tells a later process with the same pid apart"""
+    """start time of the process, seconds since the epoch on its own machine: distinguishes a reused pid"""
     job: str
     """Ray's id of the submission; empty outside of a job"""
     renewed: str
-    """for people, by the holder's clock; nothing is decided by it"""
+    """ISO 8601 by the holder's clock, for people; nothing is decided by it"""
     beat: int = 0
     stops: bool = False
-    """the workers are asked to store a checkpoint and end"""
+    """the workers are asked to store a checkpoint and stop"""
     released: bool = False
 
     @classmethod
     def this_process(cls) -> Holder:
-        """A holder that is this process, with a fresh token."""
+        """This process as the holder, with a new token."""
         process = psutil.Process()
         return cls(
             token=secrets.token_hex(8),
@@ -73,7 +73,7 @@ class Holder:
         )
 
     def is_gone(self) -> bool | None:
-        """Whether the process is known to be dead, or known to live; None where this machine cannot know."""
+        """True if the process has exited, False if it still runs, None if this machine cannot know."""
         if self.machine != _machine():
             return None
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -86,7 +86,7 @@ class Holder:
 
 
 def read_holder(place: Location) -> Holder | None:
-    """Who holds the lease at ``place``; None if nobody ever did, or what is there is no lease.
+    """The holder of the lease at ``place``; None if nobody ever held it, or the object is not a lease.
 
     Raises:
         StorageError: it cannot be read.
@@ -103,9 +103,9 @@ class Lease:
         self._mine = Holder.this_process()
         self._version: str | None = None
         self._lock, self._ended = threading.Lock(), threading.Event()
-        self._renewer = threading.Thread(target=self._renew_on, name="stoker-lease", daemon=True)
+        self._renewer = threading.Thread(target=self._renew_until_closed, name="stoker-lease", daemon=True)
         self.lost = threading.Event()
-        """set when somebody else holds the lease, which happens only to a process that stood still for a period"""
+        """set when another process holds the lease, which happens only to a process that was suspended for a period"""
 
     @property
     def token(self) -> str:
@@ -115,12 +115,12 @@ class Lease:
         """Take the lease and keep it renewed.
 
         Raises:
-            RunError: another driver holds it; names its host, process and job and when it renewed last.
+            RunError: another driver holds it; names its host, process and job and its last renewal.
             StorageError: the store does not answer.
         """
         found = self._place.version()
         if found is not None:
-            self._must_be_free(found)
+            self._require_free(found)
         try:
             self._write(replace(self._mine, renewed=_now()), found[1] if found else None)
         except Conflict:
@@ -129,15 +129,15 @@ class Lease:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Give it back."""
+        """Release it."""
         self._ended.set()
         self._renewer.join()
         if not self.lost.is_set():
-            with contextlib.suppress(StorageError):  # then it runs out
+            with contextlib.suppress(StorageError):  # then it expires
                 self._write(replace(self._mine, released=True, renewed=_now()), self._version)
 
-    def ask_to_stop(self) -> None:
-        """Tell the run's workers, which read the lease every second, to store a checkpoint and end.
+    def request_stop(self) -> None:
+        """Ask the run's workers, which read the lease every second, to store a checkpoint and stop.
 
         Raises:
             StorageError: it cannot be written.
@@ -148,7 +148,7 @@ class Lease:
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
-    def _must_be_free(self, found: tuple[bytes, str]) -> None:
+    def _require_free(self, found: tuple[bytes, str]) -> None:
         holder = _parse(found[0])
         if holder is not None and holder.released:
             return
@@ -158,9 +158,9 @@ class Lease:
         if gone:
             return
         began = time.monotonic()
-        logger.info("%s is held by %s; watching for %g s whether it lives", self._place, _who(holder), self._period_s)
+        logger.info("%s is held by %s; watching it for %g s", self._place, _who(holder), self._period_s)
         while time.monotonic() - began < self._period_s:
-            time.sleep(_WATCH_EVERY_S)
+            time.sleep(_POLL_INTERVAL_S)
             now = self._place.version()
             if now is None or now[1] == found[1]:
                 continue
@@ -172,16 +172,16 @@ class Lease:
         run = self._place.url.rsplit("/", 2)[1]
         when = f" renewed its lease at {holder.renewed}" if holder else " renews its lease"
         return RunError(
-            f"run {run!r} has a driver already: {_who(holder)}{when} ({self._place}); "
+            f"run {run!r} already has a driver: {_who(holder)}{when} ({self._place}); "
             "wait for it or stop it, or choose another name"
         )
 
-    def _renew_on(self) -> None:
+    def _renew_until_closed(self) -> None:
         while not self._ended.wait(self._period_s / 4) and not self.lost.is_set():
             try:
                 self._renew()
             except StorageError as error:
-                logger.warning("the run's lease could not be renewed, trying again: %s", error)
+                logger.warning("cannot renew the run's lease, retrying: %s", error)
 
     def _renew(self) -> None:
         with self._lock:
@@ -191,7 +191,7 @@ class Lease:
             except Conflict:
                 now = self._place.version()
                 if now is not None and (holder := _parse(now[0])) is not None and holder.token == self.token:
-                    self._version = now[1]  # our own write, whose answer was lost
+                    self._version = now[1]  # our own write, whose response was lost
                 else:
                     self.lost.set()
 

@@ -1,19 +1,21 @@
-"""Ray Train 2.60 as stoker uses it: what is put in the place of its parts, and why.
+"""Ray Train 2.60 as stoker uses it: which of its parts are replaced, and why.
 
-- :class:`Ranks` joins the workers into a process group as ``TorchConfig`` does, but neither the driver nor the
-  controller has to import torch for it (4 to 9 s of processor time each, measured), and workers that are to go are not
-  asked to leave in order: one that is frozen would hold up the restart for half a minute.
-- No helper actor watches for preemption or for a dead controller, deals out data sets that are not there, or holds
-  barriers that nobody comes to: each costs the imports of a process just when the workers do theirs. The workers ask
-  for drained nodes themselves (``signals``), the driver clears up (``attempts``); ``ray.train.report`` does not work,
-  checkpoints and metrics are stoker's own.
+- :class:`ProcessGroup` joins the workers into a process group as ``TorchConfig`` does, but neither the driver nor the
+  controller has to import torch for it (4 to 9 s of CPU time each, measured), and workers being replaced are killed,
+  not shut down gracefully: a frozen one would delay the restart for half a minute.
+- No helper actor watches for preemption or for a dead controller, shards Ray Data sets (there are none), or implements
+  ``ray.train.report``'s barrier (which does not work here: checkpoints and metrics are stoker's own). Each would cost
+  the imports of a process while the workers do theirs. The workers poll for drained nodes themselves (``agreement``),
+  and the driver frees what a dead controller held (``attempts``).
 - :class:`_Fixed` asks no autoscaling coordinator; a pending placement group is demand enough.
-- :class:`_Elastic` counts the room for workers itself (``room``), where Ray's own policy believes what the coordinator
-  knew 20 seconds ago and waits for a node that is gone; the coordinator only tells the autoscaler what is wanted. And
-  before it resizes it lets the workers store a checkpoint.
+- :class:`_Elastic` reads the capacity from the head (``capacity``), where Ray's own policy relies on what the
+  coordinator knew 20 seconds ago and waits for a node that is gone; the coordinator only passes the demand on to the
+  autoscaler. Before it resizes, it lets the workers store a checkpoint.
 - Controller and workers get their settings as arguments and not as a runtime environment of their own, so that they
   start in the idle processes that Ray keeps, where Python and Ray are imported already.
-- ``supervision`` decides what a failure means.
+- :class:`RunFailurePolicy` decides what follows a failure.
+
+``tests/contracts/test_ray_train.py`` pins every internal of Ray that is overridden or called here.
 """
 
 from __future__ import annotations
@@ -49,11 +51,11 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.placement_group import get_placement_group, placement_group, placement_group_table, remove_placement_group
 
 from stoker.training.fault_tolerance.capacity import Capacity, capacity_for, silent_nodes
-from stoker.training.fault_tolerance.failure_policy import Supervision
+from stoker.training.fault_tolerance.failure_policy import RunFailurePolicy
 
-__all__ = ["TIMEOUTS", "Trainer", "remove_leftovers", "trainer"]
+__all__ = ["TIMEOUTS", "Trainer", "build_trainer", "free_placement_groups"]
 
-# Ray's own values are 2, 600 and 60 seconds; an environment that says otherwise goes first.
+# Ray's own values are 2, 600 and 60 seconds; the environment takes precedence over these.
 TIMEOUTS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     # must exceed the longest pause in which a worker holds the interpreter's lock
@@ -61,10 +63,10 @@ TIMEOUTS = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
-_FREED_WITHIN_S = 3.0
+_RELEASE_TIMEOUT_S = 3.0
 
 
-def trainer(
+def build_trainer(
     function: Any,
     config: dict[str, Any],
     *,
@@ -75,13 +77,13 @@ def trainer(
     timeout_s: float,
     run_config: RunConfig,
 ) -> Trainer:
-    """What runs ``function(config)`` on ``workers`` (least, most) ranks until it is done; see :meth:`Trainer.fit`."""
+    """A trainer that runs ``function(config)`` on ``workers`` (min, max) ranks; :meth:`Trainer.fit` starts it."""
     least, most = workers
     return Trainer(
         function,
         max_failures=max_failures,
         train_loop_config=config,
-        backend_config=Ranks(timeout_s),
+        backend_config=ProcessGroup(timeout_s),
         scaling_config=ScalingConfig(
             num_workers=least if least == most else (least, most),
             use_gpu=bool(resources.get("GPU")),
@@ -93,7 +95,7 @@ def trainer(
 
 
 class Trainer(DataParallelTrainer):  # type: ignore[misc]
-    """Ray Train's trainer with the parts of this module."""
+    """Ray Train's trainer with this module's controller, policies and callbacks."""
 
     def __init__(self, function: Any, *, max_failures: int, **options: Any) -> None:
         super().__init__(function, **options)
@@ -101,20 +103,20 @@ class Trainer(DataParallelTrainer):  # type: ignore[misc]
         self._controller: Any = None
 
     def abandon(self) -> None:
-        """End the controller, and with it the workers, from another thread than the one that fits."""
+        """Kill the controller, and with it the workers; call it from another thread than :meth:`fit`."""
         if self._controller is not None:
             ray.kill(self._controller)
 
     def _create_default_callbacks(self) -> list[Any]:
         made = super()._create_default_callbacks()
         helpers = (DatasetsCallback, PlacementGroupCleanerCallback)
-        return [callback for callback in made if not isinstance(callback, helpers)] + [_OnSigterm()]
+        return [callback for callback in made if not isinstance(callback, helpers)] + [_RestartOnSigterm()]
 
     def _initialize_and_run_controller(self, **parts: Any) -> Any:
         policy = _Elastic if self.scaling_config.elasticity_enabled else _Fixed
         parts |= {
             "scaling_policy": policy(self.scaling_config),
-            "failure_policy": Supervision(self._max_failures, self.run_config.name),
+            "failure_policy": RunFailurePolicy(self._max_failures, self.run_config.name),
         }
         here = ray.get_runtime_context().get_node_id()
         self._controller = controller = ray.remote(
@@ -125,13 +127,13 @@ class Trainer(DataParallelTrainer):  # type: ignore[misc]
         return ray.get(controller.get_result.remote())
 
 
-def _ask_to_hand_over() -> None:
-    from stoker.training.fault_tolerance.agreement import ask_to_hand_over
+def _request_restart() -> None:
+    from stoker.training.fault_tolerance.agreement import request_restart
 
-    ask_to_hand_over()
+    request_restart()
 
 
-class _OnSigterm(WorkerCallback):  # type: ignore[misc]
+class _RestartOnSigterm(WorkerCallback):  # type: ignore[misc]
     def after_init_train_context(self) -> None:
         from stoker.training.fault_tolerance.agreement import listen_for_sigterm
 
@@ -139,9 +141,9 @@ class _OnSigterm(WorkerCallback):  # type: ignore[misc]
 
 
 class _Group(WorkerGroup):  # type: ignore[misc]
-    """Workers whose placement group can be found by the run's name when their controller is dead.
+    """Workers whose placement group is named after the run, so that it can be found when their controller is dead.
 
-    It leaves out nodes that are silent, which the head may still believe in.
+    It excludes unreachable nodes, which the head may still take for alive.
     """
 
     @staticmethod
@@ -153,22 +155,22 @@ class _Group(WorkerGroup):  # type: ignore[misc]
             placement_group(
                 bundles=[context.resources_per_worker] * context.num_workers,
                 strategy=context.placement_strategy,
-                bundle_label_selector=_elsewhere(context.label_selector, context.num_workers, silent_nodes()),
+                bundle_label_selector=_excluding(context.label_selector, context.num_workers, silent_nodes()),
                 name=f"{self._train_run_context.run_config.name}/{uuid.uuid4().hex[:8]}",
             )
         )
 
 
-def _elsewhere(selectors: Any, workers: int, silent: set[str]) -> list[dict[str, str]] | None:
-    """The ``selectors`` of the workers' bundles, none of which may be on a node of ``silent``."""
+def _excluding(selectors: Any, workers: int, silent: set[str]) -> list[dict[str, str]] | None:
+    """The label ``selectors`` of the workers' bundles, with the nodes in ``silent`` excluded."""
     if not silent:
         return selectors or None
-    here = {ray._raylet.RAY_NODE_ID_KEY: f"!in({','.join(sorted(silent))})"}
-    return [{**selector, **here} for selector in selectors or [{}] * workers]
+    excluded = {ray._raylet.RAY_NODE_ID_KEY: f"!in({','.join(sorted(silent))})"}
+    return [{**selector, **excluded} for selector in selectors or [{}] * workers]
 
 
 class _NoBarrier:
-    """In the place of the actor behind ``ray.train.report`` and Ray's collectives, neither of which is used here."""
+    """Replaces the actor behind ``ray.train.report`` and Ray's collectives, neither of which is used here."""
 
     @classmethod
     def options(cls, **_: Any) -> type[_NoBarrier]:
@@ -201,45 +203,46 @@ class _Elastic(ElasticScalingPolicy):  # type: ignore[misc]
     def __init__(self, scaling_config: ScalingConfig) -> None:
         super().__init__(scaling_config)
         self._run_name = ""
-        self._asked: float | None = None
-        self._waits_since: float | None = None
+        self._requested: float | None = None
+        self._waiting_since: float | None = None
 
     def after_controller_start(self, train_run_context: Any) -> None:
         super().after_controller_start(train_run_context)
         self._run_name = train_run_context.run_config.name
 
     def make_decision_for_non_running_worker_group(self) -> Any:
-        """As many workers as find room; what workers before these held is waited for, some seconds."""
+        """As many workers as fit; waits some seconds for what the previous workers held to be released."""
         self._maybe_send_resource_request()
-        room, config = self._room(), self.scaling_config
-        self._waits_since = self._waits_since or time.monotonic()
-        may_wait = time.monotonic() - self._waits_since < _FREED_WITHIN_S
-        if room.now < config.min_workers or (may_wait and room.now < min(room.empty, config.max_workers)):
+        capacity, config = self._capacity(), self.scaling_config
+        self._waiting_since = self._waiting_since or time.monotonic()
+        may_wait = time.monotonic() - self._waiting_since < _RELEASE_TIMEOUT_S
+        if capacity.now < config.min_workers or (may_wait and capacity.now < min(capacity.total, config.max_workers)):
             return NoopDecision()
-        self._waits_since = None
-        return self._get_resize_decision(min(room.now, config.max_workers))
+        self._waiting_since = None
+        return self._get_resize_decision(min(capacity.now, config.max_workers))
 
     def make_decision_for_running_worker_group(self, worker_group_state: Any, worker_group_status: Any) -> Any:
-        """As Ray's, but the workers are first asked to hand over; killed are those that did not by the next time."""
+        """Ray's decision, but the workers are first asked to checkpoint and exit; those that have not by the next
+        decision are killed."""
         decision = super().make_decision_for_running_worker_group(worker_group_state, worker_group_status)
-        if not isinstance(decision, ResizeDecision) or self._asked == worker_group_state.start_time:
+        if not isinstance(decision, ResizeDecision) or self._requested == worker_group_state.start_time:
             return decision
-        self._asked = worker_group_state.start_time
-        worker_group_state.workers[0].execute_async(_ask_to_hand_over)
+        self._requested = worker_group_state.start_time
+        worker_group_state.workers[0].execute_async(_request_restart)
         return NoopDecision()
 
     def _get_reserved_resources(self) -> dict[str, Any]:
         return {}
 
     def _count_possible_workers(self, reserved_resources: Mapping[str, Any]) -> int:
-        return min(self._room().now, self.scaling_config.max_workers)
+        return min(self._capacity().now, self.scaling_config.max_workers)
 
-    def _room(self) -> Capacity:
+    def _capacity(self) -> Capacity:
         return capacity_for(self._run_name, self.scaling_config._resources_per_worker_not_none)
 
 
-def remove_leftovers(run_name: str) -> int:
-    """Free the resources that a dead controller of ``run_name`` held; returns how many placement groups that were."""
+def free_placement_groups(run_name: str) -> int:
+    """Free what a dead controller of ``run_name`` held; returns the number of placement groups."""
     held = [
         entry["name"]
         for entry in placement_group_table().values()
@@ -251,8 +254,8 @@ def remove_leftovers(run_name: str) -> int:
 
 
 @dataclass
-class Ranks(BackendConfig):  # type: ignore[misc]
-    """A process group over all workers: NCCL where they have GPUs, else gloo; ``timeout_s`` bounds a collective."""
+class ProcessGroup(BackendConfig):  # type: ignore[misc]
+    """A process group over all workers: NCCL with GPUs, else gloo; ``timeout_s`` bounds a collective."""
 
     timeout_s: float = 300.0
 
@@ -264,20 +267,20 @@ class Ranks(BackendConfig):  # type: ignore[misc]
 class _Backend(Backend):  # type: ignore[misc]
     share_cuda_visible_devices = True
 
-    def on_start(self, worker_group: Any, backend_config: Ranks) -> None:
+    def on_start(self, worker_group: Any, backend_config: ProcessGroup) -> None:
         address, port = worker_group.execute_single(0, get_address_and_port)
-        joining = _Joining(
+        rendezvous = _Rendezvous(
             backend="nccl" if worker_group.get_resources_per_worker().get("GPU", 0) else "gloo",
             address=address,
             port=port,
             world_size=len(worker_group),
             timeout_s=backend_config.timeout_s,
         )
-        ray.get([worker_group.execute_single_async(rank, _join, rank, joining) for rank in range(len(worker_group))])
+        ray.get([worker_group.execute_single_async(rank, _join, rank, rendezvous) for rank in range(len(worker_group))])
 
 
 @dataclass(frozen=True)
-class _Joining:
+class _Rendezvous:
     backend: str
     address: str
     port: int
@@ -285,21 +288,21 @@ class _Joining:
     timeout_s: float
 
 
-def _join(rank: int, joining: _Joining) -> None:
-    """In the worker: what torchrun sets, then the process group."""
+def _join(rank: int, rendezvous: _Rendezvous) -> None:
+    """Set what torchrun sets, then join the process group; runs in the worker."""
     import torch.distributed as dist
 
     context = ray.train.get_context()
     os.environ |= {
-        "MASTER_ADDR": joining.address,
-        "MASTER_PORT": str(joining.port),
+        "MASTER_ADDR": rendezvous.address,
+        "MASTER_PORT": str(rendezvous.port),
         "RANK": str(rank),
-        "WORLD_SIZE": str(joining.world_size),
+        "WORLD_SIZE": str(rendezvous.world_size),
         "LOCAL_RANK": str(context.get_local_rank()),
         "LOCAL_WORLD_SIZE": str(context.get_local_world_size()),
         "NODE_RANK": str(context.get_node_rank()),
     }
     os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")  # a failed collective ends the process
     dist.init_process_group(
-        joining.backend, rank=rank, world_size=joining.world_size, timeout=timedelta(seconds=joining.timeout_s)
+        rendezvous.backend, rank=rank, world_size=rendezvous.world_size, timeout=timedelta(seconds=rendezvous.timeout_s)
     )

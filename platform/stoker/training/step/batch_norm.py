@@ -1,4 +1,4 @@
-"""Batch-norm running statistics that do not depend on which rank saw which micro-batch.
+"""Batch-norm running statistics that do not depend on which rank processed which micro-batch.
 
 A batch-norm layer's batch statistics are those of a micro-batch. Its running statistics move once a step, by the mean
 of the statistics of all micro-batches of the global batch, on all ranks alike. To that end the layers run with
@@ -23,7 +23,7 @@ _BITS = 52
 
 
 class RunningStatistics:
-    """Keeps the running statistics of ``model``'s batch-norm layers over steps of several micro-batches."""
+    """Updates the running statistics of ``model``'s batch-norm layers once a step of several micro-batches."""
 
     def __init__(self, model: nn.Module, *, exact: bool = False) -> None:
         norms = [m for m in model.modules() if isinstance(m, _Norm) and m.track_running_stats]
@@ -55,7 +55,7 @@ class RunningStatistics:
         self._seen = []
 
     def begin_again(self) -> None:
-        """Forget the micro-batches of the step under way: it is done again."""
+        """Discard the micro-batches of the current step, which is repeated."""
         self._seen = []
 
     @torch.no_grad()
@@ -71,7 +71,7 @@ class RunningStatistics:
 
     @torch.no_grad()
     def exponents(self) -> Tensor:
-        """int32 [2 * layers], on the device: of this rank's largest statistics; all ranks' maximum is what counts."""
+        """int32 [2 * layers], on the device: exponents of this rank's largest statistics, to be reduced by maximum."""
         if not self._seen:
             return torch.full((len(self._sizes),), ZERO, dtype=torch.int32, device=self._owners.device)
         sizes = torch.stack(self._seen).abs_().amax(dim=0)
@@ -79,9 +79,9 @@ class RunningStatistics:
 
     @torch.no_grad()
     def end_step(self, micro_batches: int, exponents: Tensor | None = None) -> None:
-        """Call on all ranks after the last micro-batch; ``micro_batches`` counted, over all ranks.
+        """Call on all ranks after the last micro-batch; ``micro_batches`` is their number over all ranks.
 
-        ``exponents`` is what :meth:`exponents` gave, as the maximum over all ranks; exact sums need it.
+        ``exponents`` is what :meth:`exponents` returned, as the maximum over all ranks; exact sums need it.
         """
         if not self._norms:
             return

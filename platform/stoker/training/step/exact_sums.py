@@ -1,4 +1,4 @@
-"""Sums of gradients that have no order: the same bits however the micro-batches are shared among ranks.
+"""Order-independent sums of gradients: the same bits however the micro-batches are distributed over ranks.
 
 A float32 sum depends on the order of its terms. Here each micro-batch's gradient is first rounded to a grid that all
 ranks share, by adding and subtracting 1.5 * 2^k, which leaves multiples of 2^(k - 23). A sum of such numbers is exact
@@ -6,8 +6,8 @@ as long as its size is at most 2^(k + 1), so no later addition rounds, neither i
 an order (pre-rounding: Demmel and Nguyen, Fast Reproducible Floating-Point Summation, ARITH 2013, section 3).
 
 k is one number for each tensor, of the largest gradient that any micro-batch of any rank had: the maximum of maxima
-has no order either. It is taken from the steps before, with some room; a step that outgrows its grid is done again on
-a coarser one. That is known from this step's own maxima, which do not depend on the grid, so it is done at most twice.
+has no order either. It is taken from earlier steps, with some headroom; a step that outgrows its grid is repeated on a
+coarser one. That is known from this step's own maxima, which do not depend on the grid, so a step runs at most twice.
 
     micro-batch, not the rank's last   absorb():      round its gradients, add them to the rank's sum
     the last one                       hook():        in DistributedDataParallel's buckets as they fill: round, add the
@@ -34,7 +34,7 @@ from torch._C._distributed_c10d import GradBucket
 __all__ = ["NOT_FINITE", "ZERO", "ExactSums", "Exactness", "Grid", "exponents_of", "largest"]
 
 ZERO, NOT_FINITE = -200, 1000
-"""exponents that stand for 0, and for infinities and NaN"""
+"""exponents that represent 0, and infinities and NaN"""
 
 _HEADROOM = 2  # bits between the largest sum that the last steps could have made and the largest that a grid bears
 _STEPS_TO_NARROW = 16  # a grid that is too wide narrows by one bit in that many steps
@@ -45,14 +45,14 @@ _PIECE = 2**18  # numbers: 1 MB
 
 @dataclass(frozen=True)
 class Exactness:
-    """What exact sums cost. Bits count from a tensor's largest gradient of the last step down to its grid."""
+    """Cost of exact sums. Bits count from a tensor's largest gradient of the last step down to its grid."""
 
     bits_kept: int
     """in the tensor that kept fewest"""
     bits_kept_median: int
     """over all tensors; float32 itself has 24"""
     steps_redone: int
-    """since the run's beginning"""
+    """since the start of the run"""
 
 
 class Grid:
@@ -72,7 +72,7 @@ class Grid:
         return bool(self.k) and all(self.required(e) <= k for e, k in zip(exponents, self.k, strict=True))
 
     def follow(self, exponents: Sequence[int], step: int) -> None:
-        """Make the grid of the steps after ``step`` from what was seen in it."""
+        """Set the grid of the steps after ``step`` from the exponents in it."""
         narrows = step % _STEPS_TO_NARROW == 0
         before = self.k or [_NARROWEST] * len(exponents)
         wanted = [self.required(e) + _HEADROOM for e in exponents]
@@ -86,7 +86,7 @@ class Grid:
 class ExactSums:
     """Accumulates ``parameters``' gradients over micro-batches and ranks, exactly.
 
-    Needs one copy of the gradients more than accumulation in place. ``micro_batches`` is how many a global batch has.
+    Needs one copy of the gradients more than accumulation in place. ``micro_batches`` is the number per global batch.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], micro_batches: int) -> None:
@@ -107,7 +107,7 @@ class ExactSums:
         return Exactness(min(bits), int(statistics.median_low(bits)), self._redone)
 
     def begin(self, loss_scale: int = 0) -> None:
-        """Before the first micro-batch of a step, or of its repetition; the loss is scaled by 2^``loss_scale``."""
+        """Call before the first micro-batch of a step or of its repetition; the loss is scaled by 2^``loss_scale``."""
         for parameter in self._parameters:
             parameter.grad = None
         self._maxima.zero_()
@@ -117,7 +117,7 @@ class ExactSums:
 
     @torch.no_grad()
     def absorb(self) -> None:
-        """After the backward pass of a micro-batch that is not the rank's last: takes the gradients off."""
+        """Call after the backward pass of each micro-batch but the rank's last: moves the gradients to the sum."""
         gradients = []
         for parameter in self._parameters:
             assert parameter.grad is not None, "a parameter took no part in the loss"
@@ -146,11 +146,11 @@ class ExactSums:
         return work.get_future().then(lambda done: done.value()[0])
 
     def exponents(self) -> Tensor:
-        """int32 [parameters], on the device: of this rank's largest gradients; all ranks' maximum is what counts."""
+        """int32 [parameters], on the device: exponents of this rank's largest gradients, to be reduced by maximum."""
         return exponents_of(self._maxima)
 
     def fits(self, exponents: Sequence[int], step: int) -> bool:
-        """Whether the sums of ``step`` are exact, by all ranks' ``exponents``; if not, begin the step again.
+        """Whether the sums of ``step`` are exact given all ranks' ``exponents``; if not, repeat the step.
 
         Gradients that are infinite or NaN fit every grid, and leave it as it is: no coarser one would hold them.
         """
@@ -166,19 +166,19 @@ class ExactSums:
         return is_exact
 
     def state(self) -> dict[str, Tensor]:
-        """int32 tensors that make a continued run go on with the same bits."""
-        told = {"redone": [self._redone], "grid": self._grid.k, "bits": self._bits}
-        return {name: torch.tensor(values, dtype=torch.int32) for name, values in told.items() if values}
+        """int32 tensors with which a resumed run continues with the same bits."""
+        values_by_name = {"redone": [self._redone], "grid": self._grid.k, "bits": self._bits}
+        return {name: torch.tensor(values, dtype=torch.int32) for name, values in values_by_name.items() if values}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Put back what :meth:`state` gave."""
+        """Restore what :meth:`state` returned."""
         self._redone = int(state["redone"][0])
         self._grid.k = state["grid"].tolist() if "grid" in state else []
         self._bits = state["bits"].tolist() if "bits" in state else []
 
 
 def _round_and_add(gradients: list[Tensor], constants: list[float], sums: list[Tensor]) -> Tensor:
-    """Round ``gradients`` in place by ``constants``, then add ``sums`` to them; an empty list stands for nothing to do.
+    """Round ``gradients`` in place by ``constants``, then add ``sums`` to them; an empty list skips that part.
 
     Returns float32 [gradients]: the largest size of an element of each, as it was before.
     """

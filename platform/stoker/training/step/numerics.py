@@ -1,4 +1,4 @@
-"""What has to be set in a process so that the same micro-batch gives the same bits again."""
+"""Every switch of a process that changes the numbers which kernels compute: TF32, autotuning, determinism, threads."""
 
 from __future__ import annotations
 
@@ -6,18 +6,43 @@ import os
 
 import torch
 
-__all__ = ["make_deterministic"]
+from stoker.recipe import Recipe
+
+__all__ = ["autocast_dtype", "configure_numerics", "set_cpu_threads"]
+
+_AUTOCAST = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def make_deterministic() -> None:
-    """Choose kernels that give the same bits each time, for the whole process.
+def configure_numerics(recipe: Recipe) -> None:
+    """Set the numerics of this process as ``recipe`` asks, for the whole process.
 
-    On GPUs cuDNN's kernels are chosen by rule, not by a race of timings. An operation without such a kernel still runs,
-    and torch's warning in the log names it. The number of CPU threads is not set here, but changes the sums inside a
-    convolution: it has to stay what it was.
+    ==========================  ==============================  ===================================
+    switch                      default                         ``reproducible: true``
+    ==========================  ==============================  ===================================
+    float32 matrix products     full precision, no TF32         the same
+    float32 convolutions        TF32 where cuDNN has it         the same
+    cuDNN autotuning            torch's default, off            off
+    deterministic algorithms    off                             on; an operation that has none runs
+                                                                and torch's warning names it
+    ==========================  ==============================  ===================================
+
+    The number of CPU threads changes the sums inside a convolution too (:func:`set_cpu_threads`).
     """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = True
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = True
+    if recipe.reproducible:
+        torch.backends.cudnn.benchmark = False
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        torch.backends.cudnn.deterministic = True
+
+
+def set_cpu_threads(threads: int) -> None:
+    """Compute with ``threads`` CPU threads in this process, at least 1."""
+    torch.set_num_threads(max(1, threads))
+
+
+def autocast_dtype(recipe: Recipe) -> torch.dtype:
+    """The dtype of the forward and backward pass; ``torch.float32`` means no autocast."""
+    return _AUTOCAST[recipe.precision]

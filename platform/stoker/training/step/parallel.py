@@ -1,4 +1,4 @@
-"""The model of all ranks: DistributedDataParallel with a sum, not a mean, of the ranks' gradients."""
+"""DistributedDataParallel with a sum, not a mean, of the ranks' gradients."""
 
 import torch
 import torch.distributed as dist
@@ -20,7 +20,7 @@ def data_parallel(
     exact: ExactSums | None,
     timer: CommunicationTimer,
 ) -> DistributedDataParallel:
-    """``model``, compiled where the recipe says so; its gradients are summed over ranks as the recipe says.
+    """Wrap ``model``, compiled if the recipe says so, so that gradients are summed over ranks as the recipe says.
 
     ``timer`` is told when each all-reduce begins. The graph is static where each rank has one micro-batch a step, and
     always the same one: without ``no_sync`` and without a rank that runs out of samples.
@@ -51,7 +51,7 @@ def _sum(_: object, bucket: GradBucket) -> torch.futures.Future[Tensor]:
 
 
 def _sum_in_bfloat16(_: object, bucket: GradBucket) -> torch.futures.Future[Tensor]:
-    """Half the bytes between ranks, for 8 bits of each rank's sum in place of 24."""
+    """All-reduce in bfloat16: half the bytes, with 8 bits of each rank's sum instead of 24."""
     buffer = bucket.buffer()
     work = dist.all_reduce(buffer.to(torch.bfloat16), op=dist.ReduceOp.SUM, async_op=True)
     return work.get_future().then(lambda done: buffer.copy_(done.value()[0]))

@@ -1,4 +1,4 @@
-"""A rank's micro-batches on its device: on a GPU the next one is copied while the one before is computed."""
+"""Prefetch micro-batches to the device: on a GPU the next one is copied while the current one is computed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ __all__ = ["OnDevice", "on_device"]
 
 
 class OnDevice(NamedTuple):
-    """``images``: uint8 [n, 3, H, W], channels_last, ``labels``: int64 [n]; without padding, or one of it alone."""
+    """A micro-batch on the device, without its padding.
+
+    ``images``: uint8 [n, 3, H, W], channels_last; ``labels``: int64 [n]. A micro-batch of padding alone has ``size`` 0
+    and keeps one padding sample.
+    """
 
     batch: Batch
     size: int
@@ -23,7 +27,7 @@ class OnDevice(NamedTuple):
 
 
 def on_device(batches: Sequence[Batch], device: torch.device) -> Iterator[OnDevice]:
-    """Each of ``batches`` on ``device``. One without samples comes as a single place of padding, of ``size`` 0."""
+    """Yield each of ``batches`` on ``device``."""
     if device.type != "cuda":
         for batch in batches:
             yield _cut(batch)

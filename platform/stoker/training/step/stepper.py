@@ -6,9 +6,9 @@ loss over the global batch's samples, at any world size. With ``reproducible`` t
 the same bits at any world size (``exact_sums``).
 
 The host reads nothing from the device in a step, with one exception: with ``reproducible`` it reads, once, how large
-the gradients were, after the last backward pass and before anything has changed. Looking a step later instead would
-need a copy of weights, optimiser state and average at each step, more than the pause that it saves: what waits on a GPU
-for that number is the launch of the optimiser's few kernels. (float16 reads its loss scale too.)
+the gradients were, after the last backward pass and before anything has changed. Reading it a step later instead would
+need a copy of weights, optimiser state and average at each step, which costs more than the pause that it saves: what
+waits on a GPU for that number is the launch of the optimiser's few kernels. (float16 reads its loss scale too.)
 """
 
 from __future__ import annotations
@@ -34,29 +34,25 @@ from stoker.training.optim.optimizers import build_optimizer, set_learning_rate
 from stoker.training.optim.schedule import learning_rate_ratio
 from stoker.training.step.batch_norm import RunningStatistics
 from stoker.training.step.exact_sums import Exactness, ExactSums
-from stoker.training.step.numerics import make_deterministic
+from stoker.training.step.numerics import autocast_dtype, configure_numerics
 from stoker.training.step.parallel import data_parallel
 from stoker.training.step.prefetch import OnDevice, on_device
 from stoker.training.telemetry.goodput import CommunicationTimer
 
-__all__ = ["STEPPER", "StepDone", "Stepper"]
+__all__ = ["StepDone", "Stepper"]
 
-STEPPER = "step.safetensors"
-"""the file of a checkpoint that holds :meth:`Stepper.state_tensors`"""
-
-_AUTOCAST = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _LOSS_UNIT = 2.0**-20  # losses are summed in whole multiples of it, so in float64 their sum has no order below 2^33
 
 
 @dataclass(frozen=True)
 class StepDone:
-    """``rate``: the learning rate. ``exactness``: what exact sums cost so far; None without them."""
+    """Outcome of a step: ``rate`` is its learning rate, ``exactness`` what exact sums have cost; None without them."""
 
     rate: float
     exactness: Exactness | None = None
 
     def as_dict(self) -> dict[str, float]:
-        """Figures by name, for the run's files and metrics."""
+        """Numbers by name, for the run's files and metrics."""
         if self.exactness is None:
             return {}
         return {
@@ -67,16 +63,15 @@ class StepDone:
 
 
 class Stepper:
-    """Holds what a step changes: model, optimiser, moving average, running statistics, and the step's sums.
+    """The state that a step changes: model, optimiser, moving average, running statistics, and the step's sums.
 
     ``totals`` is float64 [3] on the device: loss, correct predictions and samples of this rank's micro-batches since
-    it was last zeroed. Reading it is the door through which the host sees how training goes. With ``reproducible`` the
-    process is set to deterministic kernels.
+    it was last zeroed. Reading it waits for the device. Making one sets the
+    numerics of the process (``numerics``).
     """
 
     def __init__(self, recipe: Recipe, model: nn.Module, device: torch.device, steps_per_epoch: int) -> None:
-        if recipe.reproducible:
-            make_deterministic()
+        configure_numerics(recipe)
         if recipe.sync_batch_norm:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         self._recipe, self._device, self._steps_per_epoch = recipe, device, steps_per_epoch
@@ -103,9 +98,9 @@ class Stepper:
         return self.average.model if self.average else self.model
 
     def run(self, batches: Sequence[Batch], step: int, samples: int) -> StepDone:
-        """Do ``step`` (from 0 over the whole run) with this rank's micro-batches.
+        """Run ``step`` (from 0 over the whole run) on this rank's micro-batches.
 
-        ``samples`` is how many samples the global batch really has.
+        ``samples`` is the number of samples in the global batch, padding not counted.
         """
         rate = self._recipe.optimizer.lr * learning_rate_ratio(self._recipe.schedule, step, self._steps_per_epoch)
         set_learning_rate(self.optimizer, rate)
@@ -113,11 +108,11 @@ class Stepper:
         self._backward(batches, samples)
         exponents = None
         if self._exact is not None:
-            fits, exponents = self._look(self._exact, step)
-            if not fits:  # nothing has changed yet, and every draw is keyed: the same step again, on a coarser grid
+            fits, exponents = self._reduce_exponents(self._exact, step)
+            if not fits:  # nothing has changed yet, and every draw is keyed: repeat the step on a coarser grid
                 self._statistics.begin_again()
                 self._backward(batches, samples)
-                _, exponents = self._look(self._exact, step)
+                _, exponents = self._reduce_exponents(self._exact, step)
         with self.communication_timer.around():
             self.communication_timer.begun()
             self._statistics.end_step(-(-samples // self._recipe.batch.micro), exponents)
@@ -128,14 +123,14 @@ class Stepper:
         return StepDone(rate, self._exact.exactness if self._exact else None)
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """What a continued run needs beside model, optimiser and average to go on with the same bits, on the CPU."""
-        told = {f"exact_sums/{name}": value for name, value in (self._exact.state() if self._exact else {}).items()}
+        """CPU tensors that a resumed run needs, besides model, optimiser and average, to continue with the same bits."""
+        state = {f"exact_sums/{name}": value for name, value in (self._exact.state() if self._exact else {}).items()}
         for name, value in self._scaler.state_dict().items():
-            told[f"loss_scale/{name}"] = torch.tensor(float(value), dtype=torch.float64)
-        return told
+            state[f"loss_scale/{name}"] = torch.tensor(float(value), dtype=torch.float64)
+        return state
 
     def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Put back what :meth:`state_tensors` gave."""
+        """Restore what :meth:`state_tensors` returned."""
         parts: dict[str, dict[str, Tensor]] = {"exact_sums": {}, "loss_scale": {}}
         for name, value in tensors.items():
             part, _, key = name.partition("/")
@@ -147,8 +142,8 @@ class Stepper:
             whole = {key: int(scale[key]) for key in ("growth_interval", "_growth_tracker")}
             self._scaler.load_state_dict(scale | whole)
 
-    def _look(self, exact: ExactSums, step: int) -> tuple[bool, Tensor]:
-        """Whether the step's sums are exact, and the exponents of the batch-norm statistics; the host waits here."""
+    def _reduce_exponents(self, exact: ExactSums, step: int) -> tuple[bool, Tensor]:
+        """Whether the step's sums are exact, and the exponents of the batch-norm statistics; waits for the device."""
         gradients = exact.exponents()
         together = torch.cat([gradients, self._statistics.exponents()])
         with self.communication_timer.around():
@@ -157,7 +152,7 @@ class Stepper:
         return exact.fits(together[: len(gradients)].tolist(), step), together[len(gradients) :]
 
     def _backward(self, batches: Sequence[Batch], samples: int) -> None:
-        """The gradient of the global batch in all parameters' ``grad``; counts into ``_sums``."""
+        """Compute the global batch's gradient into all parameters' ``grad``, and its totals into ``_sums``."""
         if self._exact is not None:
             scale = self._scaler.get_scale() if self._scaler.is_enabled() else 1.0
             self._exact.begin(int(math.log2(scale)))
@@ -175,12 +170,12 @@ class Stepper:
     def _micro_batch(self, micro_batch: OnDevice, samples: int) -> None:
         batch, size, images, labels = micro_batch
         torch.manual_seed(key_of("micro-batch", self._recipe.seed, batch.epoch, batch.step, batch.micro_batch))
-        precision = _AUTOCAST[self._recipe.precision]
+        precision = autocast_dtype(self._recipe)
         with torch.autocast(self._device.type, precision, enabled=precision != torch.float32):
             normalized = self.normalize(self._augmentation.pixels(images, batch))
             mixed, targets = self._augmentation.mix(normalized, labels, batch)
             outputs = self._parallel(mixed)
-        if not size:  # this rank has no sample in the epoch's last step, but the others wait for its part of the sum
+        if not size:  # this rank has no sample in the epoch's last step, but the others wait for its all-reduce
             with self.communication_timer.around():
                 torch.autograd.backward(no_loss(outputs))
             return
