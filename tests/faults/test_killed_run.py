@@ -25,7 +25,7 @@ def test_a_run_survives_the_death_of_a_worker_of_its_controller_and_of_its_drive
         first = run.wait_for_steps(job, 0, 25)
         refused = run.start().end()
         assert run.jobs[1].process.returncode == 2
-        assert f"has a driver already: process {job.process.pid} on" in refused
+        assert f"already has a driver: process {job.process.pid} on" in refused
 
         killed = kill(first.pids[1])
         second = run.wait_for_steps(job, 1, 25)

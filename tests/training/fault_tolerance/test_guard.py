@@ -1,4 +1,4 @@
-"""What stands beside one rank's loop: bad losses, too little memory, hangs, and what ranks agree on."""
+"""The guard around one rank's loop: bad losses, out of memory, stalls, and what ranks agree on."""
 
 from __future__ import annotations
 
@@ -67,9 +67,7 @@ def steps(folder: Path, losses: list[float], more: str = "", lease: str = "") ->
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_loss_that_is_no_number_ends_the_run_and_names_step_checkpoint_and_samples(
-    tmp_path: Path, bad: float
-) -> None:
+def test_a_non_finite_loss_stops_the_run_and_names_step_checkpoint_and_samples(tmp_path: Path, bad: float) -> None:
     match = r"infinite at step 6 \(epoch 2, step 2 of it\) \(keys 0000\d\d, .*good checkpoint is of the start"
     with pytest.raises(RunError, match=match):
         steps(tmp_path, [1, 1, 1, 1, 1, 1, bad, 1])
@@ -80,7 +78,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_names_step_checkpoint_and_sam
     assert told["keys"] == [f"{number:06d}" for number in expected]
 
 
-def test_with_skip_each_bad_step_is_left_out_in_every_later_attempt_up_to_the_limit(tmp_path: Path) -> None:
+def test_with_skip_each_bad_step_is_skipped_in_every_later_attempt_up_to_the_limit(tmp_path: Path) -> None:
     losses, skipping = [1.0, float("nan"), 1.0, float("inf"), float("nan")], "on_nan: skip\nnan_skips: 2"
     with pytest.raises(
         RestartRequested, match=r"step 1 was not finite; rolling back to the start, .*\(1 of at most 2\)"
@@ -100,7 +98,7 @@ def fail_at(folder: Path, step: int, error: Exception) -> None:
         raise error
 
 
-def test_too_little_memory_names_the_micro_batch_and_one_that_may_fit(tmp_path: Path) -> None:
+def test_out_of_memory_names_the_micro_batch_and_one_that_may_fit(tmp_path: Path) -> None:
     error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
     with pytest.raises(RunError, match=r"batch.micro 2 at 32 pixels \(digitsnet, step 7\); .* batch.micro=1"):
         fail_at(tmp_path, 7, error)
@@ -126,14 +124,14 @@ def until_ended(folder: Path, lease: str) -> int:
     return done
 
 
-def test_a_driver_that_is_asked_to_stop_ends_the_ranks_in_order(tmp_path: Path) -> None:
+def test_a_driver_that_is_asked_to_stop_stops_all_ranks_after_the_same_step(tmp_path: Path) -> None:
     _, run = made(tmp_path)
     with Lease(run.lease) as lease:
         lease.request_stop()
         assert until_ended(tmp_path, lease.token) > 0
 
 
-def test_ranks_whose_driver_lost_its_lease_end_and_commit_nothing(tmp_path: Path) -> None:
+def test_ranks_whose_driver_lost_its_lease_exit_and_commit_nothing(tmp_path: Path) -> None:
     recipe, run = made(tmp_path)
     with Lease(run.lease) as lease:
         with pytest.raises(RunError, match="taken over by another driver"):
@@ -167,7 +165,7 @@ def test_a_checkpoint_is_due_by_the_clock(tmp_path: Path) -> None:
     assert due[1] >= 0.6
 
 
-def test_a_rank_that_hangs_writes_its_stacks_and_ends() -> None:
+def test_a_stalled_rank_dumps_its_stacks_and_exits() -> None:
     code = """
 import threading, time
 from stoker.training.fault_tolerance.watchdog import Watchdog
@@ -181,10 +179,10 @@ waits_for_the_others()
     assert "waits_for_the_others" in ended.stderr
 
 
-def test_a_rank_may_not_hang_for_less_than_it_may_wait_for_the_store(tmp_path: Path) -> None:
+def test_the_stall_timeout_must_exceed_the_storage_timeout(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"workers.stall_timeout_s \(500\) must be above storage_timeout_s \(600\)"):
         made(tmp_path, "storage_timeout_s: 600")
 
 
-def test_the_end_of_ranks_is_no_error_to_ray() -> None:
+def test_stopping_is_no_error_of_stoker() -> None:
     assert not issubclass(StopTraining, guards.StokerError)

@@ -29,7 +29,7 @@ def of_another_machine(**changes: object) -> Holder:
 def test_a_second_driver_is_refused_and_told_who_the_first_is(place: Location) -> None:
     with (
         lease(place),
-        pytest.raises(RunError, match=r"'mine' has a driver already: process \d+ on .* renewed its lease at 20"),
+        pytest.raises(RunError, match=r"'mine' already has a driver: process \d+ on .* renewed its lease at 20"),
     ):
         lease(place).__enter__()
     with lease(place):

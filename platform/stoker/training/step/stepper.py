@@ -123,7 +123,7 @@ class Stepper:
         return StepDone(rate, self._exact.exactness if self._exact else None)
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """CPU tensors that a resumed run needs, besides model, optimiser and average, to continue with the same bits."""
+        """CPU tensors that a resumed run needs, besides model, optimiser and average, to keep the same bits."""
         state = {f"exact_sums/{name}": value for name, value in (self._exact.state() if self._exact else {}).items()}
         for name, value in self._scaler.state_dict().items():
             state[f"loss_scale/{name}"] = torch.tensor(float(value), dtype=torch.float64)
