@@ -1,8 +1,8 @@
-"""Writes checkpoints beside the step loop: the loop waits for a copy to the host and for the checkpoint before.
+"""Write checkpoints in the background: the step loop waits for a copy to the host and for the previous checkpoint.
 
-One copy of the tensors is held, in buffers that are used again (pinned where the tensors are on a GPU), and one part of
-an upload. What a writer that was killed left behind, folders without a manifest and unfinished uploads, is removed by
-its successor.
+One copy of the tensors is held, in buffers that are reused (pinned if the tensors are on a GPU), and one part of an
+upload. What a killed writer left behind, folders without a manifest and unfinished uploads, is removed by its
+successor.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ Tensors = dict[str, dict[str, Tensor]]  # file name to name to tensor
 
 
 class CheckpointWriter:
-    """Writes checkpoints of one run, one at a time; keeps the last ``keep``, and the best one beside them.
+    """Writes checkpoints of one run, one at a time; keeps the last ``keep`` and, with ``keeps_best``, the best one.
 
-    ``may_commit`` is called before each manifest is written and raises where this writer is not the run's any more.
+    ``may_commit`` is called before each manifest is written and raises if another driver has taken the run over.
     """
 
     def __init__(
@@ -45,16 +45,16 @@ class CheckpointWriter:
         self._pending: Future[None] | None = None
         self._host: Tensors = {}
         self.stalled_s = 0.0
-        """seconds that the step loop stood still for checkpoints: copies to the host, and waiting for the one before"""
+        """seconds that the step loop waited for checkpoints: copies to the host, and the previous checkpoint"""
 
     def save(self, step: int, tensors: Tensors, state: dict[str, Any], accuracy: float | None = None) -> float:
-        """Copy ``tensors`` to the host and write them in the background; returns the seconds that this took.
+        """Copy ``tensors`` to the host and write them in the background; returns the seconds that the copy took.
 
-        Waits first for the checkpoint before, so at most one copy is held. ``accuracy`` is that of the validation
-        split at this step, 0 to 1, where it is known: the best is kept.
+        First waits for the previous checkpoint, so at most one copy is held. ``accuracy`` is that of the validation
+        split at this step, 0 to 1, if it is known: the best is kept.
 
         Raises:
-            StorageError: the checkpoint before could not be written.
+            StorageError: the previous checkpoint could not be written.
         """
         began = time.monotonic()
         self.wait()
@@ -65,20 +65,20 @@ class CheckpointWriter:
         return took
 
     def wait(self) -> None:
-        """Until the checkpoint under way is committed; raises what went wrong with it."""
+        """Wait until the current checkpoint is committed; raises what went wrong with it."""
         if self._pending is not None:
             pending, self._pending = self._pending, None
             pending.result()
 
     def close(self) -> None:
-        """Wait, and end the thread."""
+        """Wait, and stop the thread."""
         try:
             self.wait()
         finally:
             self._pool.shutdown()
 
     def clean(self) -> None:
-        """Remove what writers before this one left unfinished. Only before the first ``save``."""
+        """Remove what earlier writers left unfinished. Call it only before the first ``save``."""
         self._prune()
 
     # -- inside ----------------------------------------------------------------------------------------------------
@@ -99,11 +99,11 @@ class CheckpointWriter:
         if step in list_checkpoints(self._folder):
             return
         name = f"{step:08d}-{secrets.token_hex(4)}"
-        told = {}
+        files = {}
         for file, pieces in self._files(tensors, state):
             written = write_pieces(self._folder / name / file, pieces)
-            told[file] = {"bytes": written.bytes, "sha256": written.sha256}
-        manifest = {"format": "stoker-checkpoint", "version": [1, 0], "step": step, "folder": name, "files": told}
+            files[file] = {"bytes": written.bytes, "sha256": written.sha256}
+        manifest = {"format": "stoker-checkpoint", "version": [1, 0], "step": step, "folder": name, "files": files}
         if accuracy is not None:
             manifest["accuracy"] = accuracy
         self._may_commit()
@@ -134,9 +134,9 @@ class CheckpointWriter:
                 (self._folder / name).delete()
         try:
             if left := abandon_uploads(self._folder):
-                logger.info("%s: ended %d unfinished uploads of a writer before", self._folder, left)
-        except StorageError as error:  # a right of its own on S3; what is left costs space, not correctness
-            logger.warning("unfinished uploads stay: %s", error)
+                logger.info("%s: aborted %d unfinished uploads of an earlier writer", self._folder, left)
+        except StorageError as error:  # a permission of its own on S3; what is left costs space, not correctness
+            logger.warning("cannot abort unfinished uploads: %s", error)
 
     def _best(self, found: dict[int, Checkpoint]) -> int | None:
         """The step of the most accurate checkpoint, the earliest among equals."""

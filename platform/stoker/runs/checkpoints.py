@@ -1,10 +1,10 @@
-"""Checkpoints: safetensors and JSON in object storage, seen whole or not at all. This module reads them.
+"""Read checkpoints: safetensors and JSON in object storage, visible as a whole or not at all.
 
     <run>/checkpoints/00000120-<token>/model.safetensors, optimizer.safetensors, ema.safetensors, state.json
     <run>/checkpoints/00000120.json      written last: names the folder and the size and sha256 of each file
 
 A folder that no manifest names is not a checkpoint; it is removed when a later one is committed. The token keeps a
-writer that was thought dead from touching what its successor writes. See ``checkpoint_writer`` for the other half.
+writer that was presumed dead from touching what its successor writes. ``checkpoint_writer`` is the other half.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ MODEL, OPTIMIZER, EMA, STATE = "model.safetensors", "optimizer.safetensors", "em
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A committed checkpoint at ``step`` steps since the run's beginning."""
+    """A committed checkpoint after ``step`` steps of the run."""
 
     step: int
     location: Location
     files: dict[str, dict[str, Any]]
     accuracy: float | None = None
-    """on the validation split, 0 to 1, where it was measured at this step"""
+    """on the validation split, 0 to 1, if it was measured at this step"""
 
     def weights(self) -> dict[str, Tensor]:
-        """The weights that are evaluated and published: the moving average where the run keeps one.
+        """The weights that are evaluated and published: the moving average if the run keeps one.
 
         Raises:
-            StorageError: they cannot be read, or not as they were written.
+            StorageError: they cannot be read, or differ from what was written.
         """
         return self.tensors(EMA if EMA in self.files else MODEL)
 
@@ -59,14 +59,14 @@ class Checkpoint:
 
         def check(data: bytes) -> None:
             if len(data) != entry["bytes"] or hashlib.sha256(data).hexdigest() != entry["sha256"]:
-                raise BadBody(f"{len(data)} bytes came that are not what the checkpoint's manifest says")
+                raise BadBody(f"the {len(data)} bytes received do not match the checkpoint's manifest")
 
         try:
             return (self.location / file).read(check)
         except FileNotFoundError:
             raise RunError(
                 f"{self.location / file}: missing, although the checkpoint's manifest names it; delete the "
-                f"manifest {self.step:08d}.json to continue from the one before"
+                f"manifest {self.step:08d}.json to resume from the previous checkpoint"
             ) from None
 
 
