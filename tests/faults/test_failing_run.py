@@ -24,7 +24,7 @@ def test_a_loss_that_is_no_number_ends_the_run_after_as_many_steps_left_out_as_a
     with run.running("optimizer.lr=1e30", "on_nan=skip", "nan_skips=1") as job:
         said = job.end()
     assert job.process.returncode == 2, said[-3000:]
-    assert "its batch will be left out (1 of at most 1)" in said
+    assert "its batch will be skipped (1 of at most 1)" in said
     (error,) = [line for line in said.splitlines() if line.startswith("error: ")]
     assert "run 'run': the loss turned NaN or infinite at step" in error
     assert "1 steps were skipped before (nan_skips)" in error

@@ -38,7 +38,7 @@ def test_a_run_that_is_asked_to_go_or_to_stop_loses_nothing(
         record_property("driver_sigterm_to_end_s", time.time() - asked)
     assert job.process.returncode == 128 + signal.SIGTERM, said[-3000:]
     stopped_at = max(run.attempts()[1].steps) + 1
-    assert f"stopped at step {stopped_at} on SIGTERM; submit it again to continue" in said
+    assert f"stopped at step {stopped_at} on SIGTERM; submit it again to resume" in said
 
     job_id = _ray_job("submit", "--no-wait", "--", sys.executable, str(CHECKOUT / "jobs/train.py"), str(run.recipe))
     third = wait_for(lambda: _did(run, 2, 10), "10 steps of a job of Ray's")
