@@ -1,1 +1,1 @@
-"""A run's folder in storage: records and checkpoints."""
+"""A run's folder in storage: its records and checkpoints."""

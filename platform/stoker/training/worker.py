@@ -27,7 +27,7 @@ from stoker.training.fault_tolerance.guard import Ended, Guard
 from stoker.training.optim.optimizers import load_optimizer_tensors, optimizer_tensors
 from stoker.training.report.result import close_run, versions
 from stoker.training.step.stepper import STEPPER, StepDone, Stepper
-from stoker.training.telemetry.recorder import Recorder, say
+from stoker.training.telemetry.recorder import Recorder, print_line
 from stoker.training.telemetry.trace import Trace
 
 __all__ = ["train_worker"]
@@ -124,7 +124,7 @@ class Worker:
         rate = 0.0
         batches = iter(self._loader)
         while True:
-            with self._recorder.clock.spent("data_wait"):
+            with self._recorder.clock.measure("data_wait"):
                 together = list(itertools.islice(batches, len(self._loader.micro_batches)))
             if not together:
                 break
@@ -138,12 +138,12 @@ class Worker:
         samples = min(total, self._loader.samples - batches[0].step * total)
         is_left_out = self._guard.skips(self._step)
         done = StepDone(0.0) if is_left_out else self._stepper.run(batches, self._step, samples)
-        self._recorder.clock.add("communication", self._stepper.communication_timer.take())
+        self._recorder.clock.add("communication", self._stepper.communication_timer.pop_seconds())
         self._guard.note_loss(self._stepper.totals[0], self._step)
         self._step += 1
         if self._trace:
             self._trace.write(batches)
-        self._recorder.stepped(self._step, done.rate, self._read_totals, done.as_dict())
+        self._recorder.record_step(self._step, done.rate, self._read_totals, done.as_dict())
         if self._step % self._loader.steps:  # an epoch's last step is followed by its evaluation
             agreed = self._guard.after_step(self._step)
             if agreed.saves or self._is_due:
@@ -168,12 +168,12 @@ class Worker:
         is_last = epoch + 1 == self._recipe.schedule.epochs
         is_due = is_last or (epoch + 1) % self._recipe.evaluation.every_epochs == 0
         evaluated = self._evaluate() if is_due else None
-        self._recorder.close_epoch(epoch, self._step, rate, totals, evaluated)
+        self._recorder.record_epoch(epoch, self._step, rate, totals, evaluated)
         return evaluated
 
     def _evaluate(self) -> Evaluated:
         model, normalize = self._stepper.evaluated_model, self._stepper.normalize
-        with self._recorder.clock.spent("evaluation"):
+        with self._recorder.clock.measure("evaluation"):
             return evaluate(model, normalize, self._guard.beating(self._validation), len(self._classes))
 
     def _save(self, accuracy: float | None = None) -> None:
@@ -181,7 +181,7 @@ class Worker:
         self._guard.must_be_finite(self._loader.order)
         totals = self._totals_of_all_ranks()  # on a GPU this waits for the steps under way: compute, no checkpoint
         if self._writer is not None:
-            with self._recorder.clock.spent("checkpoint"):
+            with self._recorder.clock.measure("checkpoint"):
                 self._save_with(self._writer, totals, accuracy)
 
     def _save_with(self, writer: CheckpointWriter, totals: list[float], accuracy: float | None) -> None:
@@ -223,7 +223,7 @@ class Worker:
         self._load(checkpoint)
         if self._is_first:
             position = self._loader.state_dict()
-            say(
+            print_line(
                 f"{self._recipe.name}: continuing from the checkpoint at step {self._step} "
                 f"(epoch {position['epoch'] + 1}, step {position['step']} of it) with {self._world_size} workers"
             )
@@ -257,7 +257,7 @@ class Worker:
         if not self._recipe.reproducible or before in (None, torch.get_num_threads()):
             return
         if self._is_first:
-            say(
+            print_line(
                 f"{self._recipe.name}: goes on with {before} CPU threads a worker, as it began, not "
                 f"{torch.get_num_threads()} (workers.cpus): another number would give other weights"
             )

@@ -43,7 +43,7 @@ def history(epochs: int, *, every: int = 1) -> History:
                 else None,
                 goodput=Goodput(
                     wall_s=13.0,
-                    shares=dict(zip(KINDS, (0.7, 0.2, 0.04, 0.03, 0.02, 0.01), strict=True)),
+                    fractions=dict(zip(KINDS, (0.7, 0.2, 0.04, 0.03, 0.02, 0.01), strict=True)),
                     advice="data wait 20%: try this & that",
                 ),
             )

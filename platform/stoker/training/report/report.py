@@ -165,12 +165,12 @@ def _spent(history: History) -> list[_Spent]:
     wall = sum(goodput.wall_s for goodput in told)
     if not wall:
         return []
-    sums = {kind: sum(goodput.shares[kind] * goodput.wall_s for goodput in told) for kind in KINDS}
+    sums = {kind: sum(goodput.fractions[kind] * goodput.wall_s for goodput in told) for kind in KINDS}
     return [_Spent(kind.replace("_", " "), duration(sums[kind]), sums[kind] / wall) for kind in KINDS]
 
 
 def _goodput(history: History) -> Markup:
-    told = [(r.epoch + 1, [r.goodput.shares[kind] for kind in KINDS]) for r in history.epochs if r.goodput]
+    told = [(r.epoch + 1, [r.goodput.fractions[kind] for kind in KINDS]) for r in history.epochs if r.goodput]
     return share_chart("Share of each epoch's time", [kind.replace("_", " ") for kind in KINDS], told)
 
 
