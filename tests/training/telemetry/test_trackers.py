@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import psutil
 import pytest
 from tensorboardX.proto import event_pb2
 from tensorboardX.record_writer import masked_crc32c
@@ -18,10 +22,11 @@ from stoker.recipe import Recipe, as_yaml, changed_keys, parse_recipe
 from stoker.runs.records import KINDS, EpochRecord, Goodput, Metrics
 from stoker.storage import Location, locate
 from stoker.training.telemetry import tensorboard as tensorboard_module
+from stoker.training.telemetry import trackers as trackers_module
 from stoker.training.telemetry.outbox import Outbox
 from stoker.training.telemetry.progress import ProgressSnapshot
 from stoker.training.telemetry.tensorboard import EventFiles
-from stoker.training.telemetry.trackers import Trackers, check_trackers
+from stoker.training.telemetry.trackers import TRACKERS, TrackerRow, Trackers, check_trackers
 
 RECIPE = """
 name: curves
@@ -32,6 +37,15 @@ batch: {{total: 8, micro: 4}}
 optimizer: {{lr: 0.1}}
 schedule: {{epochs: 2}}
 """
+
+NO_REPORTING = {"MLFLOW_DISABLE_TELEMETRY": "true", "WANDB_ERROR_REPORTING": "false", "WANDB_MODE": "offline"}
+"""the trackers' own usage and crash reports are switched off, so that no test needs a network"""
+
+
+@pytest.fixture(autouse=True)
+def no_reporting(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in NO_REPORTING.items():
+        monkeypatch.setenv(name, value)
 
 
 def recipe(*overrides: str, root: str = "/tmp/none") -> Recipe:
@@ -148,8 +162,44 @@ def test_a_tracker_that_fails_is_disabled_and_the_run_continues(
     assert [line.partition(":")[0] for line in lines] == ["tracker mlflow failed and is disabled for this attempt"]
 
 
+class SlowTracker:
+    """A tracker that takes its first point only when ``may_continue`` is set."""
+
+    def __init__(self) -> None:
+        self.may_continue = threading.Event()
+        self.steps: list[int] = []
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        assert self.may_continue.wait(30)
+        self.steps.append(step)
+
+    def close(self) -> None:
+        self.steps.append(-1)
+
+
+def test_a_slow_tracker_never_blocks_the_step_loop_and_loses_only_what_exceeds_its_queue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow, outbox = SlowTracker(), Outbox()
+    row = TrackerRow("slow", "stoker", lambda *_: slow, is_always_on=True)
+    monkeypatch.setattr(trackers_module, "TRACKERS", (TRACKERS[0], row))
+    monkeypatch.setattr(trackers_module, "_QUEUE_LIMIT", 5)
+    trackers = Trackers(recipe(), locate(tmp_path), outbox)
+    trackers.flush()
+    for step in range(1, 9):
+        trackers.snapshot(snapshot(step))
+        trackers._threads[0].flush(30)  # TensorBoard keeps up
+    assert slow.steps == []
+    slow.may_continue.set()
+    trackers.close()
+    outbox.close()
+    assert slow.steps == [1, 2, 3, 4, 5, -1]
+    assert len([tag for _, tag, _ in points(locate(tmp_path) / "tensorboard") if tag == "train/loss"]) == 8
+
+
 def test_mlflow_has_one_run_with_all_curves_however_often_it_is_resumed(tmp_path: Path) -> None:
-    mlflow = pytest.importorskip("mlflow", reason="mlflow is no package of stoker's; a run uses it where it is there")
+    import mlflow  # lazy: takes seconds, and reads the environment that the fixture sets
+
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     for step in (4, 8):
         outbox = Outbox()
@@ -168,24 +218,39 @@ def test_mlflow_has_one_run_with_all_curves_however_often_it_is_resumed(tmp_path
 
 
 def test_weights_and_biases_takes_the_curves_without_a_network(tmp_path: Path) -> None:
-    pytest.importorskip("wandb", reason="wandb is no package of stoker's; a run uses it where it is there")
     program = (
         "import test_trackers as t\n"
         "from stoker.storage import locate\n"
         f"trackers = t.Trackers(t.recipe('tracking.wandb.project=p'), locate({str(tmp_path)!r}) / 'run', t.Outbox())\n"
         "trackers.snapshot(t.snapshot(4)); trackers.close()\n"
     )
+    environment = {"PYTHONPATH": ":".join([str(Path(__file__).parent), *sys.path]), "HOME": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", program],
         check=False,
         cwd=tmp_path,
-        env={
-            "WANDB_MODE": "offline",
-            "PYTHONPATH": ":".join([str(Path(__file__).parent), *sys.path]),
-            "HOME": str(tmp_path),
-        },
+        env=os.environ | NO_REPORTING | environment,
         capture_output=True,
         text=True,
+        timeout=120,
     )
+    assert done.returncode == 0, done.stderr
     assert "disabled" not in done.stderr
-    assert list((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
+    (file,) = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
+    assert b"train/loss" in file.read_bytes()
+    deadline = time.monotonic() + 30
+    while left := processes_in(tmp_path):  # its service process ends with the one that started it
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
+
+
+def processes_in(folder: Path) -> list[psutil.Process]:
+    """The processes that were started with ``folder`` as their HOME."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("HOME") == str(folder):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
