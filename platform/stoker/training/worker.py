@@ -25,7 +25,7 @@ from stoker.storage import locate
 from stoker.training.fault_tolerance.failure_policy import why_started_again
 from stoker.training.fault_tolerance.guard import Ended, Guard
 from stoker.training.optim.optimizers import load_optimizer_tensors, optimizer_tensors
-from stoker.training.report.result import close_run, versions
+from stoker.training.report.result import finish_run, versions
 from stoker.training.step.stepper import STEPPER, StepDone, Stepper
 from stoker.training.telemetry.recorder import Recorder, print_line
 from stoker.training.telemetry.trace import Trace
@@ -265,7 +265,7 @@ class Worker:
 
     def _finish(self, evaluated: Evaluated) -> None:
         parity = parity_samples(self._stepper.evaluated_model, self._stepper.normalize, self._recipe)
-        close_run(
+        finish_run(
             self._recipe,
             self._run,
             self._recorder.history,

@@ -205,6 +205,7 @@ def test_mlflow_has_one_run_with_all_curves_however_often_it_is_resumed(tmp_path
         outbox = Outbox()
         trackers = Trackers(recipe(f"tracking.mlflow.uri={uri}"), locate(tmp_path) / "run", outbox)
         trackers.snapshot(snapshot(step))
+        trackers.flush(300)  # creating the database takes long on a busy machine
         trackers.close()
         outbox.close()
     client = mlflow.tracking.MlflowClient(tracking_uri=uri)
@@ -222,7 +223,7 @@ def test_weights_and_biases_takes_the_curves_without_a_network(tmp_path: Path) -
         "import test_trackers as t\n"
         "from stoker.storage import locate\n"
         f"trackers = t.Trackers(t.recipe('tracking.wandb.project=p'), locate({str(tmp_path)!r}) / 'run', t.Outbox())\n"
-        "trackers.snapshot(t.snapshot(4)); trackers.close()\n"
+        "trackers.snapshot(t.snapshot(4)); trackers.flush(100); trackers.close()\n"
     )
     environment = {"PYTHONPATH": ":".join([str(Path(__file__).parent), *sys.path]), "HOME": str(tmp_path)}
     done = subprocess.run(
