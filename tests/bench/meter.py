@@ -1,4 +1,4 @@
-"""CPU time of a process and all that it starts, and its peak memory, as the kernel counts them."""
+"""CPU time of a process tree and peak memory of a process, as the kernel counts them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _STATUS = Path("/proc/self/status")
 
 
 class Meter:
-    """Seconds by the clock and CPU seconds of this process tree since the start.
+    """Measure wall time and CPU time of this process tree, in seconds since the start.
 
     Processes that end are counted through their parent, which the kernel credits when it waits for them. Not every
-    parent waits (Ray's raylet does not): with ``samples`` each process is looked at twice a second and keeps what it
-    was last seen to have used, and the larger of the two sums counts; both are lower bounds of the truth.
+    parent waits (Ray's raylet does not): with ``samples`` each process is sampled twice a second and its last sample
+    is kept, and the larger of the two sums counts; both are lower bounds.
     """
 
     def __init__(self, *, samples: bool = False) -> None:
@@ -37,7 +37,7 @@ class Meter:
         return time.perf_counter() - self._began
 
     def stop(self) -> tuple[float, float]:
-        """(wall seconds, CPU seconds) since the start."""
+        """Return (wall seconds, CPU seconds) since the start."""
         wall_s, cpu_s = self.wall_s, _tree_cpu_s() - self._base_sum
         if self._thread is not None:
             self._is_stopped.set()
@@ -79,17 +79,17 @@ def _by_process() -> dict[tuple[int, float], float]:
 
 
 def memory_bytes() -> int:
-    """Resident memory of this process now (VmRSS)."""
+    """Return the resident memory of this process (VmRSS)."""
     return _status("VmRSS")
 
 
 def peak_memory_bytes() -> int:
-    """The most that was resident since the start or :func:`restart_peak_memory` (VmHWM)."""
+    """Return the peak resident memory since the start or :func:`restart_peak_memory` (VmHWM)."""
     return _status("VmHWM")
 
 
 def restart_peak_memory() -> None:
-    """Forget the peak so far (proc(5), clear_refs)."""
+    """Reset the peak (proc(5), clear_refs)."""
     Path("/proc/self/clear_refs").write_text("5")
 
 

@@ -1,4 +1,4 @@
-"""What every benchmark of ours says: medians over rounds, figures against their bars, a table, one closing line.
+"""Report a benchmark: medians over rounds, figures compared with their bars, a table, and a closing line.
 
 Pure functions of numbers: no clock, no file, no process.
 """
@@ -14,12 +14,12 @@ from typing import Literal
 __all__ = ["Figure", "closing_line", "figures_table", "medians", "table"]
 
 Measures = dict[str, float]
-"""measure to value; units stand in the names"""
+"""value by measure; names contain the unit"""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A number that is promised: ``bar`` is the least or the most that it may be, None where it is told only."""
+    """A figure of a benchmark; ``bar`` is the least or most that it may be, None if it is only reported."""
 
     name: str
     value: float
@@ -28,7 +28,7 @@ class Figure:
 
     @property
     def is_missed(self) -> bool:
-        """Whether the value is on the wrong side of the bar; a value that is no number always is."""
+        """Whether the value is on the wrong side of the bar; NaN always is."""
         if self.bar is None:
             return False
         if self.sense == "at least":
@@ -37,7 +37,7 @@ class Figure:
 
 
 def medians(rounds: Iterable[Measures]) -> Measures:
-    """The median of each measure over the rounds that have it."""
+    """Return the median of each measure over the rounds that have it."""
     collected: dict[str, list[float]] = {}
     for one in rounds:
         for name, value in one.items():
@@ -46,13 +46,13 @@ def medians(rounds: Iterable[Measures]) -> Measures:
 
 
 def closing_line(bench: str, figures: Sequence[Figure]) -> str:
-    """The last line of a benchmark, for programs."""
-    told = {figure.name: rounded(figure.value) for figure in figures}
-    return json.dumps({"bench": bench, "figures": told, "missed": [f.name for f in figures if f.is_missed]})
+    """Return the last line of a benchmark, JSON for programs."""
+    values = {figure.name: rounded(figure.value) for figure in figures}
+    return json.dumps({"bench": bench, "figures": values, "missed": [f.name for f in figures if f.is_missed]})
 
 
 def figures_table(figures: Sequence[Figure], *, is_markdown: bool = False) -> str:
-    """Each figure beside its bar."""
+    """Return a table of the figures and their bars."""
     rows = [
         (
             figure.name,
@@ -66,7 +66,7 @@ def figures_table(figures: Sequence[Figure], *, is_markdown: bool = False) -> st
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, is_markdown: bool = False) -> str:
-    """Rows of text as aligned columns, the first to the left and the others to the right, or as Markdown."""
+    """Format rows as aligned columns, the first to the left and the others to the right, or as Markdown."""
     if is_markdown:
         ruler = ["---", *["---:"] * (len(head) - 1)]
         return "\n".join("| " + " | ".join(row) + " |" for row in (head, ruler, *rows))
@@ -79,5 +79,5 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, is_markdown: bo
 
 
 def rounded(value: float) -> float:
-    """Four significant digits: more would pretend."""
+    """Round to four significant digits; the measurements are not more precise."""
     return float(f"{value:.4g}")

@@ -36,7 +36,7 @@ def test_ratios_are_to_the_best_peer_of_the_same_kind() -> None:
     assert "cache_vs_best_local_peer" not in found
 
 
-def test_our_own_cases_are_no_peers_of_ours() -> None:
+def test_our_own_cases_are_not_our_peers() -> None:
     assert (
         best([outcome("stoker, raw", "raw", mb_per_s=9.0), outcome("s3fs", "raw", mb_per_s=5.0)], "raw", "mb_per_s")
         == 5
@@ -53,9 +53,9 @@ def test_each_case_has_a_name_of_its_own_and_a_module_that_measures() -> None:
             assert (case.kind == "stoker") is case.is_ours
 
 
-def test_a_choice_that_matches_no_case_says_what_there_is() -> None:
+def test_a_choice_that_matches_no_case_is_refused_with_all_names() -> None:
     assert [case.name for case in chosen(["ffcv"])] == ["FFCV, ffcv, local"]
-    with pytest.raises(ValueError, match="--only nothing: in no case's name; they are: stoker, S3"):
+    with pytest.raises(ValueError, match="--only nothing: matches no case; choose from: stoker, S3"):
         chosen(["nothing"])
 
 

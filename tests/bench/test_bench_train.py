@@ -52,8 +52,8 @@ def test_each_case_has_a_name_of_its_own_and_a_module_that_measures() -> None:
     assert len(every) == len(cases()) + 1  # stock Ray's frozen worker, ten minutes, only when it is asked for
 
 
-def test_a_choice_that_matches_no_case_says_what_there_is() -> None:
-    with pytest.raises(ValueError, match="--only nothing: in no case's name; they are: step, ResNet-18"):
+def test_a_choice_that_matches_no_case_is_refused_with_all_names() -> None:
+    with pytest.raises(ValueError, match="--only nothing: matches no case; choose from: step, ResNet-18"):
         chosen(cases(), ["nothing"])
 
 

@@ -144,7 +144,7 @@ def test_a_run_that_was_started_with_another_recipe(tmp_path: Path) -> None:
     storage = finished_run(tmp_path)
     recipe = str(tmp_path / "runs" / "run" / "recipe.yaml")
     assert line_of("train", recipe, "optimizer.lr=0.2") == (
-        "run 'run' exists with another recipe (optimizer.lr differ); continue it with the same values, or choose "
+        "run 'run' exists with another recipe (optimizer.lr differ); resume it with the same values, or choose "
         "another name"
     )
     assert storage.is_local
@@ -154,7 +154,7 @@ def test_publishing_a_run_that_is_missing_or_has_no_checkpoint(tmp_path: Path) -
     finished_run(tmp_path, is_finished=False)
     where = ("--storage", str(tmp_path))
     assert line_of("publish", "other", "digits", *where) == (
-        f"no run at {tmp_path}/runs/other; train it first with jobs/train.py"
+        f"run 'other' not found at {tmp_path}/runs/other; train it first with jobs/train.py"
     )
     for file in (tmp_path / "runs" / "run" / "checkpoints").glob("*.json"):
         file.unlink()

@@ -120,7 +120,7 @@ def test_an_alias_of_a_version_that_is_not_there_or_that_is_a_number_is_refused(
 
 def test_a_run_that_is_missing_unfinished_or_without_checkpoint_is_refused(tmp_path: Path) -> None:
     storage = finished_run(tmp_path, is_finished=False)
-    with pytest.raises(RunError, match=r"no run at .*/runs/other"):
+    with pytest.raises(RunError, match=r"run 'other' not found at .*/runs/other"):
         publish_run(storage, "other", "digits", verify=check_parity)
     with pytest.raises(RunError, match=r"run 'run' is not finished \(last checkpoint at step 1\)"):
         publish(storage)

@@ -1,8 +1,8 @@
-"""Are the weights the same bits however a run is carried out? ``make verify-weights``.
+"""Verify that the weights are bitwise identical however a run is executed: ``make verify-weights``.
 
-Trains ResNet-18 for 100 steps on 1, 2, 3 and 4 gloo ranks, then by jobs/train.py on a store and a cluster of its own:
-once killed twice and resumed at another number of workers each time, once growing and shrinking under way. Prints the
-sha256 of each one's model.safetensors, and exits 1 unless all are equal.
+Trains ResNet-18 for 100 steps on 1, 2, 3 and 4 gloo ranks, then by jobs/train.py on its own store and cluster: one run
+is killed twice and resumed with another number of workers each time, one grows and shrinks while it runs. Prints the
+sha256 of each model.safetensors, and exits 1 unless all are equal.
 
     PYTHONPATH=tests python -m weights               everything: ten to fifteen minutes on 2 cores
     PYTHONPATH=tests python -m weights ranks killed  only these; elastic is the third
@@ -47,7 +47,7 @@ log_every_s: 5
 
 def main(cases: list[str]) -> int:
     if unknown := sorted(set(cases) - set(CASES)):
-        print(f"error: no case {unknown[0]!r}; there are {', '.join(CASES)}")
+        print(f"error: unknown case {unknown[0]!r}; choose from {', '.join(CASES)}")
         return 2
     found: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="stoker-weights-", ignore_cleanup_errors=True) as name:
@@ -67,8 +67,8 @@ def _on_ranks(folder: Path) -> dict[str, str]:
     (trained,) = train_on_ranks([recipe], (1, 2, 3, 4), folder, STEPS)
     for size, run in trained.items():
         found[f"{size} ranks"] = run.sha256
-        told = f"steps done again {run.steps_redone}, bits kept {run.bits_kept}"
-        print(f"{size} ranks: {run.sha256} ({told})", flush=True)
+        details = f"repeated steps {run.steps_redone}, bits kept {run.bits_kept}"
+        print(f"{size} ranks: {run.sha256} ({details})", flush=True)
     print(f"trained on ranks in {time.monotonic() - began:.0f} s", flush=True)
     return found
 

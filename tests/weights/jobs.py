@@ -1,4 +1,4 @@
-"""Runs as a user starts them, on the embedded store and cluster, that are killed or change their size under way."""
+"""Runs on the embedded store and cluster, started as a user does, that are killed or resized while they run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _TIMEOUT_S = 400.0
 
 @dataclass
 class JobRun:
-    """The run ``recipe``, sent by jobs/train.py; ``folder`` is for its files on this machine."""
+    """The run ``recipe``, started by jobs/train.py; ``folder`` is for its files on this machine."""
 
     recipe: Recipe
     folder: Path
@@ -46,9 +46,9 @@ class JobRun:
 
     @contextlib.contextmanager
     def started(self, *overrides: str) -> Iterator[subprocess.Popen[bytes]]:
-        """The job, until the block ends."""
+        """Run the job until the block ends."""
         self._jobs += 1
-        with self._log.open("wb") as log:
+        with self._log_file.open("wb") as log:
             command = [sys.executable, "jobs/train.py", str(self._file), *overrides]
             job = subprocess.Popen(command, cwd=CHECKOUT, stdout=log, stderr=subprocess.STDOUT)
         try:
@@ -58,15 +58,15 @@ class JobRun:
             job.wait()
 
     @property
-    def _log(self) -> Path:
+    def _log_file(self) -> Path:
         return self.folder / f"job{self._jobs}.log"
 
-    def must_end_well(self, job: subprocess.Popen[bytes]) -> None:
+    def must_succeed(self, job: subprocess.Popen[bytes]) -> None:
         if code := job.wait(timeout=_TIMEOUT_S):
-            raise RuntimeError(f"jobs/train.py ended with {code}: {self.said()[-3000:]}")
+            raise RuntimeError(f"jobs/train.py exited with status {code}: {self.log()[-3000:]}")
 
-    def said(self) -> str:
-        return self._log.read_text(errors="replace")
+    def log(self) -> str:
+        return self._log_file.read_text(errors="replace")
 
     def groups(self) -> list[dict[int, tuple[int, int]]]:
         """Each group of workers that did a step, in order: {rank: (process, last step done)}."""
@@ -81,11 +81,11 @@ class JobRun:
         deadline = time.monotonic() + _TIMEOUT_S
         while not condition():
             if job.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"no {what}: {self.said()[-3000:]}")
+                raise RuntimeError(f"{what} did not happen: {self.log()[-3000:]}")
             time.sleep(0.05)
 
     def has_done(self, step: int, size: int) -> bool:
-        """Whether the workers at present are ``size``, and did ``step``."""
+        """Whether there are ``size`` workers now and all have done ``step``."""
         groups = self.groups()
         return bool(groups) and len(groups[-1]) == size and min(last for _, last in groups[-1].values()) >= step
 
@@ -93,7 +93,7 @@ class JobRun:
         return [len(group) for group in self.groups()]
 
     def sha256(self, step: int) -> str:
-        """Of the weights of the checkpoint at ``step``, as the safetensors library writes them."""
+        """Return the hash of the weights of the checkpoint at ``step``, as the safetensors library writes them."""
         checkpoint = RunFolder(locate(self.recipe.storage), self.recipe.name).latest_checkpoint()
         if checkpoint is None or checkpoint.step != step:
             raise RuntimeError(f"run {self.recipe.name} has no checkpoint at step {step}")
@@ -109,15 +109,15 @@ def _last_step(trace: Path) -> int | None:
 
 
 def killed_twice(run: JobRun) -> list[int]:
-    """A worker of 2 is killed, then the driver of 3; the run ends with 1, and with more CPUs.
+    """Kill a worker of 2, then the driver of 3, and finish with 1 worker that has more CPUs.
 
-    Returns the sizes that did steps.
+    Returns the world sizes that did steps.
     """
     with run.started("workers.min=2", "workers.max=2", "workers.max_failures=0") as job:
         run.wait_for(lambda: run.has_done(24, 2), "24 steps of 2 workers", job)
         os.kill(run.groups()[-1][1][0], signal.SIGKILL)
         if job.wait(timeout=_TIMEOUT_S) == 0:
-            raise RuntimeError("the run went on without a worker")
+            raise RuntimeError("the run continued without a worker")
     with run.started("workers.min=3", "workers.max=3", "workers.max_failures=0") as job:
         run.wait_for(lambda: run.has_done(63, 3), "63 steps of 3 workers", job)
         workers = [process for process, _ in run.groups()[-1].values()]
@@ -126,15 +126,15 @@ def killed_twice(run: JobRun) -> list[int]:
     deadline = time.monotonic() + _TIMEOUT_S
     while any(psutil.pid_exists(worker) for worker in workers):
         if time.monotonic() > deadline:
-            raise RuntimeError("the workers of a killed driver do not end")
+            raise RuntimeError("the workers of a killed driver are still alive")
         time.sleep(0.1)
     with run.started("workers.min=1", "workers.max=1", "workers.cpus=2") as job:
-        run.must_end_well(job)
+        run.must_succeed(job)
     return run.world_sizes()
 
 
 def grown_and_shrunk(run: JobRun, cluster: Instance) -> list[int]:
-    """Elastic: begins on the head, grows when a node comes, shrinks when it is killed, all in mid-epoch."""
+    """Elastic: starts on the head, grows when a node joins, shrinks when it is killed, all in mid-epoch."""
     head = cluster.settings.ray_cpus
     elastic = ["workers.min=1", f"workers.max={head + 1}", "workers.max_failures=-1", "workers.resize_every_s=5"]
     with run.started(*elastic) as job:
@@ -143,5 +143,5 @@ def grown_and_shrunk(run: JobRun, cluster: Instance) -> list[int]:
             run.wait_for(lambda: run.has_done(0, head + 1), f"growth to {head + 1} workers", job)
             began = min(last for _, last in run.groups()[-1].values())
             run.wait_for(lambda: run.has_done(began + 12, head + 1), f"steps of {head + 1} workers", job)
-        run.must_end_well(job)
+        run.must_succeed(job)
     return run.world_sizes()

@@ -1,4 +1,4 @@
-"""The same run on several numbers of gloo ranks, without Ray: processes are started once and used for all of them."""
+"""The same run on several numbers of gloo ranks, without Ray; processes are started once and reused."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["Trained", "sha256_of", "train_on_ranks"]
 
 @dataclass(frozen=True)
 class Trained:
-    """What rank 0 holds after the run: weights and buffers, the moving average's, and the run's sums."""
+    """The state of rank 0 after the run: weights and buffers, those of the moving average, and the run's sums."""
 
     weights: dict[str, Tensor]
     average: dict[str, Tensor]
@@ -40,14 +40,14 @@ class Trained:
 
 
 def sha256_of(tensors: dict[str, Tensor]) -> str:
-    """Of the safetensors file that holds ``tensors``."""
+    """Return the hash of the safetensors file with ``tensors``."""
     return hashlib.sha256(safetensors.torch.save({k: v.contiguous() for k, v in tensors.items()})).hexdigest()
 
 
 def train_on_ranks(
     recipes: Sequence[Recipe], world_sizes: Sequence[int], folder: Path, steps: int
 ) -> list[dict[int, Trained]]:
-    """Train each of ``recipes`` for ``steps`` steps on each number of ranks; returns {ranks: …} a recipe."""
+    """Train each of ``recipes`` for ``steps`` steps on each number of ranks; returns {ranks: result} per recipe."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -72,7 +72,7 @@ def _rank(
                 if rank == 0:
                     torch.save(trained, folder / f"{n}-{size}.pt")
                 dist.destroy_process_group()
-    # The store lives in rank 0: it waits until nobody needs it.
+    # The store is in rank 0, which waits until all ranks are done with it.
     store.set(f"done-{rank}", "")
     if rank == 0:
         store.wait([f"done-{other}" for other in range(max(world_sizes))])

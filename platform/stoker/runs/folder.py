@@ -1,4 +1,4 @@
-"""The folder of a run: ``<storage>/runs/<name>/``, and what may be asked of it."""
+"""The folder of a run in storage: ``<storage>/runs/<name>/``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["RunFolder"]
 
 
 class RunFolder:
-    """The run ``name`` below ``storage``: recipe, history, checkpoints, result, report."""
+    """The folder of the run ``name`` below ``storage``: recipe, history, checkpoints, result, report."""
 
     def __init__(self, storage: Location, name: str) -> None:
         self.location = storage / "runs" / name
@@ -28,22 +28,24 @@ class RunFolder:
         return self.location / "checkpoints"
 
     def recipe(self) -> Recipe:
-        """The resolved recipe that the run was started with.
+        """Read the resolved recipe that the run was started with.
 
         Raises:
-            RunError: there is no such run.
+            RunError: the run does not exist.
         """
         try:
             text = (self.location / "recipe.yaml").read()
         except FileNotFoundError:
-            raise RunError(f"no run at {self.location}; train it first with jobs/train.py") from None
+            raise RunError(
+                f"run {self.name!r} not found at {self.location}; train it first with jobs/train.py"
+            ) from None
         return parse_recipe(text.decode(), f"{self.location}/recipe.yaml")
 
     def begin(self, recipe: Recipe) -> None:
-        """Store the recipe of a new run, or see that it continues the run that is there.
+        """Store the recipe of a new run, or check that ``recipe`` resumes the existing one.
 
         Raises:
-            RunError: the run that is there was started with another recipe; the message names the keys.
+            RunError: the existing run was started with another recipe; the message names the keys.
         """
         try:
             before = self.recipe()
@@ -53,20 +55,20 @@ class RunFolder:
         if keys := changed_keys(before, recipe):
             raise RunError(
                 f"run {self.name!r} exists with another recipe ({', '.join(keys)} differ); "
-                "continue it with the same values, or choose another name"
+                "resume it with the same values, or choose another name"
             )
 
     def latest_checkpoint(self) -> Checkpoint | None:
-        """The newest committed checkpoint, or None."""
+        """Return the newest committed checkpoint, or None."""
         return latest_checkpoint(self.checkpoints)
 
     @property
     def lease(self) -> Location:
-        """Where the run's driver says that it lives."""
+        """The file that the run's driver renews while it is alive (``training.fault_tolerance.lease``)."""
         return self.location / "lease.json"
 
     def skipped_steps(self) -> tuple[int, ...]:
-        """Steps of the run, from 0, that are left out because their loss was no number; ascending."""
+        """Read the steps of the run, from 0, that are skipped because their loss was not finite; ascending."""
         try:
             return tuple(json.loads((self.location / "skipped.json").read())["steps"])
         except FileNotFoundError:
@@ -76,7 +78,7 @@ class RunFolder:
         (self.location / "skipped.json").write(json.dumps({"steps": sorted(steps)}).encode())
 
     def history(self) -> History:
-        """One record an epoch; empty before the first epoch has ended."""
+        """Read the records of the epochs; empty before the first epoch has ended."""
         try:
             return History.model_validate_json((self.location / "history.json").read())
         except FileNotFoundError:
@@ -86,7 +88,7 @@ class RunFolder:
         (self.location / "history.json").write(history.model_dump_json(indent=1).encode())
 
     def result(self) -> Result | None:
-        """What the finished run reached; None while it is not finished.
+        """Read the result of a finished run; None while it is not finished.
 
         Raises:
             RunError: the result is damaged.
@@ -97,8 +99,10 @@ class RunFolder:
         except FileNotFoundError:
             return None
         except ValidationError as error:
-            raise RunError(f"{where}: damaged ({error.error_count()} fields wrong)") from None
+            raise RunError(
+                f"{where}: damaged ({error.error_count()} invalid fields); delete it and submit the run again"
+            ) from None
 
     def write_result(self, result: Result) -> None:
-        """Mark the run finished."""
+        """Write the result, which marks the run as finished."""
         (self.location / "result.json").write(result.model_dump_json(indent=1).encode())

@@ -1,66 +1,73 @@
-"""What a run tells about itself, as it is stored: one record an epoch, one result at the end."""
+"""The stored records of a run: one per epoch in ``history.json``, and ``result.json`` when it is finished."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = ["KINDS", "EpochRecord", "Goodput", "History", "Metrics", "Mistake", "ParitySample", "Result"]
 
 KINDS = ("compute", "data_wait", "communication", "checkpoint", "evaluation", "restart")
-"""what an epoch's wall time goes into; ``stoker.training.telemetry.goodput`` says what each means"""
+"""what an epoch's wall time is spent on, as defined in ``stoker.training.telemetry.goodput``"""
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="constants")
+    model_config = ConfigDict(
+        frozen=True,
+        extra="ignore",
+        ser_json_inf_nan="constants",
+        validate_by_name=True,
+        validate_by_alias=True,
+        serialize_by_alias=True,
+    )
 
 
 class Metrics(_Record):
-    """Of an evaluation over a whole split: each sample once, no padding counted."""
+    """Metrics of an evaluation over a whole split: each sample once, padding excluded."""
 
     samples: int
     loss: float
     """mean cross-entropy, without label smoothing, in nats"""
     accuracy: float
-    """share of samples whose most probable class is the label, 0 to 1"""
+    """fraction of samples whose most probable class is the label, 0 to 1"""
     top5: float
-    """share of samples whose label is among the five most probable classes, 0 to 1"""
+    """fraction of samples whose label is among the five most probable classes, 0 to 1"""
 
 
 class Goodput(_Record):
-    """What an epoch's wall time went into, over all attempts at it."""
+    """What an epoch's wall time was spent on, over all attempts at it."""
 
     wall_s: float
-    shares: dict[str, float]
-    """of ``wall_s`` by each of ``KINDS``, 0 to 1, together 1"""
+    fractions: dict[str, float] = Field(validation_alias="shares", serialization_alias="shares")
+    """of ``wall_s``, by each of ``KINDS``, 0 to 1, with a sum of 1; stored as ``shares``"""
     rank: int = 0
-    """the one whose time this is: the others waited for it"""
+    """the critical rank, whose time this is: the others waited for it"""
     behind_s: float = 0.0
     """how much less this rank waited for the others than the one that waited most, in seconds"""
     repeated_s: float = 0.0
-    """of the restarts: steps that had been done before, since the last checkpoint"""
+    """of the restarts: steps that were repeated since the last checkpoint"""
     advice: str = ""
     """the bottleneck and what to try, one line"""
 
 
 class EpochRecord(_Record):
-    """One line of a run's history."""
+    """One epoch of a run's history."""
 
     epoch: int
     step: int
-    """steps since the run's beginning, at the end of this epoch"""
+    """steps since the start of the run, at the end of this epoch"""
     seconds: float
-    """wall time of the epoch's steps; evaluation and restarts left out"""
+    """wall time of the epoch's steps, without evaluation and restarts"""
     images_per_s: float
-    """training samples of all ranks by ``seconds``"""
+    """training samples of all ranks per second of ``seconds``"""
     data_wait: float
-    """share of ``seconds`` that went into waiting for a batch, 0 to 1"""
+    """fraction of ``seconds`` spent waiting for a batch, 0 to 1"""
     learning_rate: float
     train_loss: float
     train_accuracy: float
     world_size: int
     validation: Metrics | None = None
     reads: dict[str, float] = {}
-    """of rank 0 since it started: what ``stoker.dataset.Loader.metrics`` tells (docs/streaming.md)"""
+    """``stoker.dataset.Loader.metrics`` of rank 0 since it started (docs/streaming.md)"""
     goodput: Goodput | None = None
 
 
@@ -71,7 +78,7 @@ class History(_Record):
 
 
 class ParitySample(_Record):
-    """What the trainer's own evaluation said of one validation sample; a published version must say the same."""
+    """The trainer's own prediction for a validation sample, which a published version must reproduce."""
 
     number: int
     """of the sample in its split"""
@@ -82,40 +89,40 @@ class ParitySample(_Record):
 
 
 class Mistake(_Record):
-    """A validation sample that the model is most wrong about."""
+    """A misclassified validation sample, one of those with the highest loss."""
 
     number: int
     """of the sample in its split"""
     label: int
     predicted: int
     probability: float
-    """that the model gave to ``predicted``"""
+    """of ``predicted``, as the model gave it"""
     loss: float
     """cross-entropy, in nats"""
 
 
 class Result(_Record):
-    """``result.json`` of a run, written last: the run is finished."""
+    """``result.json`` of a run, written last: it marks the run as finished."""
 
     run: str
     checkpoint: int
     """the step of the checkpoint that holds the final weights"""
     epochs: int
     seconds: float
-    """wall time of all epochs' steps, over all attempts; evaluation and restarts left out"""
+    """wall time of all epochs' steps, over all attempts, without evaluation and restarts"""
     images_per_s: float
-    """training samples a second over all epochs, evaluation left out"""
+    """training samples per second over all epochs, without evaluation and restarts"""
     metrics: Metrics
     confusion: tuple[tuple[int, ...], ...]
     """[label][predicted class]: samples of the validation split"""
     top5_by_class: tuple[int, ...] = ()
     """[label]: samples whose label is among the five most probable classes"""
     mistakes: tuple[Mistake, ...] = ()
-    """of the validation split, the highest loss first"""
+    """of the validation split, highest loss first"""
     parity: tuple[ParitySample, ...]
     classes: tuple[str, ...]
     dataset_url: str
     dataset_fingerprint: str
     world_size: int
     versions: dict[str, str]
-    """of Python, stoker, torch, torchvision and Ray"""
+    """of Python, stoker, torch, torchvision and Ray, and the name of the device"""

@@ -27,7 +27,7 @@ from stoker.recipe import Recipe
 from stoker.training.fault_tolerance.failure_policy import forget_restart_reason, stoker_error_in, summarize
 from stoker.training.fault_tolerance.lease import Lease
 from stoker.training.fault_tolerance.ray_train import TIMEOUTS, Trainer, build_trainer, free_placement_groups
-from stoker.training.telemetry.progress_bar import on_terminal, progress_bar
+from stoker.training.telemetry.progress_bar import progress_bar, with_terminal_interval
 
 __all__ = ["Attempts", "Stopped"]
 
@@ -51,7 +51,7 @@ class Attempts:
     def __init__(self, recipe: Recipe, fingerprint: str, lease: Lease) -> None:
         self._recipe, self._lease = recipe, lease
         self._config = {
-            "recipe": on_terminal(recipe).model_dump(mode="json"),
+            "recipe": with_terminal_interval(recipe).model_dump(mode="json"),
             "fingerprint": fingerprint,
             "lease": lease.token,
         }

@@ -32,7 +32,7 @@ from stoker.training.optim.optimizers import load_optimizer_tensors, optimizer_t
 from stoker.training.report.result import versions
 from stoker.training.step.numerics import set_cpu_threads
 from stoker.training.step.stepper import Stepper
-from stoker.training.telemetry.recorder import Recorder, say
+from stoker.training.telemetry.recorder import Recorder, print_line
 
 __all__ = ["PARTS", "Checkpointing", "Part", "TrainState"]
 
@@ -140,7 +140,7 @@ class Checkpointing:
         """
         if self._writer is None:
             return
-        with self._recorder.clock.spent("checkpoint"):
+        with self._recorder.clock.measure("checkpoint"):
             epoch, step_of_epoch = divmod(step, self._loader.steps)
             state = TrainState(
                 position={"epoch": epoch, "step": step_of_epoch},
@@ -177,7 +177,7 @@ class Checkpointing:
         self._load(newest or open_checkpoint(self._run.checkpoints, newest_step))
         if self._writer is not None:
             position = self._loader.state_dict()
-            say(
+            print_line(
                 f"{self._recipe.name}: resuming from the checkpoint at step {newest_step} "
                 f"(epoch {position['epoch'] + 1}, step {position['step']} of it) with {dist.get_world_size()} workers"
             )
@@ -216,7 +216,7 @@ class Checkpointing:
         if not self._recipe.reproducible or before in (None, torch.get_num_threads()):
             return
         if self._writer is not None:
-            say(
+            print_line(
                 f"{self._recipe.name}: keeping {before} CPU threads a worker, as at its start, instead of "
                 f"{torch.get_num_threads()} (workers.cpus), because another number would give different weights"
             )

@@ -19,7 +19,7 @@ from stoker.runs.folder import RunFolder
 from stoker.runs.records import Result
 from stoker.storage import locate
 from stoker.training.fault_tolerance.lease import Lease
-from stoker.training.telemetry.trackers import check_tracking
+from stoker.training.telemetry.trackers import check_trackers
 
 __all__ = ["check_recipe", "train"]
 
@@ -62,7 +62,7 @@ def check_recipe(recipe: Recipe) -> Manifest:
 
         if initial := check_initialization(recipe, manifest.classes, timeout_s=_CHECK_TIMEOUT_S):
             _say(f"{recipe.name}: {initial}")
-    check_tracking(recipe)
+    check_trackers(recipe)
     return manifest
 
 

@@ -22,7 +22,7 @@ from stoker.storage import locate
 from stoker.training.checkpointing import Checkpointing
 from stoker.training.fault_tolerance.failure_policy import restart_reason
 from stoker.training.fault_tolerance.guard import Guard, StopTraining
-from stoker.training.report.result import close_run
+from stoker.training.report.result import finish_run
 from stoker.training.step.numerics import set_cpu_threads
 from stoker.training.step.stepper import StepDone, Stepper
 from stoker.training.telemetry.recorder import Recorder
@@ -103,7 +103,7 @@ class Worker:
         rate = 0.0
         batches = iter(self._loader)
         while True:
-            with self._recorder.clock.spent("data_wait"):
+            with self._recorder.clock.measure("data_wait"):
                 together = list(itertools.islice(batches, len(self._loader.micro_batches)))
             if not together:
                 break
@@ -117,12 +117,12 @@ class Worker:
         samples = min(total, self._loader.samples - batches[0].step * total)
         is_skipped = self._guard.skips(self._step)
         done = StepDone(0.0) if is_skipped else self._stepper.run(batches, self._step, samples)
-        self._recorder.clock.add("communication", self._stepper.communication_timer.take())
+        self._recorder.clock.add("communication", self._stepper.communication_timer.pop_seconds())
         self._guard.note_loss(self._stepper.totals[0], self._step)
         self._step += 1
         if self._trace:
             self._trace.write(batches)
-        self._recorder.stepped(self._step, done.rate, self._read_totals, done.as_dict())
+        self._recorder.record_step(self._step, done.rate, self._read_totals, done.as_dict())
         if self._step % self._loader.steps:  # an epoch's last step is followed by its evaluation
             decision = self._guard.after_step(self._step)
             if decision.saves or self._checkpoints.is_due(self._step):
@@ -148,12 +148,12 @@ class Worker:
         is_last = epoch + 1 == self._recipe.schedule.epochs
         is_due = is_last or (epoch + 1) % self._recipe.evaluation.every_epochs == 0
         evaluated = self._evaluate() if is_due else None
-        self._recorder.close_epoch(epoch, self._step, rate, totals, evaluated)
+        self._recorder.record_epoch(epoch, self._step, rate, totals, evaluated)
         return evaluated
 
     def _evaluate(self) -> Evaluated:
         model, normalize = self._stepper.evaluated_model, self._stepper.normalize
-        with self._recorder.clock.spent("evaluation"):
+        with self._recorder.clock.measure("evaluation"):
             return evaluate(model, normalize, self._guard.with_heartbeats(self._validation), len(self._classes))
 
     def _save(self, accuracy: float | None = None) -> None:
@@ -164,7 +164,7 @@ class Worker:
 
     def _finish(self, evaluated: Evaluated) -> None:
         parity = parity_samples(self._stepper.evaluated_model, self._stepper.normalize, self._recipe)
-        close_run(
+        finish_run(
             self._recipe,
             self._run,
             self._recorder.history,

@@ -1,4 +1,4 @@
-"""make bench-data: stoker's data path beside its peers', in one run on this machine."""
+"""make bench-data: stoker's data path compared with its peers', in one run on this machine."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _COLUMNS = {
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the cases; 0 unless the benchmark itself is broken."""
+    """Run the cases; returns 0 unless the benchmark itself fails."""
     given = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     quiet_libraries()
@@ -50,21 +50,25 @@ def main(arguments: Sequence[str]) -> int:
         make_images(place, given.seed)
         absent = make_peer_sets(place, kinds, environments, store)
         prepared_per_s = make_stoker_set(place, kinds, store)
-        outcomes = run_rounds(cases, place, environments, store, rounds=given.rounds, tell=_tell)
+        outcomes = run_rounds(cases, place, environments, store, rounds=given.rounds, on_result=_print_result)
     return _report(outcomes, {**environments.refused, **absent}, prepared_per_s, is_markdown=given.markdown)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.data", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="times each case runs; medians are told (default 3)")
-    parser.add_argument("--images", type=int, default=4096, help="images of the set (default 4096)")
-    parser.add_argument("--seed", type=int, default=0, help="of the set (default 0)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of each case; medians are reported (default 3)")
+    parser.add_argument("--images", type=int, default=4096, help="images of the data set (default 4096)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the data set (default 0)")
     parser.add_argument(
-        "--only", action="append", default=[], metavar="TEXT", help="cases whose name holds TEXT; again"
+        "--only",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="run cases whose name contains TEXT; may be repeated",
     )
     parser.add_argument("--peers", choices=("install", "as-they-are"), default="install", help="default: install")
     parser.add_argument("--markdown", action="store_true", help="print the tables as Markdown, for docs/benchmarks.md")
-    parser.add_argument("--folder", type=Path, default=CHECKOUT / "bench-data", help="where the sets are kept")
+    parser.add_argument("--folder", type=Path, default=CHECKOUT / "bench-data", help="folder of the data sets")
     parser.add_argument("--list", action="version", version="\n".join(c.name for c in CASES), help="the cases' names")
     return parser
 
@@ -91,9 +95,9 @@ def _store(folder: Path) -> Iterator[dict[str, str]]:
             store.stop()
 
 
-def _tell(case: Case, number: int, measures: Measures) -> None:
-    told = {name: rounded(value) for name, value in measures.items()}
-    print(json.dumps({"case": case.name, "role": case.role, "round": number, **told}), flush=True)
+def _print_result(case: Case, number: int, measures: Measures) -> None:
+    values = {name: rounded(value) for name, value in measures.items()}
+    print(json.dumps({"case": case.name, "role": case.role, "round": number, **values}), flush=True)
 
 
 def _report(outcomes: list[Outcome], absent: dict[str, str], prepared_per_s: float, *, is_markdown: bool) -> int:

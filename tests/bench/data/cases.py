@@ -1,4 +1,4 @@
-"""What is measured: each case with the Python it runs in, what measures it, and what it is compared as."""
+"""The cases of bench-data: the Python that each runs in, the module that measures it, and its role in comparisons."""
 
 from __future__ import annotations
 
@@ -107,5 +107,5 @@ def chosen(patterns: Sequence[str]) -> tuple[Case, ...]:
     """
     for pattern in patterns:
         if not any(pattern.lower() in case.name.lower() for case in CASES):
-            raise ValueError(f"--only {pattern}: in no case's name; they are: {'; '.join(c.name for c in CASES)}")
+            raise ValueError(f"--only {pattern}: matches no case; choose from: {'; '.join(c.name for c in CASES)}")
     return tuple(c for c in CASES if not patterns or any(pattern.lower() in c.name.lower() for pattern in patterns))

@@ -46,7 +46,7 @@ def _timed(get: Get, jobs: list[tuple[str, int, int]], threads: int) -> dict[str
         came = sum(pool.map(lambda job: get(*job), jobs))
     wall_s, cpu_s = meter.stop()
     if came != sum(stop - start for _, start, stop in jobs):
-        raise RuntimeError(f"{came} bytes came, not those that were asked for")
+        raise RuntimeError(f"{came} bytes received, which are not those requested")
     return {"mb_per_s": came / 1e6 / wall_s, "mb_per_cpu_s": came / 1e6 / cpu_s, "threads": threads}
 
 

@@ -29,7 +29,7 @@ class Environments:
 
     @classmethod
     def found(cls, wanted: set[Environment], *, installs: bool) -> Environments:
-        """Those of ``wanted`` that are there; with ``installs`` they are made, and changed requirements installed."""
+        """Return those of ``wanted`` that exist; with ``installs``, create them and install changed requirements."""
         python: dict[Environment, str] = {"own": sys.executable}
         refused: dict[str, str] = {}
         for name in sorted(wanted - {"own"}):
@@ -74,7 +74,7 @@ def _uv(*arguments: str) -> str:
 
 
 def child_environment(store: dict[str, str]) -> dict[str, str]:
-    """The variables of a case's process: the store, one thread a library, and nobody who calls home."""
+    """The variables of a case's process: the store, one thread a library, and usage reporting switched off."""
     return {
         **os.environ,
         **store,

@@ -35,7 +35,7 @@ def data_figures(outcomes: Sequence[Outcome]) -> list[Figure]:
         ("resume_vs_best_peer", peer("resume", "resume_s", min), ours("stoker, resume", "resume_s"), 1.0),
         ("threads_1_to_2", ours("stoker, 2 threads", "images_per_s"), ours("stoker, 1 thread", "images_per_s"), 1.9),
     )
-    told = (
+    values = (
         ("s3_images_per_cpu_s", ours(_S3, cpu)),
         ("cache_images_per_cpu_s", ours(_CACHE, cpu)),
         ("local_images_per_cpu_s", ours(_LOCAL, cpu)),
@@ -43,7 +43,7 @@ def data_figures(outcomes: Sequence[Outcome]) -> list[Figure]:
         ("raw_mb_per_s", ours("stoker, raw", "mb_per_s")),
         ("raw_with_start_mb_per_s", ours("stoker, raw", "mb_per_s_with_start")),
     )
-    figures = [Figure(name, value) for name, value in told if value is not None]
+    figures = [Figure(name, value) for name, value in values if value is not None]
     figures += [Figure(name, a / b, bar) for name, a, b, bar in ratios if a is not None and b is not None]
     return [*figures, *_bounds(found)]
 

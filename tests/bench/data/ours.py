@@ -1,4 +1,4 @@
-"""The one place where the benchmark meets stoker's loader, cache and decode: names that may change stand here."""
+"""The only module of the benchmark that imports stoker's loader, cache and decode, whose names may change."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import s3fs  # noqa: F401 - imports are done before the clock starts, also those that are put off
+import s3fs  # noqa: F401 - imported before the clock starts, lazy imports included
 
 from bench.data.place import BATCH, SIDE, WORKERS, Place
 from stoker.dataset import Loader

@@ -1,4 +1,4 @@
-"""Where the sets of one size lie, on disk and in the store: what each case is told, in whatever Python it runs."""
+"""Locations of the data sets of one size, on disk and in the store, passed to the process of each case."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SIDE, BATCH, WORKERS = 224, 64, 2
 
 
 class Absent(Exception):
-    """What a case measures is not there: a peer that is not installed, an option that this stoker lacks."""
+    """What a case measures is unavailable: a peer that is not installed, an option that this stoker lacks."""
 
 
 @dataclass(frozen=True)

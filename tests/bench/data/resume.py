@@ -1,4 +1,4 @@
-"""A loader that ends at half of an epoch and goes on in another process, as after a crash.
+"""A loader that stops halfway through an epoch and resumes in another process, as after a crash.
 
 The first process gives out half of the batches, writes its state and what it gave, and ends; the second has its
 imports done, makes the loader anew on a cold cache, loads the state, and takes the rest.
@@ -24,7 +24,7 @@ _DECODER = "torchvision"
 
 def measure(place: Place, *, loader: str) -> dict[str, float]:
     """Seconds to the first batch from a cold start and after the resume; samples lost and repeated over both."""
-    importlib.import_module(f"bench.data.peers.{loader}")  # absent peers are told apart here
+    importlib.import_module(f"bench.data.peers.{loader}")  # raises if the peer is not installed
     first, second = (_stage(place, loader, stage) for stage in ("first", "second"))
     before, after = first["seen"], second["seen"]
     seen = set(before) | set(after)

@@ -26,7 +26,7 @@ _TRIES = 2  # some peers crash now and then
 
 @dataclass
 class Outcome:
-    """What came of a case: its measures round by round, or why there are none."""
+    """The result of a case: its measures by round, or the reason why there are none."""
 
     case: Case
     rounds: list[Measures] = field(default_factory=list)
@@ -41,9 +41,9 @@ def run_rounds(
     store: dict[str, str],
     *,
     rounds: int,
-    tell: Callable[[Case, int, Measures], None],
+    on_result: Callable[[Case, int, Measures], None],
 ) -> list[Outcome]:
-    """Run each case ``rounds`` times; ``tell`` is called after each. A case that is absent or fails is not tried on."""
+    """Run each case ``rounds`` times; ``on_result`` is called after each. A case that fails is not repeated."""
     outcomes = [Outcome(case) for case in cases]
     for number in range(rounds):
         for outcome in outcomes:
@@ -51,7 +51,7 @@ def run_rounds(
                 continue
             _run(outcome, place, environments, child_environment(store))
             if not outcome.absent and not outcome.failed:
-                tell(outcome.case, number, outcome.rounds[-1])
+                on_result(outcome.case, number, outcome.rounds[-1])
     return outcomes
 
 
@@ -91,5 +91,5 @@ def _call(command: list[str], environment: dict[str, str], log: Path) -> tuple[d
     lines = done.stdout.splitlines()
     if done.returncode or not lines:
         said = [line for line in log.read_text().splitlines() if line.strip()]
-        return {}, f"exit status {done.returncode} ({(said or ['without a word'])[-1][:200]}); see {log}"
+        return {}, f"exit status {done.returncode} ({(said or ['no output'])[-1][:200]}); see {log}"
     return json.loads(lines[-1]), ""

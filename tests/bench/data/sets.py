@@ -89,12 +89,12 @@ def make_stoker_set(place: Place, kinds: set[str], store: dict[str, str]) -> flo
     )
     if done.returncode:
         raise StokerError(f"jobs/prepare.py failed: {(done.stderr.strip().splitlines() or ['without a word'])[-1]}")
-    told = json.loads(done.stdout.splitlines()[-1])
+    summary = json.loads(done.stdout.splitlines()[-1])
     filesystem.get(place.key("stoker"), str(place.local("stoker")), recursive=True)
     if "imagenet_shape" in kinds:
         _write_imagenet_shape(place)
     (Path(place.folder) / RANGES).write_text(json.dumps(ranges(place)))
-    return float(told["images_per_s"])
+    return float(summary["images_per_s"])
 
 
 def _write_imagenet_shape(place: Place) -> None:

@@ -1,4 +1,4 @@
-"""make bench-order: the order of an epoch of 10^9 samples in 10^6 shards over 4,096 ranks, some of them simulated."""
+"""make bench-order: the order of 10^9 samples in 10^6 shards over 4,096 ranks, of which a few are simulated."""
 
 from __future__ import annotations
 
@@ -22,16 +22,21 @@ __all__ = ["main", "order_figures", "simulated_ranks", "times_not_once"]
 _SAMPLES, _SHARDS, _RANKS = 10**9, 10**6, 4096
 _MICRO_BATCH = 64
 _WHOLE = 10**6
-"""samples of the smaller order that is looked at whole"""
+"""samples of the smaller order that is checked completely"""
 _COLUMNS = {"seek_s": "seek s", "seconds": "all s", "peak_mb": "peak MB", "reads": "reads", "samples": "samples"}
 
 
 def main(arguments: Sequence[str]) -> int:
     """Simulate ranks; 0 unless the order is wrong."""
     parser = argparse.ArgumentParser(prog="python -m bench.order", description=__doc__)
-    parser.add_argument("--ranks", type=int, default=6, help="simulated: first, middle, last, random (default 6)")
-    parser.add_argument("--steps", type=int, default=300, help="of each rank (default 300)")
-    parser.add_argument("--seed", type=int, default=0, help="of the position and the random ranks (default 0)")
+    parser.add_argument(
+        "--ranks",
+        type=int,
+        default=6,
+        help="number of simulated ranks: first, middle, last, then random ones (default 6)",
+    )
+    parser.add_argument("--steps", type=int, default=300, help="steps of each rank (default 300)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the position and the random ranks (default 0)")
     parser.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
     given = parser.parse_args(arguments)
     rows, found, seen = [], [], []
@@ -42,10 +47,10 @@ def main(arguments: Sequence[str]) -> int:
             )
             found.append(json.loads(done.stdout))
             seen.append(np.load(run.seen_path))
-            told = {name: rounded(value) for name, value in found[-1].items()}
+            values = {name: rounded(value) for name, value in found[-1].items()}
             place = {"epoch": run.epoch, "from_step": run.from_step}
-            print(json.dumps({"case": f"rank {run.rank}", **place, **told}), flush=True)
-            rows.append((f"{run.rank}", *(f"{told[name]:g}" for name in _COLUMNS)))
+            print(json.dumps({"case": f"rank {run.rank}", **place, **values}), flush=True)
+            rows.append((f"{run.rank}", *(f"{values[name]:g}" for name in _COLUMNS)))
     every = np.concatenate(seen)
     figures = order_figures(found, len(every) - len(np.unique(every)), times_not_once(_WHOLE))
     print(f"\n{table(('rank', *_COLUMNS.values()), rows, is_markdown=given.markdown)}\n")

@@ -35,7 +35,7 @@ class Simulated:
     from_step: int
     steps: int
     seen_path: str = ""
-    """where the samples that the rank takes go, as an int64 .npy file, so that ranks can be compared"""
+    """int64 .npy file that the rank's samples are written to, so that ranks can be compared"""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -68,7 +68,7 @@ def simulate(run: Simulated) -> dict[str, float]:
                 break
     seconds, peak_mb = time.perf_counter() - began, (peak_memory_bytes() - before) / 1e6
     if not np.array_equal(taken[0], first):
-        raise RuntimeError("a sought step is not the one that the windows give")
+        raise RuntimeError("samples of the step after seeking differ from those of its windows")
     if run.seen_path:
         np.save(Path(run.seen_path), taken.ravel())
     return {"seek_s": seek_s, "seconds": seconds, "peak_mb": peak_mb, "reads": reads, "samples": taken.size}

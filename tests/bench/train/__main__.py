@@ -1,4 +1,4 @@
-"""make bench-train: stoker's step, data path, checkpoints, starts and recoveries, beside a plain loop and stock Ray."""
+"""make bench-train: stoker's step, data path, checkpoints, starts and recoveries against a plain loop and stock Ray."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ _COLUMNS = {
     "cpu_ratio": "CPU ratio",
     "float_s": "float s",
     "exact_s": "exact s",
-    "share": "share",
-    "processor_share": "CPU share",
+    "share": "overhead",
+    "processor_share": "CPU overhead",
     "bits_kept": "bits",
     "data_ratio": "true/synthetic",
     "data_wait": "data wait",
@@ -55,7 +55,7 @@ _COLUMNS = {
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the cases; 0 unless the benchmark itself is broken."""
+    """Run the cases; returns 0 unless the benchmark itself fails."""
     given = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     quiet_libraries()
@@ -78,24 +78,30 @@ def main(arguments: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.train", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=2, help="times each case runs; medians are told (default 2)")
-    parser.add_argument("--images", type=int, default=512, help="images of the set in the store (default 512)")
+    parser.add_argument("--rounds", type=int, default=2, help="rounds of each case; medians are reported (default 2)")
+    parser.add_argument("--images", type=int, default=512, help="images of the data set in the store (default 512)")
     parser.add_argument(
-        "--only", action="append", default=[], metavar="TEXT", help="cases whose name holds TEXT; again"
+        "--only",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="run cases whose name contains TEXT; may be repeated",
     )
     parser.add_argument(
-        "--stock-frozen", action="store_true", help="wait for stock Ray to notice a frozen worker: ten minutes a round"
+        "--stock-frozen",
+        action="store_true",
+        help="also wait for stock Ray to notice a frozen worker, ten minutes per round",
     )
-    parser.add_argument("--toy", action="store_true", help="tiny models and counts, to see that the code runs")
+    parser.add_argument("--toy", action="store_true", help="tiny models and counts, to check that the code runs")
     parser.add_argument("--markdown", action="store_true", help="print the tables as Markdown, for docs/benchmarks.md")
-    parser.add_argument("--folder", type=Path, default=CHECKOUT / "bench-train", help="where set and logs are kept")
-    parser.add_argument("--list", action="store_true", help="tell the cases' names")
+    parser.add_argument("--folder", type=Path, default=CHECKOUT / "bench-train", help="folder of the data set and logs")
+    parser.add_argument("--list", action="store_true", help="print the names of the cases and exit")
     return parser
 
 
 @contextlib.contextmanager
 def _place(folder: Path, wanted: Sequence[Case], images: int) -> Iterator[tuple[Place, dict[str, str]]]:
-    """Where the cases work; with a store of the benchmark's own and the set in it if one of them needs it."""
+    """Yield where the cases run; starts a store with the data set if one of them needs it."""
     if all(case.needs == "nothing" for case in wanted):
         yield Place(str(folder)), {}
         return
@@ -127,8 +133,8 @@ def _run(
         return
     logger.info("%s: %.0f s", case.name, time.monotonic() - began)
     rounds[case.name].append(found)
-    told = {name: rounded(value) for name, value in found.items()}
-    print(json.dumps({"case": case.name, "round": number, **told}), flush=True)
+    values = {name: rounded(value) for name, value in found.items()}
+    print(json.dumps({"case": case.name, "round": number, **values}), flush=True)
 
 
 def _report(

@@ -1,4 +1,4 @@
-"""What is measured: each case with what measures it and what it needs."""
+"""The cases of bench-train: which module measures each, and what it needs."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ class Case:
 
 
 def cases(*, is_toy: bool = False, with_stock_frozen: bool = False) -> list[Case]:
-    """Every case, in the order of a round; at toy size they only show that the code runs."""
+    """Return every case, in the order of a round; at toy size they only check that the code runs."""
     large, small = (_TOY, _TOY) if is_toy else (_RESNET50, _RESNET18)
     few, many = (2, 3) if is_toy else (5, 20)
     found = []
     for ranks in (1, 2):
-        told = f"{ranks} rank{'s' if ranks > 1 else ''}"
-        found.append(Case(f"step, ResNet-18 at 96, {told}", "step", {**small, "pairs": many}, ranks))
-        found.append(Case(f"step, ResNet-50 at 224, {told}", "step", {**large, "pairs": few}, ranks))
+        on = f"{ranks} rank{'s' if ranks > 1 else ''}"
+        found.append(Case(f"step, ResNet-18 at 96, {on}", "step", {**small, "pairs": many}, ranks))
+        found.append(Case(f"step, ResNet-50 at 224, {on}", "step", {**large, "pairs": few}, ranks))
     sizes = {"model": "resnet50", "image_size": 224, "micro": 16, "pairs": 3}
     if is_toy:
         sizes = {"model": "digitsnet", "image_size": 32, "micro": 2, "pairs": 3}
@@ -70,12 +70,12 @@ def _jobs(pair: str, name: str, fault: str) -> list[Case]:
 
 
 def chosen(every: Sequence[Case], patterns: Sequence[str]) -> list[Case]:
-    """The cases whose name holds one of ``patterns``, capitals or not; all of them if there is none.
+    """Return the cases whose name contains one of ``patterns``, ignoring case; all if there are no patterns.
 
     Raises:
-        ValueError: a pattern is in no name.
+        ValueError: a pattern matches no case.
     """
     for pattern in patterns:
         if not any(pattern.lower() in case.name.lower() for case in every):
-            raise ValueError(f"--only {pattern}: in no case's name; they are: {'; '.join(c.name for c in every)}")
+            raise ValueError(f"--only {pattern}: matches no case; choose from: {'; '.join(c.name for c in every)}")
     return [c for c in every if not patterns or any(pattern.lower() in c.name.lower() for pattern in patterns)]

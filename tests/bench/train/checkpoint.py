@@ -1,8 +1,8 @@
-"""What a checkpoint costs the step loop: the call that takes it, and the steps that run while it is written.
+"""The cost of a checkpoint to the step loop: the call itself, and the steps that it slows down while it is written.
 
-Steps without a checkpoint under way are the measure; what the steps after a call take beyond it, until the checkpoint
-is committed, is lost to the checkpoint like the call itself. The share of wall time at one checkpoint a minute is the
-seconds that one costs over 60.
+Steps without a checkpoint in progress are the baseline; what the steps after a call take beyond it, until the
+checkpoint is committed, counts as lost like the call itself. The fraction of wall time at one checkpoint a minute is
+the seconds lost to one divided by 60.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _INTERVAL_S = 60.0
 def measure(
     place: Place, *, model: str, side: int, micro: int, micro_batches: int, saves: int, quiet_steps: int
 ) -> dict[str, float]:
-    """Seconds of the call, of steps slowed down, until the commit, and the share at one checkpoint a minute."""
+    """Return seconds of the call, of slowed steps, until the commit, and the fraction at one checkpoint a minute."""
     world_size = dist.get_world_size()
     recipe = recipe_for(model=model, side=side, micro=micro, micro_batches=micro_batches, world_size=world_size)
     loop, batches = OurLoop(recipe, torch.device("cpu")), synthetic(recipe, dist.get_rank(), world_size)
@@ -47,9 +47,9 @@ def measure(
         found["quiet_s"].append(usual)
     size = sum(t.nbytes for tensors in loop.checkpoint_tensors().values() for t in tensors.values())
     writer.close()
-    told = {name: statistics.median(values) for name, values in found.items()}
+    medians = {name: statistics.median(values) for name, values in found.items()}
     lost = statistics.median(a + max(0.0, b) for a, b in zip(found["call_s"], found["slowed_s"], strict=True))
-    return told | {"megabytes": size / 1e6, "stall_share": lost / _INTERVAL_S}
+    return medians | {"megabytes": size / 1e6, "stall_share": lost / _INTERVAL_S}
 
 
 def _seconds(loop: OurLoop, batches: list[Batch]) -> float:

@@ -1,7 +1,7 @@
 """A cluster of its own for each measurement of a job, as its user would have it, on the benchmark's store.
 
 Ours is what ``make up`` starts (cluster/local.yaml), stock Ray's has none of the variables that are set there. With
-``nodes`` the head gives away one CPU, and a second raylet on this machine another.
+``nodes`` the head gives up one CPU, and a second raylet on this machine another.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Stoker's step fed by its loader from the store, beside the same step on synthetic batches, block about.
+"""Stoker's step fed by its loader, compared with the same step on synthetic batches, in alternating blocks.
 
 While a synthetic block runs no loader does. A loader's block begins with a fresh iterator, whose first step is not
 counted; it may hold four ready micro-batches at the block's end, which nobody gets for nothing in the next one.
@@ -24,7 +24,7 @@ __all__ = ["measure"]
 def measure(
     place: Place, *, model: str, side: int, micro: int, micro_batches: int, blocks: int, steps: int
 ) -> dict[str, float]:
-    """Images a second of both in blocks of ``steps``, the median ratio of neighbours, and the share waited for data."""
+    """Return images per second of both in blocks of ``steps``, the median ratio of neighbours, and the data wait."""
     world_size, device = dist.get_world_size(), torch.device("cpu")
     recipe = recipe_for(
         model=model,

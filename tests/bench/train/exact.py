@@ -49,8 +49,8 @@ _CLASSES = 1000
 class Cost:
     """Seconds a step (medians), and medians over pairs of neighbouring steps of exact by float, minus 1.
 
-    ``share`` is of wall time; ``processor_share`` is of rank 0's processor time, which others on the machine do not
-    change much.
+    ``share`` is the added fraction of wall time; ``processor_share`` that of rank 0's
+    processor time, which other programs on the machine hardly change.
     """
 
     model: str
@@ -106,12 +106,12 @@ def _rank(rank: int, port: int, recipes: list[Recipe], pairs: int, result: str) 
         for which in (0, 1) if step % 2 else (1, 0):
             dist.barrier()
             began, spent = time.perf_counter(), time.process_time()
-            told = steppers[which].run(batches, step, recipe.batch.total)
+            outcome = steppers[which].run(batches, step, recipe.batch.total)
             dist.barrier()
             if step > 1:  # the first two build buckets and find the grid
                 seconds[which].append(time.perf_counter() - began)
                 processor[which].append(time.process_time() - spent)
-            done = told if which else done
+            done = outcome if which else done
     assert done is not None
     assert done.exactness is not None
     if rank == 0:
@@ -123,8 +123,8 @@ def _rank(rank: int, port: int, recipes: list[Recipe], pairs: int, result: str) 
             pairs=pairs,
             float_s=statistics.median(seconds[0]),
             exact_s=statistics.median(seconds[1]),
-            share=_share(seconds),
-            processor_share=_share(processor),
+            share=_overhead(seconds),
+            processor_share=_overhead(processor),
             bits_kept=done.exactness.bits_kept,
             steps_redone=done.exactness.steps_redone,
         )
@@ -132,7 +132,7 @@ def _rank(rank: int, port: int, recipes: list[Recipe], pairs: int, result: str) 
     dist.destroy_process_group()
 
 
-def _share(seconds: list[list[float]]) -> float:
+def _overhead(seconds: list[list[float]]) -> float:
     return statistics.median(exact / plain for plain, exact in zip(*seconds, strict=True)) - 1
 
 

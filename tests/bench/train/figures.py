@@ -66,11 +66,11 @@ def _jobs(rounds: Rounds) -> list[Figure]:
     named = {(case.pair, case.who): case.name for case in cases(with_stock_frozen=True) if case.pair}
     for fault, (name, measure, bar) in _BARS.items():
         ours, stock = (rounds.get(named[fault, who], ()) for who in ("stoker", "stock"))
-        for told, measured in ((f"{name}_s", ours), (f"stock_{name}_s", stock)):
+        for figure_name, measured in ((f"{name}_s", ours), (f"stock_{name}_s", stock)):
             if measured:
                 seconds = statistics.median(one[measure] for one in measured)
-                is_alone = fault == "frozen" and not stock and not told.startswith("stock")
-                figures.append(Figure(told, seconds, *((_FROZEN_S, "at most") if is_alone else ())))
+                is_alone = fault == "frozen" and not stock and not figure_name.startswith("stock")
+                figures.append(Figure(figure_name, seconds, *((_FROZEN_S, "at most") if is_alone else ())))
         pairs = list(zip(ours, stock, strict=False))
         if pairs:
             ratio = statistics.median(a[measure] / b[measure] for a, b in pairs)

@@ -1,4 +1,4 @@
-"""make bench-gpu: ResNet-50 in bf16 on one GPU, synthetic and from the store, beside a plain loop.
+"""make bench-gpu: ResNet-50 in bf16 on one GPU, synthetic and from the store, against a plain loop.
 
 The plain loop has what torchvision's reference recipe has on the device (SGD with momentum, label smoothing, bf16
 autocast) and channels_last, eager; ours is as ``imagenet-resnet50.yaml`` has it, compiled.
@@ -55,8 +55,8 @@ def main(arguments: Sequence[str]) -> int:
                 except CaseFailed as error:
                     failed[name] = str(error)
                     continue
-                told = {measure: rounded(value) for measure, value in rounds[name][-1].items()}
-                print(json.dumps({"case": name, "round": number, **told}), flush=True)
+                values = {measure: rounded(value) for measure, value in rounds[name][-1].items()}
+                print(json.dumps({"case": name, "round": number, **values}), flush=True)
     rows = [(n, *(f"{rounded(medians(m)[c]):g}" for c in _COLUMNS)) for n, m in rounds.items() if m]
     print(f"\n{table(('case', *_COLUMNS.values()), rows, is_markdown=given.markdown)}\n")
     for name, why in failed.items():
@@ -105,11 +105,13 @@ def _has_gpu() -> bool:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.train.gpu", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="times each case runs; medians are told (default 3)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of each case; medians are reported (default 3)")
     parser.add_argument("--images", type=int, default=8192, help="images of the set in the store (default 8192)")
-    parser.add_argument("--micro", type=int, default=256, help="images of a step (default 256)")
-    parser.add_argument("--only", action="append", default=[], metavar="TEXT", help="cases whose name holds TEXT")
-    parser.add_argument("--toy", action="store_true", help="a tiny model on the CPU, to see that the code runs")
+    parser.add_argument("--micro", type=int, default=256, help="images per step (default 256)")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="TEXT", help="run cases whose name contains TEXT"
+    )
+    parser.add_argument("--toy", action="store_true", help="a tiny model on the CPU, to check that the code runs")
     parser.add_argument("--markdown", action="store_true", help="print the tables as Markdown, for docs/benchmarks.md")
     parser.add_argument("--folder", type=Path, default=CHECKOUT / "bench-train", help="where set and logs are kept")
     return parser

@@ -1,4 +1,4 @@
-"""One loop on one GPU (or, to see that the code runs, on the CPU) on one source of batches.
+"""One loop on one GPU (or, to check that the code runs, on the CPU) on one source of batches.
 
 The clock runs from a synchronised device to a synchronised device, over ``steps`` steps after some that are not
 counted; in between nobody waits for the device but the loop under measurement.
@@ -38,7 +38,7 @@ def measure(
     compiles: bool,
     decode_threads: int,
 ) -> dict[str, float]:
-    """Images a second, and goodput: the share of the wall time in which the loop did not wait for a batch."""
+    """Return images per second, and goodput: the fraction of wall time in which the loop did not wait for a batch."""
     torch.backends.cudnn.benchmark = True
     where = torch.device(device)
     recipe = recipe_for(

@@ -1,8 +1,9 @@
 """A training job as a user starts it, ours or stock Ray's, watched from outside by the lines that its ranks write.
 
-Each rank appends a line a step to a file of its own, ``<trace>/<nanoseconds>-<pid>-rank<n>.jsonl``, made when the rank
-is about to restore: its name tells the process, its being there that the workers have started, its first line the
-first step. Ours writes it for ``trace_dir``, the stock script by the same rule, and both are read alike.
+Each rank appends a line per step to its own file, ``<trace>/<nanoseconds>-<pid>-rank<n>.jsonl``, created when the rank
+is about to restore: the name contains the process id, its existence shows that the workers have started, and its first
+line that the first step is done. Ours writes it for ``trace_dir``, the stock script by
+the same rule, and both are read alike.
 """
 
 from __future__ import annotations
@@ -50,10 +51,10 @@ class Job:
         self._known: set[Path] = set()
         self._process: subprocess.Popen[bytes] | None = None
 
-    # -- what is done to it ----------------------------------------------------------------------------------------
+    # -- control --------------------------------------------------------------------------------------------------
 
     def submit(self) -> float:
-        """Start the driver; the time of it. Ranks that wrote before count as an earlier attempt's from now on."""
+        """Start the driver and return the time; ranks that wrote before now count as an earlier attempt's."""
         self.forget_ranks()
         began = time.perf_counter()
         with self._log.open("ab") as log:
@@ -77,7 +78,7 @@ class Job:
                 if _is_ray_worker(pid):
                     os.kill(pid, signal.SIGKILL)
 
-    # -- what is seen of it ----------------------------------------------------------------------------------------
+    # -- observation ----------------------------------------------------------------------------------------------
 
     def forget_ranks(self) -> None:
         """Only ranks that begin from now on are seen by the ``wait_for_…`` methods."""
@@ -111,13 +112,13 @@ class Job:
             folder, ending = f"{self._place.storage}/{self._name}", "checkpoint_manager_snapshot.json"
         where = locate(folder, timeout_s=20)
 
-        def is_there() -> bool:
+        def exists() -> bool:
             time.sleep(0.3)
             with contextlib.suppress(StorageError, FileNotFoundError):
                 return any(name.endswith(ending) for name in where.children())
             return False
 
-        self._wait(is_there, "checkpoint")
+        self._wait(exists, "checkpoint")
         done = max(_lines(file) for file in self._fresh())
         return self.wait_for_step(done + 5)
 
@@ -152,7 +153,9 @@ class Job:
         deadline = time.perf_counter() + _TIMEOUT_S
         while not is_so():
             if self._process.poll() is not None:
-                raise CaseFailed(f"{self._who} ended with {self._process.returncode} before {what}; see {self._log}")
+                raise CaseFailed(
+                    f"{self._who} exited with status {self._process.returncode} before {what}; see {self._log}"
+                )
             if time.perf_counter() > deadline:
                 raise CaseFailed(f"{self._who}: no {what} in {_TIMEOUT_S:.0f} s; see {self._log}")
             time.sleep(_POLL_S)

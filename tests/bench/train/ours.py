@@ -1,4 +1,4 @@
-"""The one place where the benchmark meets stoker's step, loader and checkpoints: names that may change stand here."""
+"""The only module of the benchmark that imports stoker's step, loader and checkpoints, whose names may change."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def loaded(recipe: Recipe) -> Iterator[list[Batch]]:
 
 
 class Checkpoints:
-    """Checkpoints of a loop, written beside it as a run does."""
+    """Checkpoints of a loop, written in the background as in a run."""
 
     def __init__(self, url: str) -> None:
         self._folder = locate(url, timeout_s=60)
@@ -109,16 +109,16 @@ class Checkpoints:
         self._last = 0
 
     def save(self, step: int, loop: OurLoop) -> None:
-        """Take one; returns as soon as the loop may go on."""
+        """Save a checkpoint; returns as soon as the loop may continue."""
         self._last = step
         self._writer.save(step, loop.checkpoint_tensors(), {"step": step})
 
     @property
     def is_committed(self) -> bool:
-        """Whether the last one can be seen by readers."""
+        """Whether the last checkpoint is visible to readers."""
         return self._last in list_checkpoints(self._folder)
 
     def close(self) -> None:
-        """Wait for what is under way, and delete what was written."""
+        """Wait for checkpoints in progress, and delete what was written."""
         self._writer.close()
         self._folder.delete()

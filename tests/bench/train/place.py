@@ -1,4 +1,4 @@
-"""What each case is told, in whatever process it runs: where the data set, runs and logs go."""
+"""Locations of the data set, runs and logs, passed to the process of each case."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ _TIMEOUT_S = 1200.0
 
 
 class CaseFailed(Exception):
-    """A case ended without its measures; says why and where the log is."""
+    """A case exited without its measures; the message has the cause and the log's path."""
 
 
 def child_environment() -> dict[str, str]:
@@ -68,7 +68,7 @@ def run_ranks(module: str, place: Place, arguments: dict[str, object], ranks: in
     lines = out.splitlines()
     if any(statuses) or not lines:
         said = [line for line in log.read_text().splitlines() if line.strip()]
-        raise CaseFailed(f"exit status {max(statuses)} ({(said or ['without a word'])[-1][:200]}); see {log}")
+        raise CaseFailed(f"exit status {max(statuses)} ({(said or ['no output'])[-1][:200]}); see {log}")
     return {name: float(value) for name, value in json.loads(lines[-1]).items()}
 
 

@@ -27,7 +27,7 @@ CLASSES = 8
 
 @contextlib.contextmanager
 def place_in_store(folder: Path, images: int) -> Iterator[tuple[Place, dict[str, str]]]:
-    """An object store of the benchmark's own on free ports with the set in it, and the variables to reach it.
+    """Start an object store on free ports with the data set in it, and yield the variables to reach it.
 
     The variables are this process's as well.
 
@@ -49,7 +49,7 @@ def place_in_store(folder: Path, images: int) -> Iterator[tuple[Place, dict[str,
 
 
 def _make_set(folder: Path, store_url: str, images: int) -> str:
-    """The set's URL, made if it is not there.
+    """Return the data set's URL, preparing it if it does not exist.
 
     Raises:
         StokerError: the preparation fails.
@@ -65,5 +65,5 @@ def _make_set(folder: Path, store_url: str, images: int) -> str:
     command = [sys.executable, "jobs/prepare.py", str(source / "images"), url, "--validation-share", "0.1", "--local"]
     done = subprocess.run(command, cwd=CHECKOUT, env=child_environment(), capture_output=True, text=True, check=False)
     if done.returncode:
-        raise StokerError(f"jobs/prepare.py failed: {(done.stderr.strip().splitlines() or ['without a word'])[-1]}")
+        raise StokerError(f"jobs/prepare.py failed: {(done.stderr.strip().splitlines() or ['no output'])[-1]}")
     return url

@@ -1,4 +1,4 @@
-"""Stoker's step beside a plain loop of the same model on the same synthetic batches, step about in one process.
+"""Stoker's step compared with a plain loop of the same model on the same batches, alternating in one process.
 
 Both are warm; which of a pair comes first alternates. A pair's ratio is by the clock of the slower rank, and by the
 CPU time of all ranks (which the other programs of a shared machine hardly move).
@@ -25,7 +25,7 @@ _WARM_STEPS = 2
 def measure(
     place: Place, *, model: str, side: int, micro: int, micro_batches: int, pairs: int, **changed: object
 ) -> dict[str, float]:
-    """Milliseconds a step and images a second of both, and the medians of the pairs' ratios."""
+    """Return milliseconds per step and images per second of both, and the medians of the pairs' ratios."""
     del place
     rank, world_size, device = dist.get_rank(), dist.get_world_size(), torch.device("cpu")
     recipe = recipe_for(

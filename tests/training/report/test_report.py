@@ -7,7 +7,7 @@ import pytest
 from stoker.recipe import Recipe, as_yaml
 from stoker.recipe.reading import parse_recipe
 from stoker.runs.records import KINDS, EpochRecord, Goodput, History, Metrics, Mistake, Result
-from stoker.training.report.charts import Series, line_chart, share_chart
+from stoker.training.report.charts import Series, fraction_chart, line_chart
 from stoker.training.report.report import render_report
 
 RECIPE = """
@@ -43,7 +43,7 @@ def history(epochs: int, *, every: int = 1) -> History:
                 else None,
                 goodput=Goodput(
                     wall_s=13.0,
-                    shares=dict(zip(KINDS, (0.7, 0.2, 0.04, 0.03, 0.02, 0.01), strict=True)),
+                    fractions=dict(zip(KINDS, (0.7, 0.2, 0.04, 0.03, 0.02, 0.01), strict=True)),
                     advice="data wait 20%: try this & that",
                 ),
             )
@@ -52,12 +52,12 @@ def history(epochs: int, *, every: int = 1) -> History:
     )
 
 
-def result(classes: tuple[str, ...], *, seed: int = 0, share_wrong: float = 0.1) -> Result:
+def result(classes: tuple[str, ...], *, seed: int = 0, wrong_fraction: float = 0.1) -> Result:
     draw = np.random.default_rng(seed)
     n = len(classes)
     confusion = np.zeros((n, n), int)
     for label in range(n):
-        wrong = draw.binomial(50, min(1.0, share_wrong * draw.gamma(2.0)))
+        wrong = draw.binomial(50, min(1.0, wrong_fraction * draw.gamma(2.0)))
         confusion[label, label] = 50 - wrong
         np.add.at(confusion[label], (label + draw.geometric(0.4, wrong)) % n, 1)
     return Result(
@@ -82,7 +82,7 @@ def result(classes: tuple[str, ...], *, seed: int = 0, share_wrong: float = 0.1)
 
 
 class _Tags(HTMLParser):
-    """Counts tags and fails on one that is not closed in order."""
+    """Count tags, and fail on one that is not closed in order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -120,43 +120,43 @@ def test_the_report_is_one_file_that_loads_nothing() -> None:
     assert not re.search(r'src="(?!data:image/jpeg;base64,)|href=|url\(|@import|https?://', html)
 
 
-def test_the_worst_mistakes_are_shown_in_their_order_and_told_in_words() -> None:
+def test_the_worst_mistakes_are_shown_in_their_order_and_described() -> None:
     html = render_report(recipe(), history(12), result(DIGITS), PICTURES)
-    told = re.findall(r'<img src="([^"]*)"[^>]* alt="([^"]*)"', html)
-    assert told == [
-        ("data:image/jpeg;base64,0007", "sample 7, labelled 0, seen as 1"),
-        ("data:image/jpeg;base64,0008", "sample 8, labelled 1, seen as 2"),
+    shown = re.findall(r'<img src="([^"]*)"[^>]* alt="([^"]*)"', html)
+    assert shown == [
+        ("data:image/jpeg;base64,0007", "sample 7, label 0, predicted 1"),
+        ("data:image/jpeg;base64,0008", "sample 8, label 1, predicted 2"),
     ]
 
 
-def test_it_tells_what_the_time_went_into_and_what_to_try() -> None:
+def test_it_shows_where_the_time_went_and_what_to_try() -> None:
     html = render_report(recipe(), history(12), result(DIGITS))
-    rows = re.findall(r'<tr><td class="whole">([a-z ]+)</td>.*?<td class="n">([\d.]+ %)</td>', html, re.DOTALL)
+    rows = re.findall(r'<tr><td class="whole">([a-z ]+)</td>.*?<td class="n">([\d.]+%)</td>', html, re.DOTALL)
     assert rows == [
-        ("compute", "70.0 %"),
-        ("data wait", "20.0 %"),
-        ("communication", "4.0 %"),
-        ("checkpoint", "3.0 %"),
-        ("evaluation", "2.0 %"),
-        ("restart", "1.0 %"),
+        ("compute", "70.0%"),
+        ("data wait", "20.0%"),
+        ("communication", "4.0%"),
+        ("checkpoint", "3.0%"),
+        ("evaluation", "2.0%"),
+        ("restart", "1.0%"),
     ]
     assert "data wait 20%: try this &amp; that" in html
 
 
-def test_a_bar_of_shares_is_as_high_as_the_chart() -> None:
-    drawn = share_chart("title", ["a", "b <c>"], [(1, [0.25, 0.75]), (2, [1.0, 0.0])])
+def test_a_stacked_bar_is_as_high_as_the_chart() -> None:
+    drawn = fraction_chart("title", ["a", "b <c>"], [(1, [0.25, 0.75]), (2, [1.0, 0.0])])
     heights = [float(height) for height in re.findall(r'height="([\d.]+)"/>', drawn)]
     assert heights == [pytest.approx(0.25 * 212), pytest.approx(0.75 * 212), pytest.approx(212)]
     assert "b &lt;c&gt;" in drawn
-    assert share_chart("title", ["a"], []) == ""
+    assert fraction_chart("title", ["a"], []) == ""
 
 
-def test_it_tells_metrics_curves_fingerprint_versions_and_the_recipe_that_reads_back() -> None:
+def test_it_has_metrics_curves_fingerprint_versions_and_the_recipe_that_reads_back() -> None:
     made = result(DIGITS)
     html = render_report(recipe(), history(12), made)
     tags = parsed(html)
     assert tags.counts["svg"] == 5
-    for words in (f"{made.metrics.accuracy * 100:.2f} %", made.dataset_fingerprint, "2.15.0", "1,234", "2 min 31 s"):
+    for words in (f"{made.metrics.accuracy * 100:.2f}%", made.dataset_fingerprint, "2.15.0", "1,234", "2 min 31 s"):
         assert words in html
     text = re.search(r"<pre>(.*?)</pre>", html, re.DOTALL)
     assert text is not None
@@ -164,7 +164,7 @@ def test_it_tells_metrics_curves_fingerprint_versions_and_the_recipe_that_reads_
     assert text[1] == as_yaml(recipe())
 
 
-def test_up_to_twenty_classes_every_cell_of_the_confusion_matrix_is_there() -> None:
+def test_up_to_twenty_classes_every_cell_of_the_confusion_matrix_is_shown() -> None:
     made = result(DIGITS)
     html = render_report(recipe(), history(3), made)
     cells = re.findall(r'<td class="[orx]"[^>]*>(\d+)</td>', html)
@@ -192,18 +192,18 @@ def test_names_from_outside_are_text_never_markup() -> None:
 
 @pytest.mark.parametrize("epochs", [0, 1, 2])
 def test_short_runs_and_classes_without_samples_have_a_report_too(epochs: int) -> None:
-    made = result(("a", "b"), share_wrong=0.0)
+    made = result(("a", "b"), wrong_fraction=0.0)
     made = made.model_copy(update={"confusion": ((50, 0), (0, 0))})
     html = render_report(recipe(), history(epochs), made)
     parsed(html)
     assert "nan" not in re.sub(r"finance|on_nan|nan_skips", "", html.lower())
-    assert "None: every sample was recognised" in html
+    assert "None: every sample was classified correctly" in html
 
 
 @pytest.mark.parametrize(
     "values", [[0.0], [5.0, 5.0], [1e-9, 2e-9], [1e7, 2e7], [-3.0, 3.0], [float("nan"), 1.0], [0.1, 0.1000001]]
 )
-def test_a_chart_bears_any_values(values: list[float]) -> None:
+def test_a_chart_can_show_any_values(values: list[float]) -> None:
     drawn = line_chart("title", [Series("line", list(enumerate(values)))])
     assert "nan" not in drawn
     heights = [float(y) for y in re.findall(r'cy="([-\d.]+)"', drawn)]

@@ -1,4 +1,4 @@
-"""What is told of a run reaches the store without holding the run up, and stays small."""
+"""Reports of a run reach the store without blocking the run, and stay small."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_events_come_back_in_their_order_from_segments_of_bounded_size(
     assert all(size <= 400 for _, size in folder.walk())
 
 
-def test_two_attempts_write_beside_each_other_and_the_oldest_segments_leave(
+def test_attempts_never_overwrite_each_other_and_the_oldest_segments_are_pruned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(events_module, "_SEGMENTS", 3)
@@ -39,7 +39,7 @@ def test_two_attempts_write_beside_each_other_and_the_oldest_segments_leave(
         events.add("attempt", number=number)
         events.flush()
     attempts[-1].prune()
-    attempts[0].add("progress", number=9)  # one that was thought dead
+    attempts[0].add("progress", number=9)  # one that was presumed dead
     for events in attempts:
         events.close()
     kept = [event["number"] for event in read_events(folder)]
@@ -49,28 +49,28 @@ def test_two_attempts_write_beside_each_other_and_the_oldest_segments_leave(
 
 def test_a_damaged_segment_is_named(tmp_path: Path) -> None:
     (tmp_path / "0001.jsonl").write_bytes(b"{")
-    with pytest.raises(StorageError, match=r"0001\.jsonl: damaged, not JSON; delete it"):
+    with pytest.raises(StorageError, match=r"0001\.jsonl: damaged, not valid JSON; delete it"):
         list(read_events(locate(tmp_path)))
 
 
-def test_while_the_store_is_away_the_newest_content_waits_and_is_written_when_it_is_back(
+def test_while_the_store_is_unavailable_the_newest_content_waits_and_is_written_afterwards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(outbox_module, "_AGAIN_S", 0.01)
-    write, is_away = Location.write, threading.Event()
-    is_away.set()
+    monkeypatch.setattr(outbox_module, "_RETRY_S", 0.01)
+    write, is_down = Location.write, threading.Event()
+    is_down.set()
 
-    def unless_away(place: Location, data: bytes) -> None:
-        if is_away.is_set():
+    def unless_down(place: Location, data: bytes) -> None:
+        if is_down.is_set():
             raise StorageError(f"cannot write {place}", url=place.url)
         write(place, data)
 
-    monkeypatch.setattr(Location, "write", unless_away)
+    monkeypatch.setattr(Location, "write", unless_down)
     place, outbox = locate(tmp_path / "object"), Outbox()
     for content in (b"1", b"2", b"3"):
         outbox.put(place, content)
         assert not outbox.flush(0.05)
-    is_away.clear()
+    is_down.clear()
     outbox.close()
     assert place.read() == b"3"
     assert [record.levelname for record in caplog.records] == ["WARNING"]

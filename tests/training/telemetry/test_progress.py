@@ -1,4 +1,4 @@
-"""What a run says while it works, in a log and on a terminal."""
+"""Progress of a run, in a log and on a terminal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from stoker.recipe import parse_recipe
 from stoker.training.telemetry.progress import Progress
-from stoker.training.telemetry.progress_bar import on_terminal, progress_bar
+from stoker.training.telemetry.progress_bar import progress_bar, with_terminal_interval
 
 RECIPE = parse_recipe(
     """
@@ -48,16 +48,16 @@ def terminal_of(monkeypatch: pytest.MonkeyPatch, columns: int = 120) -> Terminal
     return made
 
 
-def test_a_line_tells_epoch_step_loss_accuracy_rate_speed_data_wait_and_time_left() -> None:
-    said: list[str] = []
-    progress = Progress(RECIPE, 20, first_step=10, say=said.append)
+def test_a_line_has_epoch_step_loss_accuracy_rate_speed_data_wait_and_time_left() -> None:
+    lines: list[str] = []
+    progress = Progress(RECIPE, 20, first_step=10, print_line=lines.append)
     assert not progress.is_due
     progress._last -= 8.0
     progress._began -= 8.0
-    standing = progress.step(15, 0.25, 0.9, 0.05, waited_s=2.0, more={"bits": 20})
-    assert (standing.images_per_s, standing.data_wait) == (pytest.approx(40, rel=0.05), pytest.approx(0.25, rel=0.05))
-    assert standing.as_dict()["bits"] == 20
-    assert said == [
+    snapshot = progress.step(15, 0.25, 0.9, 0.05, waited_s=2.0, more={"bits": 20})
+    assert (snapshot.images_per_s, snapshot.data_wait) == (pytest.approx(40, rel=0.05), pytest.approx(0.25, rel=0.05))
+    assert snapshot.as_dict()["bits"] == 20
+    assert lines == [
         "digits: epoch 1/4 step 15/20 loss 0.2500 accuracy 90.0% rate 0.05 40 images/s data wait 25%, 1:44 left"
     ]
 
@@ -88,9 +88,9 @@ def test_without_a_terminal_lines_stay_lines(capsys: pytest.CaptureFixture[str])
     with progress_bar("digits"):
         sys.stdout.write(line)
     assert capsys.readouterr().out == line
-    assert on_terminal(RECIPE) is RECIPE
+    assert with_terminal_interval(RECIPE) is RECIPE
 
 
 def test_on_a_terminal_progress_comes_more_often(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal_of(monkeypatch)
-    assert on_terminal(RECIPE).log_every_s == 2.0
+    assert with_terminal_interval(RECIPE).log_every_s == 2.0

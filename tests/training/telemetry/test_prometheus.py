@@ -1,4 +1,4 @@
-"""A run's metrics, as Prometheus reads them from a node of the cluster."""
+"""A run's metrics, as Prometheus scrapes them from a node of the cluster."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ import ray
 
 @ray.remote(num_cpus=0)
 class Rank:
-    def tell(self, tests):
+    def report(self, tests):
         sys.path.insert(0, tests)
-        from test_trackers import RECORD, standing
+        from test_trackers import RECORD, snapshot
         from stoker.training.telemetry.prometheus import RunMetrics
         metrics = RunMetrics("curves", 3)
-        metrics.standing(standing(4))
+        metrics.snapshot(snapshot(4))
         metrics.epoch(RECORD)
         metrics.reads({"read_bytes": 1000.0, "read_retries": 0.0, "most_held_bytes": 7.0})
         metrics.reads({"read_bytes": 1500.0, "read_retries": 2.0, "most_held_bytes": 5.0})
 
 ray.init(log_to_driver=False)
 rank = Rank.remote()
-ray.get(rank.tell.remote(sys.argv[1]))
+ray.get(rank.report.remote(sys.argv[1]))
 (node,) = ray.nodes()
 address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
 until = time.monotonic() + 120
@@ -44,7 +44,7 @@ print("\\n".join(lines))
 
 @pytest.mark.store
 @pytest.mark.cluster
-def test_progress_shares_and_read_counters_are_served_by_the_nodes_agent(cluster: Instance) -> None:
+def test_progress_goodput_and_read_counters_are_served_by_the_nodes_agent(cluster: Instance) -> None:
     command = [sys.executable, "-c", PROGRAM, str(Path(__file__).parent)]
     done = subprocess.run(command, check=False, text=True, capture_output=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -1,4 +1,4 @@
-"""Charts over epochs as inline SVG: no script, colours by CSS variables so that light and dark work alike."""
+"""Charts over epochs as inline SVG, without scripts; colours are CSS variables, so light and dark both work."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-__all__ = ["Series", "line_chart", "share_chart"]
+__all__ = ["Series", "fraction_chart", "line_chart"]
 
 _WIDTH, _HEIGHT = 520, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 14, 34
@@ -18,7 +18,7 @@ _MOST_DOTS = 60
 
 @dataclass(frozen=True)
 class Series:
-    """One line: (epoch, value) points in order; values that are not finite are left out."""
+    """A line: (epoch, value) points in order; values that are not finite are omitted."""
 
     name: str
     points: Sequence[tuple[int, float]]
@@ -26,7 +26,10 @@ class Series:
 
 
 def line_chart(title: str, series: Sequence[Series], *, unit: str = "", from_zero: bool = False) -> Markup:
-    """A chart over epochs with a legend where it has more than one line; ``unit`` ``%`` shows shares of 1 as such."""
+    """Draw lines over epochs with a legend of the last values; with ``unit`` ``%``, 1 is shown as 100%.
+
+    Returns empty markup if no value is finite.
+    """
     drawn = [Series(s.name, [p for p in s.points if math.isfinite(p[1])], s.is_dashed) for s in series]
     drawn = [s for s in drawn if s.points]
     if not drawn:
@@ -54,22 +57,22 @@ def line_chart(title: str, series: Sequence[Series], *, unit: str = "", from_zer
         dash = ' stroke-dasharray="6 4"' if s.is_dashed else ""
         parts.append(f'<polyline class="line s{number}" points="{path}"{dash}/>')
         for epoch, value in s.points if len(s.points) <= _MOST_DOTS else s.points[-1:]:
-            told = escape(f"{s.name}, epoch {epoch}: {_text(value, unit, high - low, more=True)}")
+            label = escape(f"{s.name}, epoch {epoch}: {_text(value, unit, high - low, precise=True)}")
             parts.append(f'<circle class="dot s{number}" cx="{x(epoch):.1f}" cy="{y(value):.1f}" r="3">')
-            parts.append(f"<title>{told}</title></circle>")
+            parts.append(f"<title>{label}</title></circle>")
     legend = "".join(
         f'<span class="key s{n}{" dashed" if s.is_dashed else ""}">{escape(s.name)} '
-        f"<b>{_text(s.points[-1][1], unit, high - low, more=True)}</b></span>"
+        f"<b>{_text(s.points[-1][1], unit, high - low, precise=True)}</b></span>"
         for n, s in enumerate(drawn)
     )
     return _figure(title, legend, parts)
 
 
-def share_chart(title: str, kinds: Sequence[str], shares: Sequence[tuple[int, Sequence[float]]]) -> Markup:
-    """Bars that are stacked to 1 for each epoch: (epoch, the share of each of ``kinds``). The legend has the means."""
-    if not shares:
+def fraction_chart(title: str, kinds: Sequence[str], fractions: Sequence[tuple[int, Sequence[float]]]) -> Markup:
+    """Draw a stacked bar for each epoch from (epoch, fraction of each of ``kinds``); the legend has the means."""
+    if not fractions:
         return Markup()
-    first, last = shares[0][0], shares[-1][0]
+    first, last = fractions[0][0], fractions[-1][0]
     pitch = (_WIDTH - _LEFT - _RIGHT) / (last - first + 1)
     height = _HEIGHT - _TOP - _BOTTOM
 
@@ -80,12 +83,12 @@ def share_chart(title: str, kinds: Sequence[str], shares: Sequence[tuple[int, Se
     for percent in (0, 25, 50, 75, 100):
         at = _TOP + height * (1 - percent / 100)
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
-        parts.append(f'<text class="tick" x="{_LEFT - 8}" y="{at + 4:.1f}" text-anchor="end">{percent} %</text>')
+        parts.append(f'<text class="tick" x="{_LEFT - 8}" y="{at + 4:.1f}" text-anchor="end">{percent}%</text>')
     parts.extend(_epoch_axis(first, last, x))
     width = pitch if pitch < 8 else min(40.0, pitch * 0.85)
-    for epoch, values in shares:
-        told = ", ".join(f"{kind} {value:.1%}" for kind, value in zip(kinds, values, strict=True))
-        parts.append(f"<g><title>epoch {epoch}: {escape(told)}</title>")
+    for epoch, values in fractions:
+        label = ", ".join(f"{kind} {value:.1%}" for kind, value in zip(kinds, values, strict=True))
+        parts.append(f"<g><title>epoch {epoch}: {escape(label)}</title>")
         top = float(_TOP + height)
         for number, value in enumerate(values):
             top -= value * height
@@ -95,7 +98,7 @@ def share_chart(title: str, kinds: Sequence[str], shares: Sequence[tuple[int, Se
                     f'height="{value * height:.2f}"/>'
                 )
         parts.append("</g>")
-    means = [sum(values[number] for _, values in shares) / len(shares) for number in range(len(kinds))]
+    means = [sum(values[number] for _, values in fractions) / len(fractions) for number in range(len(kinds))]
     legend = "".join(
         f'<span class="key box k{number}">{escape(kind)} <b>{mean:.1%}</b></span>'
         for number, (kind, mean) in enumerate(zip(kinds, means, strict=True))
@@ -104,7 +107,7 @@ def share_chart(title: str, kinds: Sequence[str], shares: Sequence[tuple[int, Se
 
 
 def _figure(title: str, legend: str, parts: Sequence[str]) -> Markup:
-    """``legend`` and ``parts`` are markup already."""
+    """Wrap ``legend`` and ``parts``, which are markup already, in a figure."""
     body = "".join(parts)
     return Markup(  # noqa: S704 - every text from outside is escaped by the callers
         f'<figure class="chart"><figcaption>{escape(title)}<span class="legend">{legend}</span></figcaption>'
@@ -118,7 +121,7 @@ def _epoch_axis(first: int, last: int, x: Callable[[float], float]) -> Iterator[
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Four to seven round numbers that hold ``low`` and ``high`` between them."""
+    """Return four to seven round numbers that span ``low`` to ``high``."""
     if high - low < 1e-12 * max(1.0, abs(high)):
         margin = abs(high) / 2 or 1.0
         low, high = low - (margin if low else 0.0), high + margin
@@ -131,21 +134,21 @@ def _ticks(low: float, high: float) -> list[float]:
 
 def _epoch_ticks(first: int, last: int) -> list[int]:
     step = max(1, math.ceil((last - first) / 8))
-    found = list(range(first, last + 1, step))
-    if found[-1] != last:
-        found = [*(epoch for epoch in found if last - epoch > step / 2), last]
-    return found
+    ticks = list(range(first, last + 1, step))
+    if ticks[-1] != last:
+        ticks = [*(epoch for epoch in ticks if last - epoch > step / 2), last]
+    return ticks
 
 
-def _text(value: float, unit: str, span: float, *, more: bool = False) -> str:
+def _text(value: float, unit: str, span: float, *, precise: bool = False) -> str:
     if unit == "%":
         value, span = value * 100, span * 100
     if abs(value) < span * 1e-9:
         text = "0"
-    elif abs(value) >= 1e6 or span < 1e-4 or (more and abs(value) < 1e-4):
-        text = f"{value:.{2 if more else 1}e}"
+    elif abs(value) >= 1e6 or span < 1e-4 or (precise and abs(value) < 1e-4):
+        text = f"{value:.{2 if precise else 1}e}"
     else:
-        size = min(span, abs(value)) if more else span
-        text = f"{value:,.{max(0, (2 if more else 1) - math.floor(math.log10(size)))}f}"
-        text = text.rstrip("0").rstrip(".") if "." in text and not more else text
-    return f"{text} {unit}".strip()
+        size = min(span, abs(value)) if precise else span
+        text = f"{value:,.{max(0, (2 if precise else 1) - math.floor(math.log10(size)))}f}"
+        text = text.rstrip("0").rstrip(".") if "." in text and not precise else text
+    return f"{text}%" if unit == "%" else f"{text} {unit}".strip()

@@ -1,4 +1,4 @@
-"""The worst mistakes as small pictures for the report."""
+"""Small pictures of the worst mistakes for the report."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from stoker.recipe import Recipe
 from stoker.runs.records import Mistake
 from stoker.storage import locate
 
-__all__ = ["pictures_of"]
+__all__ = ["mistake_pictures"]
 
 _SIDE = 160
-"""pixels; larger pictures are made smaller, smaller ones stay as they are"""
+"""pixels; larger pictures are scaled down, smaller ones are kept"""
 
 
-def pictures_of(recipe: Recipe, mistakes: Iterable[Mistake]) -> dict[int, str]:
-    """By sample number, what the model saw of each, as the URL of a small JPEG that holds its own data.
+def mistake_pictures(recipe: Recipe, mistakes: Iterable[Mistake]) -> dict[int, str]:
+    """Return the model's input for each of ``mistakes`` as a ``data:`` URL of a small JPEG, by sample number.
 
-    A sample that cannot be decoded (evaluation may have replaced it, ``data.on_corrupt``) has none.
+    A sample that cannot be decoded (evaluation may have replaced it, ``data.on_corrupt``) is omitted.
 
     Raises:
         StorageError, DatasetError: the samples cannot be read.
     """
     numbers = sorted(mistake.number for mistake in mistakes)
     reader = SampleReader(locate(recipe.data.url, timeout_s=recipe.storage_timeout_s), recipe.data.validation_split)
-    found = {}
+    pictures = {}
     for sample in reader.read(numbers):
         with contextlib.suppress(UndecodableImage):
-            found[sample.number] = _picture(recipe, sample.data)
-    return found
+            pictures[sample.number] = _picture(recipe, sample.data)
+    return pictures
 
 
 def _picture(recipe: Recipe, data: memoryview) -> str:

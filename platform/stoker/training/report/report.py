@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file that needs nothing else, readable on a phone, in light and in dark."""
+"""Render the report of a run: one self-contained HTML file for desktop and phone, light and dark."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from markupsafe import Markup
 
 from stoker.recipe import Recipe, as_yaml
 from stoker.runs.records import KINDS, History, Mistake, Result
-from stoker.training.report.charts import Series, line_chart, share_chart
+from stoker.training.report.charts import Series, fraction_chart, line_chart
 from stoker.training.telemetry.progress import duration
 
 __all__ = ["render_report"]
 
 _MATRIX_CLASSES = 20
-"""up to this many classes every cell of the confusion matrix and every class is shown"""
+"""up to this many classes, the whole confusion matrix and every class are shown"""
 _PAIRS = 30
 _WORST = 25
 _BINS = 20
@@ -25,7 +25,7 @@ _BINS = 20
 
 @dataclass(frozen=True)
 class _ClassLine:
-    """One class in the validation split; ``accuracy`` is None where it has no sample there."""
+    """A class in the validation split; ``accuracy`` is None if it has no sample there."""
 
     name: str
     samples: int
@@ -48,7 +48,7 @@ class _Pair:
     label: str
     predicted: str
     count: int
-    share: float
+    fraction: float
     """of the label's samples, 0 to 1"""
 
 
@@ -56,8 +56,8 @@ class _Pair:
 class _Cell:
     count: int
     weight: float
-    """share of the row's samples, 0 to 1"""
-    is_right: bool
+    """fraction of the row's samples, 0 to 1"""
+    is_correct: bool
     title: str
 
 
@@ -70,9 +70,9 @@ class _Picture:
 
 
 def render_report(recipe: Recipe, history: History, result: Result, pictures: Mapping[int, str] | None = None) -> str:
-    """The HTML of the report. The same records give the same text.
+    """Return the HTML of the report; the same records give the same text.
 
-    ``pictures`` are URLs that hold their own data, by sample number, of ``result.mistakes``.
+    ``pictures`` are ``data:`` URLs by sample number, for ``result.mistakes``.
     """
     lines = list(_class_lines(result))
     is_small = len(result.classes) <= _MATRIX_CLASSES
@@ -108,21 +108,21 @@ def render_report(recipe: Recipe, history: History, result: Result, pictures: Ma
 
 
 def _headlines(history: History, result: Result) -> list[tuple[str, str]]:
-    """(value, what it is) in the order of interest."""
+    """Return (value, label) pairs, the most important first."""
     metrics = result.metrics
-    found = [
+    headlines = [
         (_percent(metrics.accuracy, 2), "accuracy"),
-        (_percent(metrics.top5, 2), "among the first five"),
-        (f"{metrics.loss:.4f}", "loss"),
-        (f"{result.images_per_s:,.0f}", "images a second"),
+        (_percent(metrics.top5, 2), "top-5 accuracy"),
+        (f"{metrics.loss:.4f}", "validation loss"),
+        (f"{result.images_per_s:,.0f}", "images per second"),
         (_duration(result.seconds), "training time"),
         (f"{result.epochs:,}", "epochs"),
         (f"{result.world_size}", "ranks"),
     ]
     spent = _spent(history)
     if spent:
-        found.append((_percent(spent[0].share, 1), "of the time in compute"))
-    return [pair for pair in found if not (pair[1] == "among the first five" and len(result.classes) <= 5)]
+        headlines.append((_percent(spent[0].fraction, 1), "of the time in compute"))
+    return [pair for pair in headlines if not (pair[1] == "top-5 accuracy" and len(result.classes) <= 5)]
 
 
 def _charts(history: History) -> list[Markup]:
@@ -144,9 +144,11 @@ def _charts(history: History) -> list[Markup]:
             ],
             unit="%",
         ),
-        line_chart("Learning rate", [Series("rate", [(r.epoch + 1, r.learning_rate) for r in epochs])], from_zero=True),
         line_chart(
-            "Images a second", [Series("all ranks", [(r.epoch + 1, r.images_per_s) for r in epochs])], from_zero=True
+            "Learning rate", [Series("learning rate", [(r.epoch + 1, r.learning_rate) for r in epochs])], from_zero=True
+        ),
+        line_chart(
+            "Images per second", [Series("all ranks", [(r.epoch + 1, r.images_per_s) for r in epochs])], from_zero=True
         ),
     ]
     return [chart for chart in drawn if chart]
@@ -156,26 +158,26 @@ def _charts(history: History) -> list[Markup]:
 class _Spent:
     kind: str
     seconds: str
-    share: float
+    fraction: float
 
 
 def _spent(history: History) -> list[_Spent]:
-    """What the wall time of all epochs went into, in the order of ``KINDS``."""
-    told = [record.goodput for record in history.epochs if record.goodput]
-    wall = sum(goodput.wall_s for goodput in told)
+    """Return what the wall time of all epochs was spent on, in the order of ``KINDS``."""
+    measured = [record.goodput for record in history.epochs if record.goodput]
+    wall = sum(goodput.wall_s for goodput in measured)
     if not wall:
         return []
-    sums = {kind: sum(goodput.shares[kind] * goodput.wall_s for goodput in told) for kind in KINDS}
+    sums = {kind: sum(goodput.fractions[kind] * goodput.wall_s for goodput in measured) for kind in KINDS}
     return [_Spent(kind.replace("_", " "), duration(sums[kind]), sums[kind] / wall) for kind in KINDS]
 
 
 def _goodput(history: History) -> Markup:
-    told = [(r.epoch + 1, [r.goodput.shares[kind] for kind in KINDS]) for r in history.epochs if r.goodput]
-    return share_chart("Share of each epoch's time", [kind.replace("_", " ") for kind in KINDS], told)
+    fractions = [(r.epoch + 1, [r.goodput.fractions[kind] for kind in KINDS]) for r in history.epochs if r.goodput]
+    return fraction_chart("Time in each epoch", [kind.replace("_", " ") for kind in KINDS], fractions)
 
 
 def _pictures(result: Result, pictures: Mapping[int, str]) -> list[_Picture]:
-    """In the order of the mistakes, those that have a picture."""
+    """Return the mistakes that have a picture, in their order."""
     return [
         _Picture(pictures[m.number], m, result.classes[m.label], result.classes[m.predicted])
         for m in result.mistakes
@@ -208,7 +210,7 @@ def _matrix(result: Result) -> list[tuple[str, list[_Cell]]]:
     for label, (name, row) in enumerate(zip(result.classes, result.confusion, strict=True)):
         total = max(1, sum(row))
         cells = [
-            _Cell(n, n / total, i == label, f"{n} of {sum(row)} {name} seen as {result.classes[i]}")
+            _Cell(n, n / total, i == label, f"{n} of {sum(row)} {name} predicted as {result.classes[i]}")
             for i, n in enumerate(row)
         ]
         rows.append((name, cells))
@@ -216,17 +218,17 @@ def _matrix(result: Result) -> list[tuple[str, list[_Cell]]]:
 
 
 def _histogram(lines: list[_ClassLine]) -> list[tuple[str, int, float]]:
-    """(range of accuracy, classes in it, share of the fullest bin) from low to high."""
+    """Return (range of accuracy, classes in it, height relative to the highest bin), from low to high."""
     counts = [0] * _BINS
     for line in lines:
         if line.accuracy is not None:
             counts[min(_BINS - 1, int(line.accuracy * _BINS))] += 1
     width = 100 // _BINS
-    return [(f"{i * width} to {(i + 1) * width} %", n, n / max(*counts, 1)) for i, n in enumerate(counts)]
+    return [(f"{i * width} to {(i + 1) * width}%", n, n / max(*counts, 1)) for i, n in enumerate(counts)]
 
 
-def _percent(share: float, digits: int) -> str:
-    return f"{share * 100:.{digits}f} %"
+def _percent(fraction: float, digits: int) -> str:
+    return f"{fraction * 100:.{digits}f}%"
 
 
 def _duration(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""The end of a run: its result and its report, written last."""
+"""Write the result and the report of a finished run."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from stoker.evaluation import Evaluated
 from stoker.recipe import Recipe
 from stoker.runs.folder import RunFolder
 from stoker.runs.records import EpochRecord, History, ParitySample, Result
-from stoker.training.report.pictures import pictures_of
+from stoker.training.report.pictures import mistake_pictures
 from stoker.training.report.report import render_report
 
-__all__ = ["close_run", "versions"]
+__all__ = ["finish_run", "versions"]
 
 
-def close_run(
+def finish_run(
     recipe: Recipe,
     run: RunFolder,
     epochs: Sequence[EpochRecord],
@@ -30,10 +30,10 @@ def close_run(
     classes: tuple[str, ...],
     fingerprint: str,
 ) -> Result:
-    """Write history, report and result of a run whose last checkpoint is stored; it is finished then.
+    """Write history, report and result of a run whose last checkpoint is stored; the result marks it as finished.
 
     Raises:
-        StorageError: the store does not take them, or the pictures of the report cannot be read.
+        StorageError: they cannot be written, or the pictures of the report cannot be read.
     """
     seconds = sum(record.seconds for record in epochs)
     images = sum(record.images_per_s * record.seconds for record in epochs)
@@ -56,14 +56,14 @@ def close_run(
     )
     history = History(epochs=tuple(epochs))
     run.write_history(history)
-    report = render_report(recipe, history, result, pictures_of(recipe, evaluated.mistakes))
+    report = render_report(recipe, history, result, mistake_pictures(recipe, evaluated.mistakes))
     (run.location / "report.html").write(report.encode())
     run.write_result(result)
     return result
 
 
 def versions() -> dict[str, str]:
-    """Of the software and the machine that a run uses, by name."""
+    """Return the versions of the software that a run uses, and the name of its device."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
     return {
         "python": platform.python_version(),

@@ -38,7 +38,7 @@ def data_parallel(
 
     def timed(state: object, bucket: GradBucket) -> torch.futures.Future[Tensor]:
         begun = hook(state, bucket)
-        timer.begun()
+        timer.start()
         return begun
 
     parallel.register_comm_hook(None, timed)

@@ -113,8 +113,8 @@ class Stepper:
                 self._statistics.begin_again()
                 self._backward(batches, samples)
                 _, exponents = self._reduce_exponents(self._exact, step)
-        with self.communication_timer.around():
-            self.communication_timer.begun()
+        with self.communication_timer.measure():
+            self.communication_timer.start()
             self._statistics.end_step(-(-samples // self._recipe.batch.micro), exponents)
         self._change_weights()
         self.totals += self._sums
@@ -146,8 +146,8 @@ class Stepper:
         """Whether the step's sums are exact, and the exponents of the batch-norm statistics; waits for the device."""
         gradients = exact.exponents()
         together = torch.cat([gradients, self._statistics.exponents()])
-        with self.communication_timer.around():
-            self.communication_timer.begun()
+        with self.communication_timer.measure():
+            self.communication_timer.start()
             dist.all_reduce(together, op=dist.ReduceOp.MAX)
         return exact.fits(together[: len(gradients)].tolist(), step), together[len(gradients) :]
 
@@ -176,12 +176,12 @@ class Stepper:
             mixed, targets = self._augmentation.mix(normalized, labels, batch)
             outputs = self._parallel(mixed)
         if not size:  # this rank has no sample in the epoch's last step, but the others wait for its all-reduce
-            with self.communication_timer.around():
+            with self.communication_timer.measure():
                 torch.autograd.backward(no_loss(outputs))
             return
         smoothing = self._recipe.loss.label_smoothing
         loss = training_loss(outputs, targets, label_smoothing=smoothing, auxiliary_weight=self._auxiliary_weight)
-        with self.communication_timer.around():
+        with self.communication_timer.measure():
             torch.autograd.backward(self._scaler.scale(loss / samples))
         self._statistics.add_micro_batch()
         with torch.no_grad():

@@ -1,11 +1,11 @@
-"""What happened in a run, as lines of JSON in its folder: attempts, progress, epochs, faults, the end.
+"""The event log of a run, JSON lines in its folder: attempts, progress, epochs.
 
     <run>/events/1764080000123456789-1f2e3d4c-0000.jsonl
-                 when the segment began (nanoseconds since 1970), who wrote it, which of his it is
+                 start of the segment (nanoseconds since 1970), token of its writer, number of the writer's segment
 
-Object stores cannot append, so events go to segments of bounded size: a writer writes its own newest segment anew
-when there are more events, and begins another when it is full. A writer that was thought dead therefore overwrites
-nothing. The oldest segments leave when there are too many: 16 MB are kept, some weeks of progress.
+Object stores cannot append, so events go to segments of bounded size: a writer rewrites its own newest segment when
+there are more events, and starts another when it is full. A writer that was presumed dead therefore overwrites
+nothing. The oldest segments are deleted when there are too many: 16 MB are kept, some weeks of progress.
 Their names sort by time, so ``cat`` of all of them is ``events.jsonl``; each line is
 ``{"at": seconds since 1970, "kind": "progress", …}``.
 """
@@ -30,7 +30,7 @@ _SEGMENTS = 128
 
 
 class Events:
-    """Writes events to ``folder``; for rank 0 and the driver. Safe to use from many threads."""
+    """Write events to ``folder``; for rank 0. Thread-safe."""
 
     def __init__(self, folder: Location, outbox: Outbox | None = None) -> None:
         self._folder, self._outbox = folder, outbox or Outbox()
@@ -41,7 +41,7 @@ class Events:
         self._lines = bytearray()
 
     def add(self, kind: str, **fields: Any) -> None:
-        """Note that ``kind`` happened now; ``fields`` must be JSON. Returns at once, the writing goes on beside."""
+        """Record that ``kind`` happened now; ``fields`` must be JSON. Returns at once and writes in the background."""
         line = json.dumps({"at": round(time.time(), 3), "kind": kind, **fields}).encode() + b"\n"
         with self._lock:
             if self._segment is None or len(self._lines) + len(line) > _SEGMENT_BYTES:
@@ -52,16 +52,16 @@ class Events:
             self._outbox.put(self._segment, bytes(self._lines))
 
     def prune(self) -> None:
-        """Delete the oldest segments above the bound; once an attempt is enough."""
+        """Delete the oldest segments above the bound; called once per attempt."""
         for name in _segments(self._folder)[:-_SEGMENTS]:
             (self._folder / name).delete()
 
     def flush(self, timeout_s: float = 10.0) -> None:
-        """Wait until what was added is in the store, ``timeout_s`` at most."""
+        """Wait up to ``timeout_s`` seconds until all added events are in the store."""
         self._outbox.flush(timeout_s)
 
     def close(self) -> None:
-        """Write what waits, and end."""
+        """Flush, and stop the background thread if this object started it."""
         if self._owns_outbox:
             self._outbox.close()
         else:
@@ -69,22 +69,24 @@ class Events:
 
 
 def read_events(folder: Location, newest: int | None = None) -> Iterator[dict[str, Any]]:
-    """The events in ``folder``, oldest first; with ``newest``, those of that many newest segments only.
+    """Iterate over the events in ``folder``, oldest first; with ``newest``, of that many newest segments only.
 
     Raises:
-        StorageError: the store cannot be read.
+        StorageError: the store cannot be read, or a segment is damaged.
     """
     names = _segments(folder)
     for name in names if newest is None else names[-newest:]:
         try:
             lines = (folder / name).read().splitlines()
-        except FileNotFoundError:  # it left in between
+        except FileNotFoundError:  # pruned since it was listed
             continue
         for line in lines:
             try:
                 yield dict(json.loads(line))
             except ValueError:
-                raise StorageError(f"{folder / name}: damaged, not JSON; delete it", url=(folder / name).url) from None
+                raise StorageError(
+                    f"{folder / name}: damaged, not valid JSON; delete it", url=(folder / name).url
+                ) from None
 
 
 def _segments(folder: Location) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a run says while it works: a line now and then in a job's log, from which a terminal makes a bar."""
+"""Progress lines in the job's log, which a terminal turns into a bar (``progress_bar``)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ __all__ = ["Progress", "ProgressSnapshot", "duration"]
 
 @dataclass(frozen=True)
 class ProgressSnapshot:
-    """How far a run is: ``step`` of the whole run, ``epoch`` from 0; loss and accuracy since the epoch's beginning.
+    """The progress of a run: ``step`` of the whole run, ``epoch`` from 0; loss and accuracy of the epoch so far.
 
-    ``images_per_s`` and ``data_wait`` (a share of the wall time, 0 to 1) are of the time since the last report.
+    ``images_per_s`` and ``data_wait`` (a fraction of the wall time, 0 to 1) cover the time since the last report;
+    ``left_s`` is the estimated time to the end of the run; ``more`` are further figures by name.
     """
 
     step: int
@@ -30,42 +31,45 @@ class ProgressSnapshot:
     more: Mapping[str, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, float]:
-        """By name, as numbers."""
-        found = asdict(self)
-        return found | found.pop("more")
+        """Return all numbers by name, those of ``more`` included."""
+        values = asdict(self)
+        return values | values.pop("more")
 
 
 class Progress:
-    """Says at most one line every ``recipe.log_every_s`` seconds, and one an epoch, through ``say``."""
+    """Print at most one line every ``recipe.log_every_s`` seconds, and those of each epoch, through ``print_line``."""
 
     def __init__(
-        self, recipe: Recipe, steps_per_epoch: int, *, first_step: int, say: Callable[[str], None] | None
+        self, recipe: Recipe, steps_per_epoch: int, *, first_step: int, print_line: Callable[[str], None] | None
     ) -> None:
         self._name, self._epochs, self._steps_per_epoch = recipe.name, recipe.schedule.epochs, steps_per_epoch
         self._global_batch, self._every_s = recipe.batch.total, recipe.log_every_s
-        self._say = say or (lambda _: None)
+        self._print_line = print_line or (lambda _: None)
         self._first_step = self._last_step = first_step
         self._began = self._last = time.monotonic()
         self._waited = 0.0
 
     @property
     def is_due(self) -> bool:
-        """Whether a line would be said now; asking costs nothing on the device."""
+        """Whether a report interval has passed; asking does not touch the device."""
         return time.monotonic() - self._last >= self._every_s
 
     def skip(self, step: int) -> None:
-        """Nothing is said, and the next line is due an interval later."""
+        """Restart the interval at ``step`` without printing."""
         self._last, self._last_step = time.monotonic(), step
 
     def step(
         self, step: int, loss: float, accuracy: float, rate: float, *, waited_s: float, more: Mapping[str, float]
     ) -> ProgressSnapshot:
-        """After ``step`` steps of the run; this attempt has waited for data for ``waited_s`` seconds so far."""
+        """Print and return the progress after ``step`` steps of the run.
+
+        ``waited_s`` are the seconds that this attempt has waited for data so far.
+        """
         since, steps, waited = time.monotonic() - self._last, step - self._last_step, waited_s - self._waited
         self.skip(step)
         self._waited = waited_s
         epoch, within = divmod(step - 1, self._steps_per_epoch)
-        standing = ProgressSnapshot(
+        snapshot = ProgressSnapshot(
             step=step,
             epoch=epoch,
             loss=loss,
@@ -76,30 +80,30 @@ class Progress:
             left_s=self._left_s(step),
             more=more,
         )
-        self._say(
+        self._print_line(
             f"{self._name}: epoch {epoch + 1}/{self._epochs} step {within + 1}/{self._steps_per_epoch} "
-            f"loss {loss:.4f} accuracy {accuracy:.1%} rate {rate:.2g} {standing.images_per_s:,.0f} images/s "
-            f"data wait {standing.data_wait:.0%}, {duration(standing.left_s)} left"
+            f"loss {loss:.4f} accuracy {accuracy:.1%} rate {rate:.2g} {snapshot.images_per_s:,.0f} images/s "
+            f"data wait {snapshot.data_wait:.0%}, {duration(snapshot.left_s)} left"
         )
-        return standing
+        return snapshot
 
     def epoch(self, record: EpochRecord) -> None:
-        """At an epoch's end: a line of its record, and one of what its time went into."""
+        """Print the record of an epoch that has ended, what its time went into, and the advice."""
         validation = ""
         if record.validation:
             v = record.validation
             validation = f" | validation loss {v.loss:.4f} accuracy {v.accuracy:.2%} of {v.samples}"
-        self._say(
+        self._print_line(
             f"{self._name}: epoch {record.epoch + 1}/{self._epochs} done: loss {record.train_loss:.4f} "
             f"accuracy {record.train_accuracy:.1%} rate {record.learning_rate:.2g} {record.images_per_s:,.0f} images/s "
-            f"data wait {record.data_wait:.0%}{validation}{_trouble(record.reads)}, "
+            f"data wait {record.data_wait:.0%}{validation}{_retried(record.reads)}, "
             f"{duration(self._left_s(record.step))} left"
         )
         if record.goodput:
-            shares = ", ".join(f"{kind.replace('_', ' ')} {s:.1%}" for kind, s in record.goodput.shares.items())
+            spent = ", ".join(f"{kind.replace('_', ' ')} {f:.1%}" for kind, f in record.goodput.fractions.items())
             took = duration(record.goodput.wall_s)
-            self._say(f"{self._name}: epoch {record.epoch + 1}/{self._epochs} took {took}: {shares}")
-            self._say(f"{self._name}: {record.goodput.advice}")
+            self._print_line(f"{self._name}: epoch {record.epoch + 1}/{self._epochs} took {took}: {spent}")
+            self._print_line(f"{self._name}: {record.goodput.advice}")
 
     def _left_s(self, step: int) -> float:
         done = step - self._first_step
@@ -110,15 +114,15 @@ class Progress:
 _FAILURES = ("bad_bodies", "deadlines", "slow_downs", "server_errors", "resets", "refusals", "other_failures")
 
 
-def _trouble(reads: dict[str, float]) -> str:
-    """What the store did wrong since the start, if anything: each was read again."""
+def _retried(reads: dict[str, float]) -> str:
+    """The failed reads since the start by cause, each of which was retried; empty if there are none."""
     failed = {name: int(reads.get(f"read_{name}", 0)) for name in _FAILURES}
-    told = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in failed.items() if count)
-    return f" | reads tried again: {told}" if told else ""
+    causes = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in failed.items() if count)
+    return f" | retried reads: {causes}" if causes else ""
 
 
 def duration(seconds: float) -> str:
-    """``95`` is ``1:35``, ``4000`` is ``1:06:40``."""
+    """Format seconds: ``95`` as ``1:35``, ``4000`` as ``1:06:40``."""
     whole = round(seconds)
     hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,7 +1,7 @@
-"""A bar on a terminal, made of the progress lines that a run says.
+"""A progress bar on a terminal, drawn from the progress lines of a run.
 
-The lines come from rank 0 through Ray to the driver's output. On a terminal, the driver's streams are stood in for: a
-progress line moves the bar, which stays below everything else; all other lines go through, above it.
+The lines come from rank 0 through Ray to the driver's output. On a terminal, the driver's streams are replaced: a
+progress line moves the bar, which stays below everything else; all other lines are printed above it.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from typing import Any, TextIO
 
 from stoker.recipe import Recipe
 
-__all__ = ["on_terminal", "progress_bar"]
+__all__ = ["progress_bar", "with_terminal_interval"]
 
 _TERMINAL_EVERY_S = 2.0
 _CLEAR = "\r\x1b[K"
 _CELLS = 24
 
 
-def on_terminal(recipe: Recipe, stream: TextIO | None = None) -> Recipe:
-    """``recipe`` with progress often enough for a bar, if ``stream`` (standard output) is a terminal."""
+def with_terminal_interval(recipe: Recipe, stream: TextIO | None = None) -> Recipe:
+    """Return ``recipe`` with ``log_every_s`` short enough for a bar, if ``stream`` (default: stdout) is a terminal."""
     if not (stream or sys.stdout).isatty():
         return recipe
     return recipe.model_copy(update={"log_every_s": min(recipe.log_every_s, _TERMINAL_EVERY_S)})
@@ -32,7 +32,7 @@ def on_terminal(recipe: Recipe, stream: TextIO | None = None) -> Recipe:
 
 @contextmanager
 def progress_bar(name: str) -> Iterator[None]:
-    """Show the progress of the run ``name`` as a bar while inside; does nothing where there is no terminal."""
+    """Show the progress of the run ``name`` as a bar; does nothing if stdout is not a terminal."""
     streams = sys.stdout, sys.stderr
     if not streams[0].isatty():
         yield
@@ -49,7 +49,7 @@ def progress_bar(name: str) -> Iterator[None]:
 
 
 class _Bar:
-    """The bar's line; ``terminal`` is where it stands."""
+    """The bar, the last line of ``terminal``."""
 
     def __init__(self, name: str, terminal: TextIO) -> None:
         self._terminal = terminal
@@ -59,7 +59,7 @@ class _Bar:
         self._lock = threading.RLock()
 
     def line(self, text: str, stream: TextIO) -> None:
-        """Take a whole line of output: move the bar, or write ``text`` above it."""
+        """Handle a whole line of output: move the bar, or write ``text`` above it."""
         with self._lock:
             if found := self._line.search(text):
                 epoch, epochs, step, steps = (int(part) for part in found.groups()[:4])
@@ -76,7 +76,7 @@ class _Bar:
                 self._terminal.flush()
 
     def clear(self) -> None:
-        """Take the bar away, until the next line."""
+        """Erase the bar until the next line."""
         with self._lock:
             if self._shown:
                 self._terminal.write(_CLEAR)
@@ -84,7 +84,7 @@ class _Bar:
 
 
 class _Above:
-    """A stream whose lines go above the bar."""
+    """A stream whose lines are printed above the bar."""
 
     def __init__(self, stream: TextIO, bar: _Bar) -> None:
         self._stream, self._bar, self._rest = stream, bar, ""

@@ -1,11 +1,11 @@
-"""A run as Prometheus metrics, by way of Ray: each node's agent serves them beside Ray's own (prefix ``ray_``).
+"""Prometheus metrics of a run, exported by Ray's agent on each node alongside Ray's own (prefix ``ray_``).
 
 | metric | labels | |
 |---|---|---|
 | stoker_train_step, _epoch, _loss, _accuracy, _learning_rate, _images_per_s, _left_s | run | at report intervals |
-| stoker_train_share | run, kind | of the last epoch's wall time, by the kinds of ``.goodput`` |
+| stoker_train_share | run, kind | fraction of the last epoch's wall time, by the kinds of ``.goodput`` |
 | stoker_train_seconds_total | run, kind | wall time so far by kind |
-| stoker_train_validation_loss, _accuracy, _top5 | run | of the last evaluation |
+| stoker_train_validation_loss, _accuracy, _top5 | run | the last evaluation |
 | stoker_loader_<name> | run, rank | what ``Loader.metrics`` counts: reads, bytes, failures, cache, decode time |
 """
 
@@ -22,7 +22,7 @@ __all__ = ["RunMetrics"]
 
 
 class RunMetrics:
-    """The metrics of one rank of ``run``; each is made when it first has a value."""
+    """The metrics of one rank of ``run``; each is created with its first value."""
 
     def __init__(self, run: str, rank: int) -> None:
         self._run, self._rank = {"run": run}, {"run": run, "rank": str(rank)}
@@ -30,24 +30,24 @@ class RunMetrics:
         self._counters: dict[str, Counter] = {}
         self._counted: dict[str, float] = {}
 
-    def standing(self, standing: ProgressSnapshot) -> None:
-        """How far the run is."""
-        for name, value in standing.as_dict().items():
+    def snapshot(self, snapshot: ProgressSnapshot) -> None:
+        """Set the progress of the run, at a report interval."""
+        for name, value in snapshot.as_dict().items():
             self._set(f"stoker_train_{name}", value, self._run)
 
     def epoch(self, record: EpochRecord) -> None:
-        """An epoch has ended."""
+        """Set the goodput and validation metrics of an epoch that has ended."""
         if record.goodput:
-            for kind, share in record.goodput.shares.items():
+            for kind, fraction in record.goodput.fractions.items():
                 labels = self._run | {"kind": kind}
-                self._set("stoker_train_share", share, labels)
-                self._add("stoker_train_seconds", share * record.goodput.wall_s, labels)
+                self._set("stoker_train_share", fraction, labels)
+                self._add("stoker_train_seconds", fraction * record.goodput.wall_s, labels)
         if record.validation:
             for name in ("loss", "accuracy", "top5"):
                 self._set(f"stoker_train_validation_{name}", getattr(record.validation, name), self._run)
 
     def reads(self, metrics: Mapping[str, float]) -> None:
-        """What the loader has counted since it was made."""
+        """Export the loader's counters; ``metrics`` are totals since the loader was created."""
         for name, value in metrics.items():
             if name == "most_held_bytes":
                 self._set(f"stoker_loader_{name}", value, self._rank)

@@ -1,4 +1,4 @@
-"""TensorBoard event files, made in memory: an object store takes whole objects, not appends.
+"""TensorBoard event files, built in memory because an object store takes whole objects, not appends.
 
 A file is a sequence of records (TFRecord): length (uint64), its masked CRC-32C, the bytes of an ``Event`` message,
 their masked CRC-32C, all little-endian. The messages and the checksum are tensorboardX's, which Ray brings.
@@ -21,7 +21,7 @@ _FILE_BYTES = 256 * 1024
 
 
 class EventFiles:
-    """Scalars as event files in ``folder``: the newest is written anew with each report, until it is full."""
+    """Scalars as event files in ``folder``: the newest file is rewritten with each report until it is full."""
 
     def __init__(self, folder: Location, outbox: Outbox) -> None:
         self._folder, self._outbox = folder, outbox
@@ -31,7 +31,7 @@ class EventFiles:
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Add a point at ``step`` to the curve of each name."""
-        from tensorboardX.proto import event_pb2, summary_pb2  # here: only rank 0 needs it, after its first report
+        from tensorboardX.proto import event_pb2, summary_pb2  # lazy: only rank 0 needs it
 
         if self._place is None or len(self._content) > _FILE_BYTES:
             self._begin(event_pb2.Event(wall_time=time.time(), file_version="brain.Event:2"))
@@ -40,8 +40,11 @@ class EventFiles:
         if self._place is not None:
             self._outbox.put(self._place, bytes(self._content))
 
+    def close(self) -> None:
+        """Nothing to do: the outbox belongs to the recorder, which flushes it."""
+
     def _begin(self, first: object) -> None:
-        """TensorBoard reads the files of a folder in the order of their names and never goes back to one."""
+        """Start the next file; TensorBoard reads a folder's files by name and never returns to an earlier one."""
         host = socket.gethostname()
         name = f"events.out.tfevents.{time.time_ns() // 10**9:010d}.{self._number:04d}.{host}.{secrets.token_hex(4)}"
         self._place, self._number = self._folder / name, self._number + 1

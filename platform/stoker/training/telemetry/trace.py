@@ -1,4 +1,4 @@
-"""Which samples each rank used at each step, for audits of runs that were killed, resumed or resized."""
+"""Record which samples each rank used at each step, to audit runs that were killed, resumed or resized."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Trace"]
 
 
 class Trace:
-    """Appends to a local file which samples this rank used at each step, and when: one JSON line a step.
+    """Append to a local file which samples this rank used at each step, and when: one JSON line per step.
 
     The file's name is ``<nanoseconds since 1970>-<process>-of<world size>-rank<rank>.jsonl``.
     """

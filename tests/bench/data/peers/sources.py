@@ -1,4 +1,4 @@
-"""How peers find the store: its endpoint and key pair stand in the environment."""
+"""How peers find the store: its endpoint and key pair are in the environment."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def storage_options() -> dict[str, object]:
 
 
 def identity(data: bytes) -> int:
-    """A number that tells a sample from all others by its bytes: what is lost and what comes twice shows by it."""
+    """Return a number that identifies a sample by its bytes, to find lost and repeated samples."""
     import zlib
 
     return zlib.crc32(data) << 24 | len(data) & 0xFFFFFF
