@@ -84,7 +84,7 @@ def test_more_classes_than_the_data_set_has(recipe: str) -> None:
 
 def test_a_model_that_nobody_knows(recipe: str) -> None:
     assert line_of("train", recipe, "model.name=resnet5") == (
-        "model.name: no model is called 'resnet5'; did you mean resnet50 or resnet152 or resnet34?"
+        "model.name: unknown model 'resnet5'; did you mean resnet50 or resnet152 or resnet34?"
     )
 
 
