@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field, model_validator
 
 from stoker.recipe.section import Fraction, Positive, Section
 
-__all__ = ["Augmentation", "Loss", "Model", "Optimizer", "Source"]
+__all__ = ["OPTIMIZER_NAMES", "Augmentation", "Loss", "Model", "Optimizer", "Source"]
+
+OptimizerName = Literal["sgd", "adamw", "lamb"]
+OPTIMIZER_NAMES: tuple[str, ...] = get_args(OptimizerName)
+"""as in stoker.training.optim.optimizers.OPTIMIZERS, which a recipe does not import: it brings torch"""
 
 
 class Source(Section):
@@ -62,7 +66,7 @@ class Model(Section):
 
 
 class Optimizer(Section):
-    name: Literal["sgd", "adamw", "lamb"] = "sgd"
+    name: OptimizerName = "sgd"
     lr: float = Field(gt=0, description="peak learning rate, for the whole global batch")
     momentum: Fraction = 0.9
     nesterov: bool = True
