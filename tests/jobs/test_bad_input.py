@@ -55,7 +55,7 @@ def recipe(tmp_path: Path) -> str:
 
 def test_a_recipe_that_does_not_exist() -> None:
     assert line_of("train", "jobs/recipes/digts.yaml") == (
-        "jobs/recipes/digts.yaml: no such recipe; jobs/recipes/ holds the ones that come with stoker"
+        "jobs/recipes/digts.yaml: recipe not found; jobs/recipes/ holds the ones that come with stoker"
     )
 
 
