@@ -1,6 +1,6 @@
 """Families of models: one row for each, importable without torch and torchvision.
 
-The driver and the controller read it before torch is there, which takes seconds of processor time to import. A new
+The driver and the controller read it without waiting for torch, whose import takes seconds of processor time. A new
 family is a file with its architecture (if it is ours), a row here and a test; torchvision's families need a row only
 for what differs from :data:`DEFAULT`. tests/models/test_catalog.py builds a model of each row and checks its claims.
 """
@@ -102,18 +102,18 @@ _BUILDER = re.compile(r"^@register_model\((?:name=\"(\w+)\")?\)\n(?:@.*\n)*def (
 
 
 def family_of(name: str) -> Family:
-    """The row of the model ``name``; :data:`DEFAULT` where there is none."""
+    """Return the row of the model ``name``, or :data:`DEFAULT` without one."""
     return next((family for family in FAMILIES if name.startswith(family.prefixes)), DEFAULT)
 
 
 @cache
 def known_models() -> frozenset[str]:
-    """Names of torchvision's classification models and of ours; only ours where torchvision is not installed.
+    """Return the names of torchvision's classification models and of ours; only ours without torchvision.
 
     torchvision registers each builder with a decorator; the names are read from its source, without importing it.
     """
-    found = importlib.util.find_spec("torchvision")
-    folders = (found.submodule_search_locations or []) if found else []
+    package = importlib.util.find_spec("torchvision")
+    folders = (package.submodule_search_locations or []) if package else []
     files = [file for folder in folders for file in (Path(folder) / "models").glob("*.py")]
     matches = (match for file in files for match in _BUILDER.finditer(file.read_text(encoding="utf-8")))
     return _OURS | {match[1] or match[2] for match in matches}

@@ -141,18 +141,18 @@ def resize_positions(weights: dict[str, Tensor], image_size: int, patch_size: in
 
 def _state_dict(place: Location, data: bytes) -> dict[str, Tensor]:
     try:
-        found: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        loaded: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # bytes that are not a pickle make its interpreter fail in any way
         reason = " ".join(str(error).split())[:120]
         raise ModelError(
             f"model.weights: {place} does not load with weights_only ({reason}); save a state dict, or safetensors"
         ) from None
     for key in _WRAPPED:
-        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
-            found = found[key]
-    if not isinstance(found, Mapping) or not all(isinstance(v, Tensor) for v in found.values()):
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
+            loaded = loaded[key]
+    if not isinstance(loaded, Mapping) or not all(isinstance(v, Tensor) for v in loaded.values()):
         raise ModelError(f"model.weights: {place} does not hold a state dict; save model.state_dict(), or safetensors")
-    return {_DENSENET.sub(r"\1\2.", str(name).removeprefix("module.")): tensor for name, tensor in found.items()}
+    return {_DENSENET.sub(r"\1\2.", str(name).removeprefix("module.")): tensor for name, tensor in loaded.items()}
 
 
 def _is_optional(name: str) -> bool:
