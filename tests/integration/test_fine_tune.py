@@ -32,7 +32,7 @@ def test_a_published_model_is_fine_tuned_onto_a_subset_of_its_classes(
 
     tuned = (f"storage={storage}", f"data.url={storage}/datasets/some-digits", "schedule.epochs=16")
     log = submit("jobs/train.py", "jobs/recipes/digits-fine-tune.yaml", *tuned)
-    assert any("begins with digits@1, a new head for 2 classes" in line for line in log)
+    assert any("initialized from digits@1, a new head for 2 classes" in line for line in log)
     result = json.loads(next(line for line in reversed(log) if line.startswith('{"run"')))
     assert result["samples"] == 16
     assert result["accuracy"] > 0.7

@@ -55,7 +55,7 @@ def recipe(tmp_path: Path) -> str:
 
 def test_a_recipe_that_does_not_exist() -> None:
     assert line_of("train", "jobs/recipes/digts.yaml") == (
-        "jobs/recipes/digts.yaml: no such recipe; jobs/recipes/ holds the ones that come with stoker"
+        "jobs/recipes/digts.yaml: recipe not found; jobs/recipes/ holds the ones that come with stoker"
     )
 
 
@@ -84,7 +84,7 @@ def test_more_classes_than_the_data_set_has(recipe: str) -> None:
 
 def test_a_model_that_nobody_knows(recipe: str) -> None:
     assert line_of("train", recipe, "model.name=resnet5") == (
-        "model.name: no model is called 'resnet5'; did you mean resnet50 or resnet152 or resnet34?"
+        "model.name: unknown model 'resnet5'; did you mean resnet50 or resnet152 or resnet34?"
     )
 
 

@@ -1,4 +1,4 @@
-"""The recipes that come with stoker: each parses, its model builds and takes its images, and its schedule ends."""
+"""The recipes that come with stoker: each is valid, its model takes all image sizes, and its schedule decays."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_a_recipes_model_builds_and_takes_all_its_sizes(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_a_recipes_schedule_peaks_once_and_ends(path: Path) -> None:
+def test_a_recipes_schedule_peaks_once_and_decays(path: Path) -> None:
     schedule = read_recipe(path).schedule
     ratios = [learning_rate_ratio(schedule, step, 20) for step in range(schedule.epochs * 20)]
     peak = ratios.index(max(ratios))

@@ -1,4 +1,4 @@
-"""What a model begins with: weights of a file or a version, a new head where classes differ, refusals in one line."""
+"""Initializing a model: weights of a file or a version, a new head where classes differ, refusals in one line."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def weights_file(path: Path, *, name: str = "digitsnet", classes: int = 3, seed:
     return state
 
 
-def begun(recipe: Recipe, classes: tuple[str, ...]) -> nn.Module:
+def initialized(recipe: Recipe, classes: tuple[str, ...]) -> nn.Module:
     torch.manual_seed(recipe.seed)
     model = training_model(recipe, len(classes))
     load_initial_weights(recipe, classes, [model])
@@ -58,8 +58,8 @@ def begun(recipe: Recipe, classes: tuple[str, ...]) -> nn.Module:
 def test_weights_of_a_file_fill_the_model_head_and_all(tmp_path: Path, file: str) -> None:
     state = weights_file(tmp_path / file)
     recipe = recipe_of(tmp_path, f"weights={tmp_path}/{file}")
-    assert check_initialization(recipe, THREE, timeout_s=1) == f"begins with {tmp_path}/{file}"
-    model = begun(recipe, THREE)
+    assert check_initialization(recipe, THREE, timeout_s=1) == f"initialized from {tmp_path}/{file}"
+    model = initialized(recipe, THREE)
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
 
@@ -67,15 +67,15 @@ def test_a_head_for_other_classes_is_new_and_the_rest_is_taken(tmp_path: Path) -
     state = weights_file(tmp_path / "w.safetensors", classes=10)
     recipe = recipe_of(tmp_path, f"weights={tmp_path}/w.safetensors")
     line = check_initialization(recipe, THREE, timeout_s=1)
-    assert line == f"begins with {tmp_path}/w.safetensors, a new head for 3 classes"
-    model = begun(recipe, THREE)
+    assert line == f"initialized from {tmp_path}/w.safetensors, a new head for 3 classes"
+    model = initialized(recipe, THREE)
     assert model.head.weight.shape == (3, 128)
     assert torch.equal(model.stem[0].weight, state["stem.0.weight"])
 
 
 def test_a_new_head_may_be_asked_for(tmp_path: Path) -> None:
     state = weights_file(tmp_path / "w.safetensors")
-    model = begun(recipe_of(tmp_path, f"weights={tmp_path}/w.safetensors", "head=new"), THREE)
+    model = initialized(recipe_of(tmp_path, f"weights={tmp_path}/w.safetensors", "head=new"), THREE)
     assert not torch.equal(model.head.weight, state["head.weight"])
     assert torch.equal(model.stem[0].weight, state["stem.0.weight"])
 
@@ -84,7 +84,7 @@ def test_a_new_head_may_be_asked_for(tmp_path: Path) -> None:
 def test_a_wrapped_state_dict_is_unwrapped(tmp_path: Path, prefix: str) -> None:
     state = build_model("resnet18", classes=3).state_dict()
     torch.save({"model": {prefix + name: value for name, value in state.items()}, "epoch": 3}, tmp_path / "w.pth")
-    model = begun(recipe_of(tmp_path, f"weights={tmp_path}/w.pth", model="resnet18"), THREE)
+    model = initialized(recipe_of(tmp_path, f"weights={tmp_path}/w.pth", model="resnet18"), THREE)
     assert torch.equal(model.conv1.weight, state["conv1.weight"])
 
 
@@ -93,14 +93,14 @@ def test_weights_with_or_without_auxiliary_heads_fit_a_googlenet(tmp_path: Path)
         state = build_model("googlenet", classes=5, auxiliary=auxiliary).state_dict()
         torch.save(state, tmp_path / "w.pth")
         recipe = recipe_of(tmp_path, f"weights={tmp_path}/w.pth", model="googlenet")
-        assert torch.equal(begun(recipe, THREE).conv1.conv.weight, state["conv1.conv.weight"])
+        assert torch.equal(initialized(recipe, THREE).conv1.conv.weight, state["conv1.conv.weight"])
 
 
 def test_a_vision_transformers_positions_follow_the_image_size(tmp_path: Path) -> None:
     weights_file(tmp_path / "w.safetensors", name="vit_b_32", classes=3)
     recipe = recipe_of(tmp_path, f"weights={tmp_path}/w.safetensors", model="vit_b_32")
     check_initialization(recipe, THREE, timeout_s=1)
-    assert begun(recipe, THREE).encoder.pos_embedding.shape == (1, 2, 768)
+    assert initialized(recipe, THREE).encoder.pos_embedding.shape == (1, 2, 768)
 
 
 @pytest.mark.parametrize("file", ["w.safetensors", "w.pth"])
@@ -119,10 +119,10 @@ def test_files_that_are_missing_or_something_else_are_refused_in_one_line(tmp_pa
     torch.save(build_model("digitsnet", classes=3), tmp_path / "object.pth")  # would run code when loaded
     (tmp_path / "words.safetensors").write_bytes(b"\xff" * 64)
     for file, words in {
-        "nothing.pth": "no file at",
-        "words.pth": "does not load as tensors alone",
-        "list.pth": "holds no state dict",
-        "object.pth": "does not load as tensors alone",
+        "nothing.pth": "not found",
+        "words.pth": "does not load with weights_only",
+        "list.pth": "does not hold a state dict",
+        "object.pth": "does not load with weights_only",
         "words.safetensors": "is not a safetensors file",
     }.items():
         with pytest.raises(ModelError, match=words) as caught:
@@ -131,7 +131,7 @@ def test_files_that_are_missing_or_something_else_are_refused_in_one_line(tmp_pa
 
 
 def _published(root: Path) -> Recipe:
-    """A recipe that begins with the first version of a model of three classes."""
+    """A recipe that is initialized from the first version of a model of three classes."""
     storage = finished_run(root)
     publish_run(storage, "run", "digits", verify=lambda *_: None, alias="best")
     return recipe_of(root, "weights=digits@best")
@@ -149,17 +149,17 @@ def test_a_version_is_found_by_its_alias_and_kept_by_its_number_and_checksum(tmp
     data = (tmp_path / "models/digits/1/model.safetensors").read_bytes()
     assert source.sha256 == hashlib.sha256(data).hexdigest()
     weights = safetensors.torch.load(data)
-    model = begun(recipe, ("class0", "class1", "class2"))
+    model = initialized(recipe, ("class0", "class1", "class2"))
     assert torch.equal(model.head.weight, weights["head.weight"])
 
 
 def test_as_many_but_other_classes_get_a_new_head(tmp_path: Path) -> None:
     recipe = with_source(_published(tmp_path))
-    told = check_initialization(recipe, THREE, timeout_s=1)
-    assert told == "begins with digits@1, a new head for 3 classes"
+    line = check_initialization(recipe, THREE, timeout_s=1)
+    assert line == "initialized from digits@1, a new head for 3 classes"
 
 
-def test_a_run_goes_on_with_the_version_that_it_began_with(tmp_path: Path) -> None:
+def test_a_run_resumes_with_the_version_that_it_was_initialized_from(tmp_path: Path) -> None:
     recipe = _published(tmp_path)
     RunFolder(locate(str(tmp_path)), "tuned").begin(with_source(recipe))
     publish_run(locate(str(tmp_path)), "run", "digits", verify=lambda *_: None, alias="best")
@@ -173,12 +173,12 @@ def test_a_run_goes_on_with_the_version_that_it_began_with(tmp_path: Path) -> No
 def test_weights_that_changed_since_they_were_published_are_refused(tmp_path: Path) -> None:
     recipe = with_source(_published(tmp_path)).model_copy(update={"storage_timeout_s": 0.2})
     weights_file(tmp_path / "models/digits/1/model.safetensors")
-    with pytest.raises(StorageError, match="not what the model was published with"):
-        begun(recipe, THREE)
+    with pytest.raises(StorageError, match="whose checksum is not that of the published model"):
+        initialized(recipe, THREE)
 
 
-def test_a_version_that_nobody_looked_up_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"digits@3 is a model version, which jobs/train.py finds"):
+def test_a_version_that_was_not_looked_up_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"digits@3 is a model version, which jobs/train.py looks up"):
         check_initialization(recipe_of(tmp_path, "weights=digits@3"), THREE, timeout_s=1)
 
 
@@ -186,8 +186,8 @@ def test_a_published_fine_tune_names_its_parent(tmp_path: Path) -> None:
     tuned = with_source(_published(tmp_path))
     folder = RunFolder(locate(str(tmp_path)), "run")
     recipe = folder.recipe()
-    told = recipe.model_copy(update={"model": tuned.model})
+    fine_tuned = recipe.model_copy(update={"model": tuned.model})
     (folder.location / "recipe.yaml").delete()
-    folder.begin(told)
+    folder.begin(fine_tuned)
     version = publish_run(locate(str(tmp_path)), "run", "narrow", verify=lambda *_: None)
     assert Registry(locate(str(tmp_path))).resolve(version.reference).card.parent == "digits@1"

@@ -137,14 +137,14 @@ def test_decoding_on_the_gpu_is_refused_where_it_cannot_be(other: str, line: str
         ),
     ],
 )
-def test_what_rules_each_other_out_in_a_step_is_refused(others: list[str], line: str) -> None:
+def test_settings_that_contradict_each_other_are_refused(others: list[str], line: str) -> None:
     with pytest.raises(RecipeError) as caught:
         small(*others)
     assert str(caught.value) == f"small.yaml: {line}"
 
 
-def test_a_file_that_is_missing_or_no_recipe_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"nowhere.yaml: no such recipe"):
+def test_a_file_that_is_missing_or_not_a_recipe_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"nowhere.yaml: recipe not found"):
         read_recipe(tmp_path / "nowhere.yaml")
     broken = tmp_path / "broken.yaml"
     broken.write_text("a: [1,\nb: 2")
@@ -155,8 +155,8 @@ def test_a_file_that_is_missing_or_no_recipe_is_named(tmp_path: Path) -> None:
         read_recipe(broken)
 
 
-def test_a_key_that_stands_twice_is_refused() -> None:
-    with pytest.raises(RecipeError, match="line 2, column 1: key 'name' stands twice"):
+def test_a_duplicate_key_is_refused() -> None:
+    with pytest.raises(RecipeError, match="line 2, column 1: duplicate key 'name'"):
         parse_recipe("name: a\nname: b\n", "twice.yaml")
 
 
@@ -167,3 +167,16 @@ def test_what_does_not_change_the_result_may_change_when_a_run_continues() -> No
 
 def test_the_json_schema_describes_every_section() -> None:
     assert set(json_schema()["properties"]) == set(Recipe.model_fields)
+
+
+def test_every_key_has_a_description_that_is_about_it_alone() -> None:
+    schema = json_schema()
+    sections = {"Recipe": schema, **schema["$defs"]}
+    described = {
+        f"{section}.{key}": field.get("description", "")
+        for section, content in sections.items()
+        for key, field in content["properties"].items()
+    }
+    assert len(described) > 90
+    assert [key for key, text in described.items() if len(text) < 8 or text.endswith(".")] == []
+    assert [name for name, content in sections.items() if not content.get("description")] == []

@@ -1,8 +1,7 @@
-"""Blur before striding, so that a shift of the image by a pixel shifts the features and does not change them.
+"""Blur before striding, so that shifting the image by a pixel shifts the features and does not change them.
 
-Zhang, *Making Convolutional Networks Shift-Invariant Again* (ICML 2019). Here the blur stands before the strided
-convolution and that keeps its stride, which costs a fraction of blurring a convolution's unstrided output; FFCV's
-ImageNet configurations do the same.
+Zhang, *Making Convolutional Networks Shift-Invariant Again* (ICML 2019). Here the input of the strided convolution is
+blurred, which costs a fraction of blurring its unstrided output; FFCV's ImageNet configurations do the same.
 """
 
 from __future__ import annotations
@@ -14,20 +13,20 @@ from torch.nn import functional
 __all__ = ["BlurredConv2d", "blur_before_strides"]
 
 _LEAST_CHANNELS = 16
-"""a first convolution over an image's three channels is left alone"""
+"""a first convolution over the three channels of an image is not blurred"""
 
 
 class BlurredConv2d(nn.Conv2d):
-    """A convolution that first blurs its input by the binomial filter [1 2 1] in both directions, edges padded by 0.
+    """A convolution that first blurs its input with the binomial filter [1 2 1] in both directions, zero-padded.
 
-    Names and shapes of its weights are those of the convolution that it takes the place of.
+    Its weights have the names and shapes of those of the convolution that it replaces.
     """
 
     binomial: Tensor
 
     @classmethod
     def of(cls, plain: nn.Conv2d) -> BlurredConv2d:
-        """The convolution ``plain``, sharing its weights, with a blur before it."""
+        """Blur the input of the convolution ``plain``, whose weights are shared."""
         blurred = cls(
             plain.in_channels,
             plain.out_channels,
@@ -52,7 +51,7 @@ class BlurredConv2d(nn.Conv2d):
 
 
 def blur_before_strides(model: nn.Module) -> nn.Module:
-    """Replace in ``model`` each strided convolution of 16 input channels and more by its blurred form; returns it."""
+    """Replace each strided convolution of ``model`` with 16 or more input channels by its blurred form; returns it."""
     for name, child in model.named_children():
         if type(child) is nn.Conv2d and max(_pair(child.stride)) > 1 and child.in_channels >= _LEAST_CHANNELS:
             setattr(model, name, BlurredConv2d.of(child))

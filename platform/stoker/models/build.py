@@ -1,10 +1,9 @@
-"""Architectures by name: every classification model of torchvision, and a small one for 32 pixel inputs."""
+"""Build models by name: every classification model of torchvision, and a small one for 32 pixel inputs."""
 
 from __future__ import annotations
 
-import difflib
-import inspect
-from collections.abc import Mapping
+import importlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -15,19 +14,9 @@ from torchvision import models
 from stoker import recipe as recipes
 from stoker.errors import ModelError
 from stoker.models.blur_pool import blur_before_strides
-from stoker.models.digitsnet import DigitsNet
-from stoker.models.losses import auxiliary_weight
+from stoker.models.catalog import AUXILIARY_HEADS, Family, check_model_name, family_of
 
-__all__ = ["build_model", "check_model", "load_weights", "model_names", "model_on_meta", "model_options"]
-
-_OWN = "digitsnet"
-_AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
-"""where torchvision keeps the heads that only training has"""
-
-
-def model_names() -> list[str]:
-    """Every name that :func:`build_model` knows, sorted."""
-    return sorted([*models.list_models(module=models), _OWN])
+__all__ = ["build_model", "check_model", "load_weights", "model_on_meta", "model_options"]
 
 
 def build_model(
@@ -40,51 +29,42 @@ def build_model(
     image_size: int | None = None,
     auxiliary: bool = False,
 ) -> nn.Module:
-    """A model with fresh weights: float32 images [n, 3, H, W], normalised, to logits [n, classes].
+    """Build a model with fresh weights: float32 images [n, 3, H, W], normalised, to logits [n, classes].
 
-    Weights are drawn from torch's generator: seed it first. ``blur_pool`` blurs before strided convolutions
-    (:mod:`stoker.models.blur_pool`). ``image_size`` is the side of its images in pixels, for the models that must
-    know it (the vision transformers and MaxViT). ``auxiliary`` adds the heads that GoogLeNet and Inception have in
-    training, when they return a tuple (:func:`~stoker.models.training_loss`).
+    Weights are drawn from torch's generator: seed it first. ``drop_rate`` and ``stochastic_depth`` are probabilities,
+    for the families that have either. ``blur_pool`` blurs before strided convolutions (:mod:`stoker.models.blur_pool`).
+    ``image_size`` is the side of the images in pixels; only families that must know it use it. ``auxiliary`` adds the
+    heads that GoogLeNet and Inception have in training, when they return a tuple
+    (:func:`~stoker.models.training_loss`). What each family takes is in :mod:`stoker.models.catalog`.
 
     Raises:
-        ModelError: no such model (the message names the nearest), or it takes no ``drop_rate``, ``stochastic_depth``
-            or ``image_size`` as given.
+        ModelError: the name is unknown (the message has the nearest names), or the model does not take ``drop_rate``,
+            ``stochastic_depth`` or this ``image_size``.
     """
-    if name == _OWN:
-        if stochastic_depth is not None:
-            raise ModelError(f"model.stochastic_depth: {name} has none; leave it out")
-        model: nn.Module = DigitsNet(classes, drop_rate or 0.0)
-        return blur_before_strides(model) if blur_pool else model
-    if name not in (known := model_names()):
-        near = difflib.get_close_matches(name, known, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else "any torchvision classification model will do"
-        raise ModelError(f"model.name: no model is called {name!r}; {hint}")
-    builder = models.get_model_builder(name)
+    check_model_name(name)
+    family = family_of(name)
     options: dict[str, object] = {"num_classes": classes}
     if drop_rate is not None:
+        if not family.has_dropout:
+            raise ModelError(f"model.drop_rate: {name} has no dropout; leave it out")
         options["dropout"] = drop_rate
     if stochastic_depth is not None:
+        if not family.has_stochastic_depth:
+            raise ModelError(f"model.stochastic_depth: {name} has no stochastic depth; leave it out")
         options["stochastic_depth_prob"] = stochastic_depth
-    if auxiliary_weight(name):
+    if family.auxiliary_heads:
         options |= {"aux_logits": auxiliary, "init_weights": True}
-    if image_size is not None and name.startswith("vit_"):
-        options["image_size"] = image_size
-    if image_size is not None and name.startswith("maxvit"):
-        options["input_size"] = (image_size, image_size)
+    if image_size is not None and family.image_options is not None:
+        options |= family.image_options(image_size)
     try:
-        model = builder(weights=None, **options)
-    except TypeError as error:
-        takes = ", ".join(inspect.signature(builder).parameters)
-        key, what = ("drop_rate", "dropout") if "'dropout'" in str(error) else ("stochastic_depth", "such rate")
-        raise ModelError(f"model.{key}: {name} takes no {what} ({takes}); leave it out") from None
+        model = _builder(name, family)(**options)
     except (RuntimeError, ValueError, AssertionError) as error:
         raise ModelError(f"data.image_size: {name} cannot be built for {image_size} pixels ({_line(error)})") from None
     return blur_before_strides(model) if blur_pool else model
 
 
 def model_options(chosen: recipes.Model, image_size: int) -> dict[str, Any]:
-    """What :func:`build_model` is asked for by a recipe's ``model`` section, for images of ``image_size`` pixels."""
+    """Keyword arguments for :func:`build_model` from a recipe's ``model`` section; ``image_size`` in pixels."""
     return {
         "drop_rate": chosen.drop_rate,
         "stochastic_depth": chosen.stochastic_depth,
@@ -100,12 +80,12 @@ def model_on_meta(name: str, **options: Any) -> nn.Module:
 
 
 def check_model(name: str, *, classes: int, micro_batch: int = 2, sizes: tuple[int, ...] = (), **options: Any) -> None:
-    """Refuse what :func:`build_model` would refuse, without allocating the weights.
+    """Build the model on the meta device, and send a micro-batch of square images of each size through it.
 
-    With ``sizes`` (sides of square images, in pixels) also what a step of ``micro_batch`` images of each would refuse.
+    Nothing is allocated. ``sizes`` are sides in pixels.
 
     Raises:
-        ModelError: see :func:`build_model`; or images of a size do not go through the model.
+        ModelError: see :func:`build_model`; or images of one of the sizes do not go through the model.
     """
     model = model_on_meta(name, classes=classes, **options)
     for size in sizes:
@@ -120,17 +100,24 @@ def check_model(name: str, *, classes: int, micro_batch: int = 2, sizes: tuple[i
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Load ``weights`` strictly, except that auxiliary heads may be there that ``model`` was built without.
+    """Load ``weights`` strictly, but ignore auxiliary heads that ``model`` was built without.
 
     Raises:
         RuntimeError: they do not fit (torch's own message).
     """
-    mine = model.state_dict().keys()
-    model.load_state_dict({n: t for n, t in weights.items() if n in mine or not n.startswith(_AUXILIARY)})
+    own = model.state_dict().keys()
+    model.load_state_dict({n: t for n, t in weights.items() if n in own or not n.startswith(AUXILIARY_HEADS)})
+
+
+def _builder(name: str, family: Family) -> Callable[..., nn.Module]:
+    if family.builder is None:
+        return models.get_model_builder(name)
+    module, _, attribute = family.builder.partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 class _OnMeta(TorchFunctionMode):
-    """New memory is on the meta device; small tables that a model computes its shape from are real (the RegNets')."""
+    """Allocate on the meta device, except the small tables that a model computes its shape from (the RegNets')."""
 
     _MEMORY = (torch.empty, torch.zeros, torch.ones, torch.randn, torch.rand)
 

@@ -1,4 +1,4 @@
-"""A residual network for small pictures."""
+"""A residual network for small images."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ __all__ = ["DigitsNet"]
 
 
 class DigitsNet(nn.Module):
-    """A residual network of 0.7 million weights for small pictures; a step on a CPU takes milliseconds."""
+    """A residual network of 0.7 million weights: float32 images [n, 3, H, W] to logits [n, num_classes].
 
-    def __init__(self, classes: int, drop_rate: float = 0.0) -> None:
+    A step on a CPU takes milliseconds. ``dropout`` is the probability before the head.
+    """
+
+    def __init__(self, num_classes: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.stem = _unit(3, 32)
         self.stages = nn.Sequential(
             _Residual(32), nn.MaxPool2d(2), _unit(32, 64), _Residual(64), nn.MaxPool2d(2), _unit(64, 128),
             _Residual(128),
         )  # fmt: skip
-        self.dropout = nn.Dropout(drop_rate)
-        self.head = nn.Linear(128, classes)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(128, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         features: Tensor = self.stages(self.stem(images))

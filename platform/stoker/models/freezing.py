@@ -1,4 +1,4 @@
-"""Parts of a model that training leaves as they are."""
+"""Freeze parts of a model: their parameters are not trained, and their batch norms keep their statistics."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["FrozenBatchNorm", "freeze"]
 
 
 class FrozenBatchNorm(nn.Module):
-    """A batch norm that stays in evaluation mode whatever is asked of it: its statistics are never moved.
+    """A batch norm that is always in evaluation mode: its running statistics never change.
 
-    It keeps the names of what it replaces, so that weights fit either way, and is no batch norm to whoever collects
-    running statistics or converts batch norms.
+    Its tensors have the names of those of the batch norm that it replaces, so weights fit either way. It is not a
+    subclass of batch norm, so code that collects running statistics or converts batch norms passes it over.
     """
 
     running_mean: Tensor
@@ -42,13 +42,14 @@ class FrozenBatchNorm(nn.Module):
 def freeze(
     model: nn.Module, patterns: tuple[str, ...] | Literal["backbone"], head: Callable[[], Iterable[str]]
 ) -> nn.Module:
-    """Exclude parameters of ``model`` from training, and hold the statistics of batch norms that are frozen whole.
+    """Exclude parameters of ``model`` from training; batch norms that are wholly frozen keep their statistics.
 
-    ``patterns`` are names, beginnings of names (``layer1`` is all below it) or shell patterns (``layer?.*``); or
-    ``backbone``, everything but the head, which makes a linear probe. ``head`` names the head's parameters.
+    ``patterns`` are names, prefixes of names (``layer1`` is all below it) or shell patterns (``layer?.*``); or
+    ``backbone``, everything but the head, for a linear probe. ``head`` returns the names of the head's parameters.
+    Returns ``model``.
 
     Raises:
-        ModelError: a pattern names nothing, or nothing is left to train.
+        ModelError: a pattern matches nothing, or nothing is left to train.
     """
     names = [name for name, _ in model.named_parameters()]
     if patterns == "backbone":
@@ -57,26 +58,28 @@ def freeze(
     else:
         frozen = []
         for pattern in patterns:
-            found = [
+            matched = [
                 n for n in names if n == pattern or n.startswith(pattern.rstrip(".") + ".") or fnmatchcase(n, pattern)
             ]
-            if not found:
-                raise ModelError(f"model.frozen: {pattern!r} names nothing in the model; {_hint(pattern, names)}")
-            frozen.extend(found)
+            if not matched:
+                raise ModelError(
+                    f"model.frozen: {pattern!r} matches no parameter of the model; {_hint(pattern, names)}"
+                )
+            frozen.extend(matched)
     if len(set(frozen)) == len(names):
-        raise ModelError("model.frozen: everything would be frozen and nothing trained; leave the head out")
+        raise ModelError("model.frozen: every parameter would be frozen and none trained; leave the head out")
     for name in frozen:
         model.get_parameter(name).requires_grad_(False)
-    _hold_norms(model)
+    _freeze_norms(model)
     return model
 
 
-def _hold_norms(model: nn.Module) -> None:
+def _freeze_norms(model: nn.Module) -> None:
     for name, child in model.named_children():
         if isinstance(child, nn.modules.batchnorm._BatchNorm) and _is_frozen(child):
             setattr(model, name, FrozenBatchNorm(child))
         else:
-            _hold_norms(child)
+            _freeze_norms(child)
 
 
 def _is_frozen(norm: nn.modules.batchnorm._BatchNorm) -> bool:

@@ -1,8 +1,8 @@
-"""How a run's model begins: fresh, or from weights with a new head and frozen parts; checked before it costs anything.
+"""Initialize a run's model: with fresh weights, or from pretrained ones with a new head and frozen parts.
 
-check_initialization (the driver)       shapes alone: names, options, image sizes, frozen parts, weights
-training_model (each rank)         fresh weights from the seed, auxiliary heads, frozen parts
-load_initial_weights (each rank)         the weights, where no checkpoint is there to go on from
+check_initialization    the driver, before resources are taken   shapes only: name, options, sizes, frozen, weights
+training_model          each rank                                fresh weights from the seed, frozen parts
+load_initial_weights    each rank, unless a checkpoint exists    pretrained weights into the model
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from stoker import recipe as recipes
 from stoker.errors import ModelError
 from stoker.models import build_model, check_model, freeze, head_names, model_on_meta, model_options
-from stoker.models.pretrained import Fit, fit, read_shapes, read_weights, resize_positions
+from stoker.models.catalog import family_of
+from stoker.models.pretrained import TensorMatch, match_tensors, read_shapes, read_weights, resize_positions
 from stoker.recipe import Recipe
 from stoker.storage import locate
 
@@ -22,12 +23,13 @@ __all__ = ["check_initialization", "load_initial_weights", "training_model"]
 
 
 def check_initialization(recipe: Recipe, classes: tuple[str, ...], *, timeout_s: float) -> str | None:
-    """Refuse what :func:`training_model` or :func:`load_initial_weights` would; reads at most the weights' file.
+    """Check that :func:`training_model` and :func:`load_initial_weights` will succeed; only the shapes are compared.
 
-    Returns a line that says what the model begins with; None if with nothing.
+    Reads at most the weights' file, for at most ``timeout_s`` seconds of retries. Returns a line that says what the
+    model is initialized from; None without weights.
 
     Raises:
-        ModelError: the model cannot be built as asked, images of a size do not go through it, or weights do not fit.
+        ModelError: the model cannot be built, images of one of the sizes do not go through it, or weights do not fit.
         StorageError: the weights cannot be read.
     """
     options, count = _options(recipe), len(classes)
@@ -38,13 +40,13 @@ def check_initialization(recipe: Recipe, classes: tuple[str, ...], *, timeout_s:
     _freeze(model_on_meta(name, classes=count, **options), recipe.model, count, options)
     if (source := _source(recipe.model)) is None:
         return None
-    found = _fit(recipe, classes, read_shapes(locate(source.url, timeout_s=timeout_s)))
-    told = f"begins with {recipe.model.parent}"
-    return f"{told}, a new head for {count} classes" if found.new & _head(recipe.model, count, options) else told
+    match = _match(recipe, classes, read_shapes(locate(source.url, timeout_s=timeout_s)))
+    line = f"initialized from {recipe.model.parent}"
+    return f"{line}, a new head for {count} classes" if match.new & _head(recipe.model, count, options) else line
 
 
 def training_model(recipe: Recipe, classes: int) -> nn.Module:
-    """The recipe's model with fresh weights (from torch's generator), auxiliary heads included, its parts frozen.
+    """Build the recipe's model with fresh weights (from torch's generator), auxiliary heads and frozen parts.
 
     Raises:
         ModelError: see :func:`check_initialization`.
@@ -54,7 +56,7 @@ def training_model(recipe: Recipe, classes: int) -> nn.Module:
 
 
 def load_initial_weights(recipe: Recipe, classes: tuple[str, ...], models: list[nn.Module]) -> None:
-    """Put the recipe's ``model.weights``, if it has them, into each of ``models``, that :func:`training_model` made.
+    """Load the recipe's ``model.weights``, if it has them, into each of ``models``, built by :func:`training_model`.
 
     Raises:
         ModelError, StorageError: see :func:`check_initialization`.
@@ -62,13 +64,13 @@ def load_initial_weights(recipe: Recipe, classes: tuple[str, ...], models: list[
     if (source := _source(recipe.model)) is None:
         return
     weights = read_weights(locate(source.url, timeout_s=recipe.storage_timeout_s), source.sha256)
-    found = _fit(recipe, classes, {name: tuple(tensor.shape) for name, tensor in weights.items()})
-    if found.resized:
-        patch = int(weights["conv_proj.weight"].shape[-1])
-        weights = resize_positions(weights, recipe.evaluation_image_size, patch)
-    taken: dict[str, Tensor] = {name: weights[name] for name in found.taken}
+    match = _match(recipe, classes, {name: tuple(tensor.shape) for name, tensor in weights.items()})
+    projection = family_of(recipe.model.name).patch_projection
+    if match.resized and projection is not None:
+        weights = resize_positions(weights, recipe.evaluation_image_size, int(weights[projection].shape[-1]))
+    loaded: dict[str, Tensor] = {name: weights[name] for name in match.loaded}
     for model in models:
-        model.load_state_dict(taken, strict=False)
+        model.load_state_dict(loaded, strict=False)
 
 
 def _source(chosen: recipes.Model) -> recipes.Source | None:
@@ -76,8 +78,8 @@ def _source(chosen: recipes.Model) -> recipes.Source | None:
         return None
     if chosen.source is None and chosen.names_version:
         raise ModelError(
-            f"model.weights: {chosen.weights} is a model version, which jobs/train.py finds; submit that, or give the "
-            "URL of a weights file"
+            f"model.weights: {chosen.weights} is a model version, which jobs/train.py looks up; submit that, or give "
+            "the URL of a weights file"
         )
     return chosen.source or recipes.Source(url=chosen.weights)
 
@@ -95,14 +97,15 @@ def _freeze(model: nn.Module, chosen: recipes.Model, classes: int, options: dict
     return freeze(model, chosen.frozen, lambda: _head(chosen, classes, options)) if chosen.frozen else model
 
 
-def _fit(recipe: Recipe, classes: tuple[str, ...], there: dict[str, tuple[int, ...]]) -> Fit:
+def _match(recipe: Recipe, classes: tuple[str, ...], given: dict[str, tuple[int, ...]]) -> TensorMatch:
     chosen, options = recipe.model, _options(recipe)
     state = model_on_meta(chosen.name, classes=len(classes), **options).state_dict()
     known = chosen.source.classes if chosen.source else None
-    return fit(
-        there,
+    return match_tensors(
+        given,
         {name: tuple(tensor.shape) for name, tensor in state.items()},
         _head(chosen, len(classes), options),
         keeps_head=chosen.head == "auto" and known in (None, classes),
         what=f"{chosen.parent} for a {chosen.name}",
+        positions=family_of(chosen.name).position_embedding,
     )

@@ -1,23 +1,24 @@
-"""The parts of a model by their names: its head, and its layers from the image to the head."""
+"""Parts of a model by name: its head, and its layers from the image to the head."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from torch import nn
-from torchvision.models.vision_transformer import Encoder
+
+from stoker.models.catalog import CONTAINERS
 
 __all__ = ["classes_of", "head_names", "layers_of"]
 
 
 def classes_of(model: nn.Module) -> int:
-    """How many classes ``model`` tells apart: every architecture's last parameter is one of its head's."""
+    """Number of classes of ``model``: the last parameter of every architecture belongs to its head."""
     *_, last = model.parameters()
     return int(last.shape[0])
 
 
 def head_names(model: nn.Module, other: nn.Module) -> frozenset[str]:
-    """Names of the parameters of ``model``'s head, or heads: those of the modules whose shapes the classes decide.
+    """Names of the parameters of ``model``'s heads: the modules whose shapes depend on the number of classes.
 
     ``other`` is the same architecture with another number of classes; both may be on the meta device.
     """
@@ -27,10 +28,10 @@ def head_names(model: nn.Module, other: nn.Module) -> frozenset[str]:
 
 
 def layers_of(model: nn.Module) -> list[list[str]]:
-    """The names of ``model``'s parameters, layer by layer from the image to the head.
+    """Names of ``model``'s parameters, layer by layer from the image to the head.
 
-    A layer is a block of the architecture (a residual block, a transformer's, a convolution with its norm). What has
-    no matrix of its own (a norm, a class token, a position embedding) belongs to the layer before, or to the first.
+    A layer is a block of the architecture (a residual block, a transformer block, a convolution with its norm). What
+    has no matrix of its own (a norm, a class token, a position embedding) belongs to the layer before, or to the first.
     """
     layers: list[list[str]] = []
     early: list[str] = []
@@ -54,7 +55,12 @@ def _units(module: nn.Module, prefix: str) -> Iterator[tuple[list[str], bool]]:
     for name, child in module.named_children():
         place = f"{prefix}{name}."
         # Subclasses of Sequential are blocks (a convolution with its norm); Sequential itself only lists blocks.
-        if type(child) in (nn.Sequential, nn.ModuleList, Encoder):
+        if _is_container(child):
             yield from _units(child, place)
         elif parameters := dict(child.named_parameters()):
             yield [place + inner for inner in parameters], any(p.ndim > 1 for p in parameters.values())
+
+
+def _is_container(module: nn.Module) -> bool:
+    kind = type(module)
+    return kind in (nn.Sequential, nn.ModuleList) or f"{kind.__module__}.{kind.__qualname__}" in CONTAINERS

@@ -1,9 +1,7 @@
-"""What a model loses in training, auxiliary heads included.
+"""Training losses, auxiliary heads included.
 
-GoogLeNet and Inception v3 have heads in mid-network whose losses are added at a discount while training, and which do
-not take part in evaluation. GoogLeNet: 0.3 for each of two (Szegedy and others, *Going Deeper with Convolutions*, CVPR
-2015, section 5). Inception v3: one, at 0.4, the weight that its authors' published training code gives it (TensorFlow
-models, slim; Szegedy and others, *Rethinking the Inception Architecture*, CVPR 2016, section 4, name none).
+GoogLeNet and Inception v3 have heads in mid-network whose losses are added at a discount in training, and which take
+no part in evaluation. The weights and their sources are in :mod:`stoker.models.catalog`.
 """
 
 from __future__ import annotations
@@ -12,17 +10,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["auxiliary_weight", "logits_of", "no_loss", "training_loss"]
+from stoker.models.catalog import family_of
 
-_WEIGHTS = {"googlenet": 0.3, "inception_v3": 0.4}
+__all__ = ["auxiliary_weight", "logits_of", "no_loss", "training_loss"]
 
 Outputs = Tensor | tuple[Tensor | None, ...]
 """logits [n, classes], or these first and those of auxiliary heads after them"""
 
 
 def auxiliary_weight(name: str) -> float:
-    """How much an auxiliary head's loss of the model ``name`` counts beside the main one; 0 where there is none."""
-    return _WEIGHTS.get(name, 0.0)
+    """The weight of each auxiliary head's loss of the model ``name`` (the main head's is 1); 0 where it has none."""
+    return family_of(name).auxiliary_weight
 
 
 def logits_of(outputs: Outputs) -> Tensor:
@@ -33,7 +31,7 @@ def logits_of(outputs: Outputs) -> Tensor:
 def training_loss(
     outputs: Outputs, targets: Tensor, *, label_smoothing: float = 0.0, auxiliary_weight: float = 0.0
 ) -> Tensor:
-    """The cross-entropy of ``outputs``, auxiliary heads weighted, summed over the samples: float32 [].
+    """Cross-entropy of ``outputs``, auxiliary heads weighted, summed over the samples: float32 [].
 
     ``outputs`` is whatever the model returned in training. ``targets`` are classes (int64 [n]) or a mixture of them
     for each sample (float32 [n, classes], rows sum to 1); smoothing mixes the uniform distribution into either.
@@ -47,7 +45,7 @@ def training_loss(
 
 
 def no_loss(outputs: Outputs) -> Tensor:
-    """0, float32 [], whose gradient is 0 in every parameter that ``outputs`` came from."""
+    """Zero, float32 [], with a gradient of zero in every parameter that ``outputs`` depend on."""
     every = (outputs,) if isinstance(outputs, Tensor) else outputs
     return torch.stack([each.float().sum() for each in every if each is not None]).sum() * 0.0
 

@@ -1,7 +1,7 @@
-"""What a model begins with: a file of weights, read without trusting it, and fitted to the model name by name.
+"""Pretrained weights: a file, read without trusting it, whose tensors are matched with the model's by name.
 
-A safetensors file, or a state dict by ``torch.save`` as torchvision publishes them, which is read with
-``weights_only``: no code in it is run. Of a safetensors file the shapes alone can be had, for a fraction of its bytes.
+The file is safetensors, or a state dict by ``torch.save`` as torchvision publishes them, which is read with
+``weights_only``: no code in it is run. The shapes in a safetensors file can be read for a fraction of its bytes.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from torch import Tensor
 from torchvision.models.vision_transformer import interpolate_embeddings
 
 from stoker.errors import ModelError
+from stoker.models.catalog import AUXILIARY_HEADS
 from stoker.storage import Location
 from stoker.storage.retry import BadBody
 
-__all__ = ["Fit", "fit", "read_shapes", "read_weights", "resize_positions"]
+__all__ = ["TensorMatch", "match_tensors", "read_shapes", "read_weights", "resize_positions"]
 
 Shape = tuple[int, ...]
 
@@ -34,32 +35,30 @@ _HEADER_MOST_BYTES = 100 * 2**20
 _WRAPPED = ("state_dict", "model")
 _DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.")
 """names in torchvision's files of DenseNets, which are older than its code"""
-_POSITIONS = "encoder.pos_embedding"
-_OPTIONAL = re.compile(r"(?:aux1|aux2|AuxLogits)\..*|.*\.num_batches_tracked")
-"""heads that only training has, and counts that old files lack: what need not be in both"""
+_ADVICE = "give weights of this architecture, or change model.name and its options"
 
 
 @dataclass(frozen=True)
-class Fit:
-    """Names of a model's tensors: those that a file has for it, and those that begin anew."""
+class TensorMatch:
+    """Names of a model's tensors: those that are loaded from a file, and those that keep their fresh values."""
 
-    taken: frozenset[str]
+    loaded: frozenset[str]
     new: frozenset[str]
     resized: frozenset[str] = frozenset()
-    """of ``taken``: position embeddings of another image size, to be interpolated"""
+    """of ``loaded``: position embeddings for another image size, to be interpolated"""
 
 
 def read_weights(place: Location, sha256: str | None = None) -> dict[str, Tensor]:
-    """The tensors in the file at ``place`` by name, on the CPU; with ``sha256`` (hexadecimal) checked against it.
+    """Read the tensors in the file at ``place`` by name, on the CPU; ``sha256`` (hexadecimal) is checked if given.
 
     Raises:
-        ModelError: there is no such file, or it does not hold named tensors alone.
-        StorageError: it cannot be read, or is not what ``sha256`` says.
+        ModelError: the file does not exist, or it holds something other than named tensors.
+        StorageError: it cannot be read, or its checksum is not ``sha256``.
     """
 
     def check(data: bytes) -> None:
         if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
-            raise BadBody(f"{len(data)} bytes came that are not what the model was published with")
+            raise BadBody(f"{len(data)} bytes were read whose checksum is not that of the published model")
 
     try:
         data = place.read(check)
@@ -74,7 +73,7 @@ def read_weights(place: Location, sha256: str | None = None) -> dict[str, Tensor
 
 
 def read_shapes(place: Location) -> dict[str, Shape]:
-    """Names and shapes of the tensors in the file at ``place``; of a safetensors file only its header is read.
+    """Read names and shapes of the tensors in the file at ``place``; of a safetensors file only the header is read.
 
     Raises:
         ModelError, StorageError: see :func:`read_weights`.
@@ -93,63 +92,76 @@ def read_shapes(place: Location) -> dict[str, Shape]:
         raise ModelError(f"model.weights: {place} is not a safetensors file; write it again") from None
 
 
-def fit(
-    there: Mapping[str, Shape], wanted: Mapping[str, Shape], head: frozenset[str], *, keeps_head: bool, what: str
-) -> Fit:
-    """How the tensors of a file (``there``) fill a model (``wanted``), of which ``head`` may begin anew.
+def match_tensors(
+    given: Mapping[str, Shape],
+    wanted: Mapping[str, Shape],
+    head: frozenset[str],
+    *,
+    keeps_head: bool,
+    what: str,
+    positions: str | None = None,
+) -> TensorMatch:
+    """Match the tensors of a file (``given``) with those of a model (``wanted``), whose ``head`` may keep fresh values.
 
-    ``what`` names both in errors, as ``"s3://… for a resnet50"``.
+    ``what`` names both in errors, for example ``"s3://… for a resnet50"``. ``positions`` is the name of a position
+    embedding that may be interpolated.
 
     Raises:
-        ModelError: a tensor's shapes differ, or one is missing on either side; the message names it and the shapes.
+        ModelError: a tensor's shapes differ, or it is missing on one side; the message has its name and shapes.
     """
-    resized = {_POSITIONS} & there.keys() if _are_resizable(there.get(_POSITIONS), wanted.get(_POSITIONS)) else set()
+    resized = frozenset(
+        {positions} if positions and _are_resizable(given.get(positions), wanted.get(positions)) else ()
+    )
     new: set[str] = set()
     for name, shape in wanted.items():
-        if name not in there:
-            if name not in head and not _OPTIONAL.fullmatch(name):
+        if name not in given:
+            if name not in head and not _is_optional(name):
                 raise ModelError(f"model.weights: {what}: tensor {name} {_shown(shape)} is missing; {_ADVICE}")
             new.add(name)
-        elif there[name] != shape and name not in head and name not in resized:
-            shapes = f"{_shown(there[name])}, but {_shown(shape)} is needed"
+        elif given[name] != shape and name not in head and name not in resized:
+            shapes = f"{_shown(given[name])}, but {_shown(shape)} is needed"
             raise ModelError(f"model.weights: {what}: tensor {name} is {shapes}; {_ADVICE}")
-    for name, shape in there.items():
-        if name not in wanted and name not in head and not _OPTIONAL.fullmatch(name):
+    for name, shape in given.items():
+        if name not in wanted and name not in head and not _is_optional(name):
             raise ModelError(f"model.weights: {what}: the model has no tensor {name} {_shown(shape)}; {_ADVICE}")
-    if not keeps_head or any(there.get(name) != wanted[name] for name in head if not _OPTIONAL.fullmatch(name)):
+    if not keeps_head or any(given.get(name) != wanted[name] for name in head if not _is_optional(name)):
         new |= head
-    return Fit(frozenset(wanted) - new, frozenset(new), frozenset(resized))
+    return TensorMatch(frozenset(wanted) - new, frozenset(new), resized)
 
 
 def resize_positions(weights: dict[str, Tensor], image_size: int, patch_size: int) -> dict[str, Tensor]:
-    """``weights`` of a vision transformer with its position embeddings interpolated to another image size.
+    """Interpolate the position embeddings in a vision transformer's ``weights`` to another image size.
+
+    Both sizes are sides in pixels. Returns a new mapping.
 
     Dosovitskiy and others, *An Image is Worth 16x16 Words* (ICLR 2021), section 3.2.
     """
     return dict(interpolate_embeddings(image_size, patch_size, dict(weights)))
 
 
-_ADVICE = "give weights of this architecture, or change model.name and its options"
-
-
 def _state_dict(place: Location, data: bytes) -> dict[str, Tensor]:
     try:
-        found: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # bytes that are no pickle make its interpreter fail in any way
+        loaded: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # bytes that are not a pickle make its interpreter fail in any way
         reason = " ".join(str(error).split())[:120]
         raise ModelError(
-            f"model.weights: {place} does not load as tensors alone ({reason}); save a state dict, or safetensors"
+            f"model.weights: {place} does not load with weights_only ({reason}); save a state dict, or safetensors"
         ) from None
     for key in _WRAPPED:
-        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
-            found = found[key]
-    if not isinstance(found, Mapping) or not all(isinstance(v, Tensor) for v in found.values()):
-        raise ModelError(f"model.weights: {place} holds no state dict; save model.state_dict(), or safetensors")
-    return {_DENSENET.sub(r"\1\2.", str(name).removeprefix("module.")): tensor for name, tensor in found.items()}
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
+            loaded = loaded[key]
+    if not isinstance(loaded, Mapping) or not all(isinstance(v, Tensor) for v in loaded.values()):
+        raise ModelError(f"model.weights: {place} does not hold a state dict; save model.state_dict(), or safetensors")
+    return {_DENSENET.sub(r"\1\2.", str(name).removeprefix("module.")): tensor for name, tensor in loaded.items()}
 
 
-def _are_resizable(there: Shape | None, wanted: Shape | None) -> bool:
-    return there is not None and wanted is not None and there != wanted and (there[0], there[2]) == (1, wanted[2])
+def _is_optional(name: str) -> bool:
+    """Whether ``name`` may be on one side only: auxiliary heads, and counts that old files lack."""
+    return name.startswith(AUXILIARY_HEADS) or name.endswith(".num_batches_tracked")
+
+
+def _are_resizable(given: Shape | None, wanted: Shape | None) -> bool:
+    return given is not None and wanted is not None and given != wanted and (given[0], given[2]) == (1, wanted[2])
 
 
 def _shown(shape: Shape) -> str:
@@ -157,4 +169,6 @@ def _shown(shape: Shape) -> str:
 
 
 def _missing(place: Location) -> ModelError:
-    return ModelError(f"model.weights: no file at {place}; give a model version (name@3) or the URL of a weights file")
+    return ModelError(
+        f"model.weights: file {place} not found; give a model version (name@3) or the URL of a weights file"
+    )

@@ -1,4 +1,4 @@
-"""What a run is, in one typed object: read from YAML, overridden by dotted keys, refused when it cannot work."""
+"""The recipe of a run as one typed object: read from YAML, overridden by dotted keys, validated as a whole."""
 
 from stoker.recipe.data_fields import Augment, Data, Resizing
 from stoker.recipe.model_fields import Augmentation, Loss, Model, Optimizer, Source

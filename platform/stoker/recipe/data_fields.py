@@ -1,4 +1,4 @@
-"""The fields of a recipe that say which samples there are, and what they are made into."""
+"""Fields of a recipe: which samples are read, and how they become training images."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ __all__ = ["Augment", "Data", "Resizing"]
 
 
 class Augment(Section):
-    """How a training sample is varied; every draw is keyed by (seed, epoch, sample)."""
+    """Random crop and flip of training samples; every draw is keyed by (seed, epoch, sample)."""
 
-    scale: tuple[float, float] = Field((0.08, 1.0), description="share of the image's area that a crop covers")
-    ratio: tuple[float, float] = Field((0.75, 4 / 3), description="width by height of a crop")
-    flip: Fraction = Field(0.5, description="probability of a horizontal flip")
+    scale: tuple[float, float] = Field(
+        (0.08, 1.0), description="lowest and highest fraction of the image's area that a crop covers, above 0 to 1"
+    )
+    ratio: tuple[float, float] = Field(
+        (0.75, 4 / 3), description="lowest and highest width / height of a crop, above 0"
+    )
+    flip: Fraction = Field(0.5, description="probability of a horizontal flip, 0 to 1")
 
     @model_validator(mode="after")
     def _ordered(self) -> Augment:
@@ -28,12 +32,14 @@ class Augment(Section):
 
 
 class Resizing(Section):
-    """Training images that begin small and grow to ``data.image_size``: early epochs cost less."""
+    """Progressive resizing: training images grow to ``data.image_size``, so early epochs cost less."""
 
-    from_size: Positive = Field(description="side in the first epochs, in pixels")
-    start_epoch: int = Field(ge=0, description="the last epoch (from 0) of that size")
-    end_epoch: Positive = Field(description="the first epoch of the full size; linear in between")
-    multiple: Positive = Field(32, description="sizes in between are rounded to a multiple of this")
+    from_size: Positive = Field(
+        description="side of the training images in the first epochs, in pixels, at most data.image_size"
+    )
+    start_epoch: int = Field(ge=0, description="last epoch (from 0) at from_size")
+    end_epoch: Positive = Field(description="first epoch at data.image_size, above start_epoch; linear in between")
+    multiple: Positive = Field(32, description="sizes in between are rounded to a multiple of this, in pixels")
 
     @model_validator(mode="after")
     def _ordered(self) -> Resizing:
@@ -43,36 +49,61 @@ class Resizing(Section):
 
 
 class Data(Section):
-    """Which samples, how they are read, and what they are made into."""
+    """Which samples are read, how, and what the model gets of them."""
 
-    url: str = Field(description="the data set: a URL or path that holds dataset.json")
-    train_split: str = "train"
-    validation_split: str = "validation"
-    image_size: Positive = Field(224, description="side of the square that the model sees, in pixels")
-    resizing: Resizing | None = Field(None, description="smaller training images in the first epochs")
-    mean: Channels = Field((0.485, 0.456, 0.406), description="of the channels R, G, B, in 0 to 1")
-    std: Channels = Field((0.229, 0.224, 0.225), description="of the channels R, G, B, in 0 to 1")
-    augment: Augment = Field(default_factory=Augment)
-    last_batch: Literal["drop", "pad"] = Field("drop", description="what becomes of an epoch's partial global batch")
-    block_samples: Positive = Field(16, description="samples that one range read fetches")
-    window_blocks: Positive = Field(2, description="blocks of a slot whose samples are mixed")
-    memory_mb: Positive = Field(1024, description="bound on a rank's encoded bytes in flight and waiting, in MB")
-    read_threads: Positive = Field(16, description="most range reads under way; fewer while the store only queues them")
-    read_deadline_s: float = Field(30.0, gt=0, description="a read without an answer is given up and sent again")
+    url: str = Field(description="URL or path of the data set, the folder that holds dataset.json")
+    train_split: str = Field("train", description="split to train on")
+    validation_split: str = Field("validation", description="split to evaluate on")
+    image_size: Positive = Field(224, description="side of the square training images, in pixels")
+    resizing: Resizing | None = Field(
+        None, description="progressive resizing: smaller training images in the first epochs; default none"
+    )
+    mean: Channels = Field(
+        (0.485, 0.456, 0.406), description="mean of the channels R, G, B, subtracted from pixels in 0 to 1"
+    )
+    std: Channels = Field(
+        (0.229, 0.224, 0.225),
+        description="standard deviation of the channels R, G, B, above 0; pixels are divided by it",
+    )
+    augment: Augment = Field(default_factory=Augment, description="random crop and flip of training images")
+    last_batch: Literal["drop", "pad"] = Field(
+        "drop", description="what happens to the last, partial global batch of an epoch: drop it, or pad it"
+    )
+    block_samples: Positive = Field(16, description="samples in a block, which one range read fetches")
+    window_blocks: Positive = Field(2, description="blocks among which the samples of a slot are shuffled")
+    memory_mb: Positive = Field(1024, description="bound on a worker's encoded images in flight and waiting, in MiB")
+    read_threads: Positive = Field(
+        16, description="most range reads in flight per worker; fewer are used while the store only queues them"
+    )
+    read_deadline_s: float = Field(
+        30.0, gt=0, description="seconds after which a read without an answer is cancelled and sent again"
+    )
     hedge_percentile: float | None = Field(
-        None, ge=50, lt=100, description="reads slower than this share of the recent ones get a second one beside them"
+        None,
+        ge=50,
+        lt=100,
+        description="reads slower than this percentage of the recent ones are sent a second time, and the first answer "
+        "is used; 50 to below 100; default never",
     )
-    cache_dir: str | None = Field(None, description="folder on each node that keeps what was read; safe to delete")
-    cache_mb: Positive = Field(100_000, description="bound on the node's cache, all ranks together, in MB")
+    cache_dir: str | None = Field(
+        None, description="folder on each node that caches what was read, safe to delete; default none"
+    )
+    cache_mb: Positive = Field(100_000, description="bound on a node's cache, all its workers together, in MiB")
     decode: Literal["cpu", "gpu"] = Field(
-        "cpu", description="what decodes training images; gpu takes nvJPEG, whose pixels differ a little"
+        "cpu", description="where training images are decoded; gpu uses nvJPEG, whose pixels differ slightly"
     )
-    decode_threads: Positive = 2
+    decode_threads: Positive = Field(2, description="threads per worker that decode images, with decode: cpu")
     scales_in_dct: bool = Field(
-        False, description="decode crops of twice the output's side and more at a fraction: faster, not exact"
+        False,
+        description="decode crops of at least twice the output's side at a fraction of their size, in the JPEG's own "
+        "transform: faster, but the pixels are not exactly the same",
     )
-    on_corrupt: Literal["fail", "skip"] = Field("fail", description="what to do with a sample that cannot be decoded")
-    corrupt_limit: Positive = Field(100, description="with on_corrupt skip: corrupt samples a rank bears an epoch")
+    on_corrupt: Literal["fail", "skip"] = Field(
+        "fail", description="what to do with a sample that cannot be decoded: fail the run, or replace it and count it"
+    )
+    corrupt_limit: Positive = Field(
+        100, description="with on_corrupt: skip, corrupt samples per worker and epoch above which the run fails"
+    )
 
     @model_validator(mode="after")
     def _std_divides(self) -> Data:
@@ -93,8 +124,8 @@ class Data(Section):
             return self.image_size
         if epoch <= grows.start_epoch:
             return grows.from_size
-        share = (epoch - grows.start_epoch) / (grows.end_epoch - grows.start_epoch)
-        between = grows.from_size + share * (self.image_size - grows.from_size)
+        fraction = (epoch - grows.start_epoch) / (grows.end_epoch - grows.start_epoch)
+        between = grows.from_size + fraction * (self.image_size - grows.from_size)
         return min(self.image_size, max(grows.from_size, round(between / grows.multiple) * grows.multiple))
 
     @model_validator(mode="after")

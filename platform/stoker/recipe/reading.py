@@ -1,4 +1,4 @@
-"""From a YAML file and dotted overrides to a :class:`Recipe`, with errors that name the key and the nearest one."""
+"""Read a :class:`Recipe` from YAML and dotted overrides; errors name the key and the nearest valid one."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ _MAY_CHANGE = ("workers.", "checkpoint.", "tracking.", "storage_timeout_s", "on_
 
 
 def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe in the YAML file ``path`` with each of ``overrides`` (``key.sub=value``, value in YAML) applied.
+    """Read the recipe in the YAML file ``path`` and apply ``overrides`` (``key.sub=value``, value in YAML).
 
     Raises:
-        RecipeError: no such file, no YAML, an unknown key (named with the nearest valid one), a wrong type, or a
-            combination that cannot work; the message names file and key.
+        RecipeError: the file does not exist or is not valid YAML, a key is unknown (the message names the nearest valid
+            one) or has a wrong type, or settings contradict each other; the message names file and key.
     """
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise RecipeError(f"{path}: no such recipe; jobs/recipes/ holds the ones that come with stoker") from None
+        raise RecipeError(f"{path}: recipe not found; jobs/recipes/ holds the ones that come with stoker") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: cannot be read as text ({error})") from None
     recipe = parse_recipe(text, str(path), overrides)
@@ -44,7 +44,7 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def parse_recipe(text: str, source: str, overrides: Sequence[str] = ()) -> Recipe:
-    """As :func:`read_recipe`, of YAML that is at hand; ``source`` names it in errors."""
+    """As :func:`read_recipe`, from the YAML in ``text``; ``source`` names it in errors."""
     try:
         content = with_current_keys(_load(text, source))
     except RecipeError as error:
@@ -58,22 +58,22 @@ def parse_recipe(text: str, source: str, overrides: Sequence[str] = ()) -> Recip
 
 
 def stored_recipe(content: dict[str, Any]) -> Recipe:
-    """The recipe in JSON that stoker wrote, a model version's card for instance; keys may have their old names."""
+    """Validate a recipe that stoker stored as JSON, such as a model version's; keys may have their old names."""
     return Recipe.model_validate(with_current_keys(content))
 
 
 def as_yaml(recipe: Recipe) -> str:
-    """The resolved recipe, every default written out; reading it back gives an equal one."""
+    """Write the resolved recipe as YAML, with every default; reading it back gives an equal one."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema of a recipe, for editors that complete and check YAML."""
+    """Return the JSON Schema of a recipe, for editors that complete and check YAML."""
     return Recipe.model_json_schema()
 
 
 def changed_keys(before: Recipe, after: Recipe) -> list[str]:
-    """Dotted keys whose values differ and that define what a run computes (not where or how fast it does)."""
+    """Dotted keys whose values differ, of those that decide what a run computes (not where or how fast)."""
     old, new = (dict(leaves(r.model_dump(mode="json"))) for r in (before, after))
     differing = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
     return [key for key in differing if not key.startswith(_MAY_CHANGE)]
@@ -100,7 +100,7 @@ def _apply(content: dict[str, Any], override: str) -> None:
     try:
         parsed = yaml.load(value, Loader=CoreLoader)
     except yaml.YAMLError:
-        raise RecipeError(f"override {key}: {value!r} is not a YAML value") from None
+        raise RecipeError(f"override {key}: {value!r} is not valid YAML") from None
     *parents, last = current_key(key).split(".")
     section: Any = content
     for depth, parent in enumerate(parents):

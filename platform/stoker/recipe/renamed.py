@@ -1,4 +1,4 @@
-"""Keys of recipes that were renamed: their old names stay valid, in files, overrides and what runs have stored."""
+"""Renamed keys of recipes: the old names stay valid in files, overrides and stored recipes."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _warned: set[str] = set()
 
 
 def current_key(key: str) -> str:
-    """The name that the dotted ``key`` has now."""
+    """Return the current name of the dotted ``key``."""
     return RENAMED.get(key, key)
 
 
 def with_current_keys(content: dict[str, Any]) -> dict[str, Any]:
-    """A copy of ``content``, the nested mapping of a recipe, with every renamed key under its new name.
+    """Copy ``content``, the nested mapping of a recipe, with every renamed key under its new name.
 
     Raises:
         RecipeError: a key is given under its old and its new name.
@@ -49,7 +49,7 @@ def with_current_keys(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def warn_of_renamed(keys: Iterable[str], source: str) -> None:
-    """Say once a process for each old key among the dotted ``keys`` of ``source`` what its name is now."""
+    """Warn about each old name among the dotted ``keys`` of ``source``, once per process."""
     for key in keys:
         if key in RENAMED and key not in _warned:
             _warned.add(key)

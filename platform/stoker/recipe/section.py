@@ -1,4 +1,4 @@
-"""What the sections of a recipe have in common."""
+"""Base class and value types of the sections of a recipe."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ Channels = tuple[float, float, float]
 
 
 class Section(BaseModel):
-    """Unknown keys are refused, and what was read does not change."""
+    """A section: unknown keys are refused, and values cannot be changed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

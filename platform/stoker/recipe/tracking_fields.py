@@ -1,4 +1,4 @@
-"""The fields of a recipe that say where else a run's curves go."""
+"""Fields of a recipe: the experiment trackers that a run reports to."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ __all__ = ["Mlflow", "Tracking", "Wandb"]
 
 
 class Mlflow(Section):
-    """Credentials come from MLflow's own environment variables, never from here."""
+    """MLflow. Credentials come from MLflow's own environment variables, never from a recipe."""
 
-    uri: str = Field(description="the tracking server or store, as MLflow takes it; no user, password or token in it")
-    experiment: str = "stoker"
+    uri: str = Field(
+        description="URI of the tracking server or store, as MLflow takes it, without user, password or token"
+    )
+    experiment: str = Field("stoker", description="name of the MLflow experiment")
 
     @model_validator(mode="after")
     def _has_no_secret(self) -> Mlflow:
@@ -29,14 +31,14 @@ class Mlflow(Section):
 
 
 class Wandb(Section):
-    """The API key comes from WANDB_API_KEY or ~/.netrc on the workers, never from here."""
+    """Weights & Biases. The API key comes from WANDB_API_KEY or ~/.netrc on the workers, never from a recipe."""
 
-    project: str = "stoker"
-    entity: str | None = Field(None, description="user or team; default: that of the API key")
+    project: str = Field("stoker", description="name of the project")
+    entity: str | None = Field(None, description="user or team; default that of the API key")
 
 
 class Tracking(Section):
-    """Where else a run's curves go; TensorBoard's event files are always written, to <run>/tensorboard/."""
+    """Experiment trackers; TensorBoard's event files are always written, to <run>/tensorboard/."""
 
-    mlflow: Mlflow | None = None
-    wandb: Wandb | None = None
+    mlflow: Mlflow | None = Field(None, description="report to MLflow; default off")
+    wandb: Wandb | None = Field(None, description="report to Weights & Biases; default off")

@@ -1,6 +1,6 @@
-"""YAML as people mean it: the core schema of YAML 1.2 (section 10.3), where PyYAML alone reads YAML 1.1.
+"""YAML 1.2 (core schema, section 10.3) on top of PyYAML, which reads YAML 1.1.
 
-``1e-3`` is a number, ``no`` and ``on`` are words, and a key that stands twice is an error instead of a surprise.
+``1e-3`` is a number, ``no`` and ``on`` are words, and a duplicate key is an error.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class CoreLoader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key!r}", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import socket
@@ -12,8 +11,8 @@ import ray
 
 from stoker.dataset.format.manifest import Manifest, read_manifest
 from stoker.dataset.order import EpochOrder
-from stoker.errors import ClusterError, ModelError, RecipeError, RunError
-from stoker.models.catalog import known_models
+from stoker.errors import ClusterError, RecipeError, RunError
+from stoker.models.catalog import check_model_name, family_of
 from stoker.recipe import Recipe
 from stoker.runs.folder import RunFolder
 from stoker.runs.records import Result
@@ -24,8 +23,6 @@ from stoker.training.telemetry.trackers import check_trackers
 __all__ = ["check_recipe", "train"]
 
 _CHECK_TIMEOUT_S = 5.0
-_ANY_SIZE = ("digitsnet", "resnet", "resnext", "wide_resnet", "regnet", "mobilenet", "efficientnet", "shufflenet")
-_LEAST_PIXELS = 32
 
 
 def check_recipe(recipe: Recipe) -> Manifest:
@@ -51,11 +48,8 @@ def check_recipe(recipe: Recipe) -> Manifest:
         EpochOrder(samples, recipe.batch.total, 0, last_batch=recipe.data.last_batch)
     except ValueError as error:
         raise RecipeError(f"batch.total: {error}") from None
-    if recipe.model.name not in (known := known_models()):
-        near = difflib.get_close_matches(recipe.model.name, known, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else "any torchvision classification model will do"
-        raise ModelError(f"model.name: no model is called {recipe.model.name!r}; {hint}")
-    if _asks_much(recipe):
+    check_model_name(recipe.model.name)
+    if _needs_model_check(recipe):
         from stoker.models.initialize import (
             check_initialization,  # brings torch and torchvision, seconds of processor time
         )
@@ -111,15 +105,15 @@ def train(recipe: Recipe) -> Result:
     raise RunError(f"run {recipe.name!r} ended without a result at {run.location}; submit it again to resume")
 
 
-def _asks_much(recipe: Recipe) -> bool:
-    """Whether the model might refuse the recipe for more than its name, which only torch can tell.
+def _needs_model_check(recipe: Recipe) -> bool:
+    """Whether the model could refuse the recipe for more than its name, which takes torch to find out.
 
-    A plain model of a family that takes images of any size is not built here: a start is quicker without torch.
+    A plain model of a family that takes images of any size is not built here: a start is faster without torch.
     """
-    sizes = recipe.data.resizing is not None or recipe.evaluation.image_size is not None
-    takes_any = recipe.model.name.startswith(_ANY_SIZE) and recipe.batch.micro > 1
-    too_small = recipe.data.image_size < _LEAST_PIXELS
-    return recipe.model.asks_more_than_a_name or sizes or too_small or not takes_any
+    varies_size = recipe.data.resizing is not None or recipe.evaluation.image_size is not None
+    least = family_of(recipe.model.name).least_side
+    takes_any_size = least is not None and recipe.data.image_size >= least and recipe.batch.micro > 1
+    return recipe.model.asks_more_than_a_name or varies_size or not takes_any_size
 
 
 def _require_cluster(address: str) -> None:

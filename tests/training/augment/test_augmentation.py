@@ -1,20 +1,22 @@
-"""Augmentation on the device: torchvision's results for the same parameters, whatever stands beside a sample."""
+"""Augmentation on the device: torchvision's results for the same parameters, whatever else is in the batch."""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import CutMix, InterpolationMode
+from torchvision.transforms.v2 import CutMix, InterpolationMode, RandAugment, TrivialAugmentWide
 from torchvision.transforms.v2 import functional as transform
 
 from stoker.dataset import Batch
 from stoker.models import training_loss
 from stoker.recipe import parse_recipe
-from stoker.training.augment.augmentation import Augmentation, erase, erased_boxes
+from stoker.training.augment.augmentation import Augmentation
+from stoker.training.augment.mixing import erase, erased_boxes
 from stoker.training.augment.operations import OPERATIONS, apply_operations
 
 RECIPE = """
@@ -28,6 +30,9 @@ schedule: {epochs: 1}
 workers: {gpus: 0, cpus: 1}
 """
 CLASSES = 5
+NAMES = [operation.name for operation in OPERATIONS]
+RANGES = {"posterize": (2, 8), "solarize": (0, 1), "rotate": (-135, 135), "translate_x": (-9, 9),
+          "translate_y": (-9, 9)}  # fmt: skip
 BILINEAR = InterpolationMode.BILINEAR
 
 
@@ -36,14 +41,14 @@ def augmentation(*overrides: str) -> Augmentation:
 
 
 def batch_of(numbers: list[int], *, epoch: int = 1, micro_batch: int = 0, side: tuple[int, int] = (24, 20)) -> Batch:
-    """Pictures that the sample's number alone decides."""
-    images = [_picture(number, side) for number in numbers]
+    """Images that the sample's number alone decides."""
+    images = [_image(number, side) for number in numbers]
     stacked = torch.stack(images).contiguous(memory_format=torch.channels_last)
     labels = torch.tensor([number % CLASSES for number in numbers])
     return Batch(stacked, labels, torch.tensor(numbers), epoch, 3, micro_batch)
 
 
-def _picture(number: int, side: tuple[int, int]) -> Tensor:
+def _image(number: int, side: tuple[int, int]) -> Tensor:
     rough = torch.randint(0, 256, (1, 3, 5, 5), generator=torch.Generator().manual_seed(number)).float()
     return torch.nn.functional.interpolate(rough, side, mode="bilinear")[0].to(torch.uint8)
 
@@ -74,23 +79,51 @@ def _by_torchvision(name: str, image: Tensor, strength: float) -> Tensor:
     return operations[name]()
 
 
-@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("name", NAMES)
 def test_an_operation_gives_what_torchvision_gives_for_the_same_strength(name: str) -> None:
     images = batch_of(list(range(12))).images
     images[3] = 77  # of one colour
-    low, high = {"posterize": (2, 8), "solarize": (0, 1), "rotate": (-135, 135), "translate_x": (-9, 9),
-                 "translate_y": (-9, 9)}.get(name, (-0.99, 0.99))  # fmt: skip
-    strengths = np.linspace(low, high, len(images))
-    mine = apply_operations(images, np.full(len(images), OPERATIONS.index(name)), strengths)
+    strengths = np.linspace(*RANGES.get(name, (-0.99, 0.99)), len(images))
+    ours = apply_operations(images, np.full(len(images), NAMES.index(name)), strengths)
     theirs = torch.stack([_by_torchvision(name, i, s) for i, s in zip(images, strengths.tolist(), strict=True)])
-    difference = (mine.int() - theirs.int()).abs()
+    difference = (ours.int() - theirs.int()).abs()
     assert difference.max() <= 1  # a rounding on the edge between two levels
     assert (difference > 0).float().mean() < 0.002
-    assert mine.is_contiguous(memory_format=torch.channels_last)
+    assert ours.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_operation_is_in_the_docs(name: str) -> None:
+    pages = [page.read_text() for page in (Path(__file__).parents[3] / "docs").rglob("*.md")]
+    assert any(f"`{name}`" in page for page in pages)
+
+
+def test_draws_choose_operations_in_the_order_that_runs_were_trained_with() -> None:
+    """A stored run that resumes must draw the same: a new operation goes last and changes even so."""
+    assert NAMES == [
+        "identity", "shear_x", "shear_y", "translate_x", "translate_y", "rotate", "brightness", "color", "contrast",
+        "sharpness", "posterize", "solarize", "auto_contrast", "equalize",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("is_wide", "bins"), [(True, [1, 15, 30]), (False, [1, 9, 30])])
+def test_strengths_and_signs_are_those_of_torchvisions_policies(is_wide: bool, bins: list[int]) -> None:
+    """The ranges of TrivialAugmentWide and RandAugment at bins of 0 to 30, for images of 24 by 20 pixels."""
+    policy = TrivialAugmentWide() if is_wide else RandAugment()
+    for operation in OPERATIONS:
+        theirs, is_signed = policy._AUGMENTATION_SPACE[_name_in_torchvision(operation.name)]
+        assert operation.is_signed == is_signed
+        table = theirs(31, 24, 20)
+        for bin_ in bins if table is not None else []:
+            assert operation.strength(bin_ / 30, 24, 20, is_wide) == pytest.approx(float(table[bin_]))
+
+
+def _name_in_torchvision(name: str) -> str:
+    return "".join(word.capitalize() for word in name.split("_"))
 
 
 @pytest.mark.parametrize("policy", ["rand_augment", "trivial_augment_wide"])
-def test_what_becomes_of_a_sample_depends_on_nothing_beside_it(policy: str) -> None:
+def test_a_sample_does_not_depend_on_the_rest_of_its_batch(policy: str) -> None:
     varied = augmentation(f"policy={policy}", "erase=0.5")
     together = batch_of(list(range(40)))
     images = varied.pixels(together.images, together)
@@ -125,31 +158,31 @@ def test_every_operation_comes_up_about_as_often_as_another() -> None:
 def test_erasing_is_that_of_torchvision_for_the_same_box() -> None:
     images = batch_of(list(range(16))).images.float()
     boxes = erased_boxes(9, np.arange(16), 0.7, *images.shape[-2:])
-    mine = erase(images, boxes)
+    ours = erase(images, boxes)
     sizes = boxes[:, 2:] - boxes[:, :2]
     assert 4 < (sizes[:, 0] > 0).sum() < 16
-    for image, (left, top, right, bottom), result in zip(images, boxes.tolist(), mine, strict=True):
+    for image, (left, top, right, bottom), result in zip(images, boxes.tolist(), ours, strict=True):
         value = torch.zeros(3, 1, 1)
         assert torch.equal(transform.erase(image, top, left, bottom - top, right - left, value), result)
 
 
-def test_erased_shares_and_shapes_are_in_their_ranges() -> None:
+def test_erased_areas_and_shapes_are_in_their_ranges() -> None:
     boxes = erased_boxes(1, np.arange(4000), 0.25, 224, 192)
     width, height = (boxes[:, 2:] - boxes[:, :2]).T
     hit = width > 0
     assert hit.mean() == pytest.approx(0.25, abs=0.03)
-    share = (width * height / (224 * 192))[hit]
-    assert share.min() > 0.019
-    assert share.max() < 0.335
+    fraction = (width * height / (224 * 192))[hit]
+    assert fraction.min() > 0.019
+    assert fraction.max() < 0.335
     assert (boxes[:, 2:] <= [192, 224]).all()
 
 
-def test_mixup_mixes_images_and_targets_by_the_same_share() -> None:
+def test_mixup_mixes_images_and_targets_by_the_same_lambda() -> None:
     batch = batch_of([1, 2, 8, 4])
     images, targets = augmentation("mixup=0.5").mix(batch.images.float(), batch.labels, batch)
-    share = float(targets[0, 1])
+    lam = float(targets[0, 1])
     original = batch.images.float()
-    torch.testing.assert_close(images, original * share + original.roll(1, 0) * (1 - share))
+    torch.testing.assert_close(images, original * lam + original.roll(1, 0) * (1 - lam))
     torch.testing.assert_close(targets.sum(dim=1), torch.ones(4))
     assert targets[2, 3] == 1 - targets[2, 2] or targets[2, 2] == pytest.approx(1 - float(targets[2, 3]))
 
@@ -160,13 +193,12 @@ def test_cutmix_is_that_of_torchvision_for_the_same_box() -> None:
     found = [cut._mix_of(batch_of([1], micro_batch=i), 24, 20) for i in range(60)]
     assert all(mix is not None and mix.box is not None for mix in found)
     images, targets = cut.mix(batch.images.float(), batch.labels, batch)
-    box, share = found[0].box, found[0].share  # type: ignore[union-attr]
-    parameters = {"labels": batch.labels, "batch_size": 4, "box": box, "lam_adjusted": share}
+    box, lam = found[0].box, found[0].lam  # type: ignore[union-attr]
+    parameters = {"labels": batch.labels, "batch_size": 4, "box": box, "lam_adjusted": lam}
     theirs = CutMix(num_classes=CLASSES)
     assert torch.equal(images, theirs.transform(batch.images.float(), parameters))
     torch.testing.assert_close(targets, theirs.transform(batch.labels, parameters))
-    shares = np.array([mix.share for mix in found if mix])
-    assert 0.3 < shares.mean() < 0.9
+    assert 0.3 < np.mean([mix.lam for mix in found if mix]) < 0.9
 
 
 def test_mixup_and_cutmix_take_turns_by_micro_batch_and_repeat_themselves() -> None:

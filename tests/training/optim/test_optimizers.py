@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 from stoker.models import build_model, freeze, head_names, layers_of, model_on_meta
 from stoker.recipe import Optimizer
+from stoker.recipe.model_fields import OPTIMIZER_NAMES
 from stoker.training.optim.lamb import Lamb
 from stoker.training.optim.optimizers import (
+    OPTIMIZERS,
     build_optimizer,
     load_optimizer_tensors,
     optimizer_tensors,
@@ -53,27 +57,45 @@ def test_lamb_leaves_weights_of_zero_able_to_move() -> None:
     assert torch.all(zero < 0)
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw", "lamb"])
-def test_an_optimizers_state_comes_back_by_name(name: str) -> None:
+def test_a_recipe_may_name_each_optimizer_of_the_table() -> None:
+    assert tuple(OPTIMIZERS) == OPTIMIZER_NAMES
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimizer_trains_and_its_state_is_restored_exactly(name: str) -> None:
     chosen = Optimizer(name=name, lr=0.01)  # type: ignore[arg-type]
     torch.manual_seed(0)
     models = [build_model("digitsnet", classes=3) for _ in range(2)]
     first, second = (build_optimizer(model, chosen) for model in models)
+    assert type(first).__name__.lower() == name
+    initial = [p.detach().clone() for p in models[0].parameters()]
     gradients = [torch.randn_like(p) for p in models[0].parameters()]
     for step in range(3):
         for parameter, gradient in zip(models[0].parameters(), gradients, strict=True):
             parameter.grad = gradient.clone()
         if step == 2:
             models[1].load_state_dict(models[0].state_dict())
-            load_optimizer_tensors(second, models[1], optimizer_tensors(first, models[0]))
+            state = optimizer_tensors(first, models[0])
+            load_optimizer_tensors(second, models[1], state)
+            restored = optimizer_tensors(second, models[1])
+            assert restored.keys() == state.keys() != set()
+            assert all(torch.equal(restored[key], value) for key, value in state.items())
             for parameter, gradient in zip(models[1].parameters(), gradients, strict=True):
                 parameter.grad = gradient.clone()
             second.step()
         first.step()
     assert all(torch.equal(a, b) for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True))
+    for before, after, gradient in zip(initial, models[0].parameters(), gradients, strict=True):
+        assert ((after - before) * gradient).sum() < 0  # downhill
 
 
-def test_norms_biases_and_if_wished_embeddings_are_not_decayed() -> None:
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimizer_is_in_the_docs(name: str) -> None:
+    pages = [page.read_text() for page in (Path(__file__).parents[3] / "docs").rglob("*.md")]
+    assert any(f"`{name}`" in page for page in pages)
+
+
+def test_norms_biases_and_if_chosen_embeddings_are_not_decayed() -> None:
     model = model_on_meta("vit_b_16", classes=5)
     by_default = _rates(model, Optimizer(name="adamw", lr=1, weight_decay=0.3))
     without = _rates(model, Optimizer(name="adamw", lr=1, weight_decay=0.3, decay_embeddings=False))

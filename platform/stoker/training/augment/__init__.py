@@ -1,1 +1,1 @@
-"""What changes pixels and labels on the device: operations, mixing, erasing."""
+"""Augment images and labels on the device: pixel operations, erasing, mixing."""

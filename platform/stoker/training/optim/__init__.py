@@ -1,1 +1,1 @@
-"""What changes the weights once gradients are there: optimisers, clipping, schedule, moving average."""
+"""From gradients to new weights: optimisers, clipping, learning-rate schedule, moving average of the weights."""

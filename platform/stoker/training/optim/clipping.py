@@ -1,5 +1,7 @@
-"""Clipping of the gradient's global norm (Pascanu, Mikolov and Bengio, On the difficulty of training recurrent neural
-networks, ICML 2013), without the host's waiting for it."""
+"""Clip the gradient's global norm without making the host wait for the device.
+
+Pascanu, Mikolov and Bengio, *On the difficulty of training recurrent neural networks* (ICML 2013).
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ def clip_gradients(gradients: Sequence[Tensor], limit: float, *, in_fixed_order:
     """Scale ``gradients`` in place so that the norm of all together is at most ``limit``; returns the norm before.
 
     All ranks hold the same gradients. ``in_fixed_order`` sums their squares from a copy in the parameters' order, so
-    that it does not matter where a rank's buckets lie in memory; it costs that copy.
+    that the norm does not depend on where a rank's buckets are in memory; it costs that copy.
     """
     if in_fixed_order:
         norm = torch.linalg.vector_norm(torch.cat([gradient.reshape(-1) for gradient in gradients]))

@@ -1,4 +1,4 @@
-"""The exponential moving average of a model's weights (Polyak and Juditsky, 1992; warm-up as in TensorFlow's)."""
+"""Exponential moving average of a model's weights (Polyak and Juditsky, 1992; warm-up as in TensorFlow's)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ __all__ = ["MovingAverage"]
 
 
 class MovingAverage:
-    """``model`` is the averaged copy: evaluate it, store it, publish it.
+    """An averaged copy of a model, in ``model``: the one to evaluate, store and publish.
 
-    Each number depends on its own weight alone, in no order, so the average is the same bits where the weights are.
+    Each value depends on its own weight alone, so where the weights are the same bits, the average is too.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -24,10 +24,10 @@ class MovingAverage:
     def update(self, model: nn.Module, step: int) -> None:
         """Move towards ``model`` after ``step`` (from 0); batch-norm statistics are averaged too."""
         weight = 1 - min(self._decay, (1 + step) / (10 + step))
-        mine, other = self._split(self.model), self._split(model)
-        torch._foreach_lerp_(mine[0], other[0], weight)
-        if mine[1]:
-            torch._foreach_copy_(mine[1], other[1])
+        own, other = self._split(self.model), self._split(model)
+        torch._foreach_lerp_(own[0], other[0], weight)
+        if own[1]:
+            torch._foreach_copy_(own[1], other[1])
 
     @staticmethod
     def _split(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:

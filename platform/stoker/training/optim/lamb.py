@@ -2,7 +2,7 @@
 
 You and others, *Large Batch Optimization for Deep Learning: Training BERT in 76 minutes* (ICLR 2020), algorithm 2, with
 bias correction and decoupled weight decay; phi is the identity. Groups without weight decay (norms, biases) take
-Adam's step as it is, as the authors' published code leaves out of both what it leaves out of one.
+Adam's step unscaled: the authors' published code exempts the same parameters from both.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["Lamb"]
 
 
 class Lamb(torch.optim.Optimizer):
-    """Updates all tensors of a group together (``torch._foreach_*``); nothing waits for the device.
+    """Update all tensors of a group together (``torch._foreach_*``), without waiting for the device.
 
     State of a parameter: ``step`` (float32 []), ``exp_avg`` and ``exp_avg_sq`` (as the parameter), all on its device.
     """
@@ -35,17 +35,17 @@ class Lamb(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Move the parameters that have a gradient; returns what ``closure`` does, if it is given."""
+        """Update the parameters that have a gradient; returns the loss of ``closure``, if one is given."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
             if parameters := [p for p in group["params"] if p.grad is not None]:
-                self._move(group, parameters)
+                self._update(group, parameters)
         return loss
 
-    def _move(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+    def _update(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
         gradients = [p.grad for p in parameters if p.grad is not None]
         states = [self._state_of(p) for p in parameters]
         steps, means, squares = ([s[key] for s in states] for key in ("step", "exp_avg", "exp_avg_sq"))

@@ -1,57 +1,71 @@
-"""Optimisers by name, with weight decay where it belongs; their state as named tensors, without pickle."""
+"""Optimisers by name, with weight decay where it belongs; their state as named tensors, without pickle.
+
+A new optimiser is a row of :data:`OPTIMIZERS` (and a file, if it is one of ours) and its name in the recipe's
+``OptimizerName``. The tests train each row, save its state, restore it, and look its name up in the docs.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from stoker import recipe as recipes
 from stoker.models import layers_of
+from stoker.models.catalog import EMBEDDINGS
 from stoker.training.optim.lamb import Lamb
 
-__all__ = ["build_optimizer", "load_optimizer_tensors", "optimizer_tensors", "set_learning_rate"]
+__all__ = ["OPTIMIZERS", "build_optimizer", "load_optimizer_tensors", "optimizer_tensors", "set_learning_rate"]
 
-_EMBEDDINGS = ("class_token", "pos_embedding", "relative_position_bias_table")
-"""what torchvision's transformers call their class tokens and position embeddings"""
+Factory = Callable[[list[dict[str, Any]], recipes.Optimizer], torch.optim.Optimizer]
+
+OPTIMIZERS: dict[str, Factory] = {
+    "sgd": lambda groups, chosen: torch.optim.SGD(
+        groups,
+        lr=chosen.lr,
+        momentum=chosen.momentum,
+        nesterov=chosen.nesterov and chosen.momentum > 0,
+        fused=True,
+    ),
+    "adamw": lambda groups, chosen: torch.optim.AdamW(
+        groups, lr=chosen.lr, betas=chosen.betas, eps=chosen.eps, fused=True
+    ),
+    "lamb": lambda groups, chosen: Lamb(groups, lr=chosen.lr, betas=chosen.betas, eps=chosen.eps),
+}
+"""name in the recipe to a function that builds the optimiser over parameter groups, which carry their weight decay"""
 
 
 def build_optimizer(model: nn.Module, chosen: recipes.Optimizer) -> torch.optim.Optimizer:
-    """The recipe's optimiser over ``model``'s parameters that are trained.
+    """Build the recipe's optimiser over the parameters of ``model`` that are trained.
 
-    Norms and biases (whatever has one dimension) are not decayed unless the recipe says so, nor embeddings if it says
-    so. A group's ``share`` is that of the rate that its layer has (:func:`set_learning_rate`): 1 for the head,
+    Norms and biases (parameters of one dimension) are not decayed unless the recipe says so, nor are embeddings if it
+    says so. ``rate_scale`` of a group is the factor of its learning rate (:func:`set_learning_rate`): 1 for the head,
     ``layer_decay`` for the layer below it, its square for the next (Clark and others, *ELECTRA*, ICLR 2020, appendix).
     """
     groups = []
-    for share, names in _shares(model, chosen.layer_decay):
+    for rate_scale, names in _rate_scales(model, chosen.layer_decay):
         decayed: list[Tensor] = []
         others: list[Tensor] = []
         for name in names:
             parameter = model.get_parameter(name)
             if parameter.requires_grad:
                 (decayed if _is_decayed(name, parameter, chosen) else others).append(parameter)
-        groups.append({"params": decayed, "weight_decay": chosen.weight_decay, "share": share})
-        groups.append({"params": others, "weight_decay": 0.0, "share": share})
-    groups = [group for group in groups if group["params"]]
-    optimizer: torch.optim.Optimizer
-    if chosen.name == "adamw":
-        optimizer = torch.optim.AdamW(groups, lr=chosen.lr, betas=chosen.betas, eps=chosen.eps, fused=True)
-    elif chosen.name == "lamb":
-        optimizer = Lamb(groups, lr=chosen.lr, betas=chosen.betas, eps=chosen.eps)
-    else:
-        nesterov = chosen.nesterov and chosen.momentum > 0
-        optimizer = torch.optim.SGD(groups, lr=chosen.lr, momentum=chosen.momentum, nesterov=nesterov, fused=True)
+        groups.append({"params": decayed, "weight_decay": chosen.weight_decay, "rate_scale": rate_scale})
+        groups.append({"params": others, "weight_decay": 0.0, "rate_scale": rate_scale})
+    optimizer = OPTIMIZERS[chosen.name]([group for group in groups if group["params"]], chosen)
     set_learning_rate(optimizer, chosen.lr)
     return optimizer
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give each group of ``optimizer`` its share of ``rate``."""
+    """Set the learning rate of each group of ``optimizer`` to ``rate`` times its ``rate_scale``."""
     for group in optimizer.param_groups:
-        group["lr"] = rate * group.get("share", 1.0)
+        group["lr"] = rate * group.get("rate_scale", 1.0)
 
 
-def _shares(model: nn.Module, layer_decay: float) -> list[tuple[float, list[str]]]:
+def _rate_scales(model: nn.Module, layer_decay: float) -> list[tuple[float, list[str]]]:
     if layer_decay == 1.0:
         return [(1.0, [name for name, _ in model.named_parameters()])]
     layers = layers_of(model)
@@ -61,11 +75,11 @@ def _shares(model: nn.Module, layer_decay: float) -> list[tuple[float, list[str]
 def _is_decayed(name: str, parameter: Tensor, chosen: recipes.Optimizer) -> bool:
     if parameter.ndim <= 1:
         return chosen.decay_norm_and_bias
-    return chosen.decay_embeddings or name.rpartition(".")[2] not in _EMBEDDINGS
+    return chosen.decay_embeddings or name.rpartition(".")[2] not in EMBEDDINGS
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
-    """The optimiser's state as ``<parameter's name>/<state's name>`` to tensor, on whatever device it is."""
+    """State of ``optimizer``: ``<parameter's name>/<state's name>`` to tensor, on the device that holds it."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     return {
         f"{names[parameter]}/{key}": value
@@ -76,7 +90,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dic
 
 
 def load_optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Put back what :func:`optimizer_tensors` gave.
+    """Restore the state that :func:`optimizer_tensors` returned.
 
     Raises:
         KeyError: a tensor belongs to a parameter that the model does not have.
@@ -85,5 +99,5 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module, t
     for name, value in tensors.items():
         parameter_name, _, key = name.rpartition("/")
         parameter = parameters[parameter_name]
-        mine = torch.empty_like(parameter if value.shape == parameter.shape else value, device=parameter.device)
-        optimizer.state[parameter][key] = mine.detach().copy_(value)
+        own = torch.empty_like(parameter if value.shape == parameter.shape else value, device=parameter.device)
+        optimizer.state[parameter][key] = own.detach().copy_(value)

@@ -8,7 +8,7 @@ __all__ = ["learning_rate_ratio"]
 
 
 def learning_rate_ratio(schedule: Schedule, step: int, steps_per_epoch: int) -> float:
-    """The share of the peak rate at ``step`` (from 0 over the whole run): linear warm-up, then the schedule's shape.
+    """Fraction of the peak rate at ``step`` (from 0 over the whole run): linear warm-up, then the schedule's shape.
 
     ``cosine`` is half a cosine, ``linear`` a line, both to the schedule's end; ``steps`` multiplies every few epochs.
     Loshchilov and Hutter, *SGDR* (ICLR 2017), section 3, without restarts; the warm-up is that of Goyal and others,
