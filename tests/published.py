@@ -9,8 +9,9 @@ import torch
 
 from made import write_dataset
 from stoker.dataset import Loader, read_manifest
-from stoker.evaluation import Normalize, evaluate, parity_samples
+from stoker.evaluation import evaluate, parity_samples
 from stoker.models import build_model
+from stoker.models.normalize import Normalize
 from stoker.recipe import Recipe, parse_recipe
 from stoker.runs.checkpoint_writer import CheckpointWriter
 from stoker.runs.folder import RunFolder

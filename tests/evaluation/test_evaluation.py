@@ -18,7 +18,8 @@ from made import write_dataset
 from published import finished_run
 from ranks import evaluate_rank
 from stoker.dataset import Batch
-from stoker.evaluation import Normalize, evaluate
+from stoker.evaluation import evaluate
+from stoker.models.normalize import Normalize
 from stoker.predict import check_parity
 from stoker.recipe import parse_recipe
 from stoker.registry import Registry, publish_run

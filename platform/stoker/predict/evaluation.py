@@ -11,8 +11,9 @@ from torch import Tensor
 
 from stoker.dataset import Loader
 from stoker.errors import DatasetError, ModelError, RunError
-from stoker.evaluation import Evaluated, Normalize, evaluate
+from stoker.evaluation import EvaluationResult, evaluate
 from stoker.models import build_model, load_weights, model_options
+from stoker.models.normalize import Normalize
 from stoker.recipe import Recipe, read_recipe, stored_recipe
 from stoker.registry import Registry
 from stoker.registry.card import ModelCard
@@ -83,7 +84,7 @@ def file_judged(place: Location, recipe: str | None = None) -> Judged:
 
 def evaluate_judged(
     judged: Judged, *, split: str | None = None, data_url: str | None = None
-) -> tuple[tuple[str, ...], Evaluated]:
+) -> tuple[tuple[str, ...], EvaluationResult]:
     """(class names, evaluation); ``split`` and ``data_url`` default to the recipe's validation split.
 
     What was trained on the CPU is evaluated with as many threads as its workers had: other numbers of threads add in

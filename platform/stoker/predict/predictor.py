@@ -15,8 +15,8 @@ from torch import Tensor
 from stoker import recipe as recipes
 from stoker.dataset.decode import evaluation_image
 from stoker.errors import ModelError
-from stoker.evaluation import Normalize
 from stoker.models import build_model, load_weights, model_options
+from stoker.models.normalize import Normalize
 from stoker.registry import ModelVersion, Registry
 from stoker.storage import Location, locate
 

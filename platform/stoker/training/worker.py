@@ -15,7 +15,7 @@ import torch.distributed as dist
 from stoker.command import quiet_libraries
 from stoker.dataset import Batch, Loader
 from stoker.errors import RunError
-from stoker.evaluation import Evaluated, evaluate, parity_samples
+from stoker.evaluation import EvaluationResult, evaluate, parity_samples
 from stoker.models.initialize import load_initial_weights, training_model
 from stoker.recipe import Recipe
 from stoker.runs.checkpoint_writer import CheckpointWriter
@@ -98,7 +98,7 @@ class Worker:
             self._recorder.close()
         dist.barrier()
 
-    def _run_epochs(self) -> Evaluated | None:
+    def _run_epochs(self) -> EvaluationResult | None:
         epochs, evaluated = self._recipe.schedule.epochs, None
         for epoch in range(self._step // self._loader.steps, epochs):
             evaluated = self._epoch(epoch)
@@ -120,7 +120,7 @@ class Worker:
         self._best = max(self._best, accuracy)
         return is_best
 
-    def _epoch(self, epoch: int) -> Evaluated | None:
+    def _epoch(self, epoch: int) -> EvaluationResult | None:
         rate = 0.0
         batches = iter(self._loader)
         while True:
@@ -163,7 +163,7 @@ class Worker:
         dist.all_reduce(totals)
         return [float(value) for value in totals.tolist()]
 
-    def _close_epoch(self, epoch: int, rate: float) -> Evaluated | None:
+    def _close_epoch(self, epoch: int, rate: float) -> EvaluationResult | None:
         totals = self._totals_of_all_ranks()
         is_last = epoch + 1 == self._recipe.schedule.epochs
         is_due = is_last or (epoch + 1) % self._recipe.evaluation.every_epochs == 0
@@ -171,7 +171,7 @@ class Worker:
         self._recorder.close_epoch(epoch, self._step, rate, totals, evaluated)
         return evaluated
 
-    def _evaluate(self) -> Evaluated:
+    def _evaluate(self) -> EvaluationResult:
         model, normalize = self._stepper.evaluated_model, self._stepper.normalize
         with self._recorder.clock.spent("evaluation"):
             return evaluate(model, normalize, self._guard.beating(self._validation), len(self._classes))
@@ -263,7 +263,7 @@ class Worker:
             )
         torch.set_num_threads(before)
 
-    def _finish(self, evaluated: Evaluated) -> None:
+    def _finish(self, evaluated: EvaluationResult) -> None:
         parity = parity_samples(self._stepper.evaluated_model, self._stepper.normalize, self._recipe)
         close_run(
             self._recipe,
