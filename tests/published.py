@@ -32,8 +32,13 @@ workers: {{gpus: 0, cpus: 1}}
 """
 
 
-def finished_run(storage: str | Path, *, classes: int = 3, seed: int = 0, is_finished: bool = True) -> Location:
-    """A run called ``run`` below ``storage`` with random weights, truly evaluated; returns the storage."""
+def finished_run(
+    storage: str | Path, *, classes: int = 3, seed: int = 0, is_finished: bool = True, has_ema: bool = False
+) -> Location:
+    """A run called ``run`` below ``storage`` with random weights, truly evaluated; returns the storage.
+
+    With ``has_ema`` these are its moving average, and the model's own weights are others.
+    """
     root = locate(storage)
     write_dataset(f"{root}/data", {"train": [9], "validation": [12, 11]}, classes=classes)
     recipe = parse_recipe(RECIPE.format(storage=root), "run.yaml")
@@ -42,7 +47,11 @@ def finished_run(storage: str | Path, *, classes: int = 3, seed: int = 0, is_fin
     folder = RunFolder(root, "run")
     folder.begin(recipe)
     writer = CheckpointWriter(folder.checkpoints, 2)
-    writer.save(1, {"model.safetensors": model.state_dict()}, {"step": 1})
+    weights = {"model.safetensors": model.state_dict()}
+    if has_ema:
+        other = build_model("digitsnet", classes=classes)
+        weights = {"model.safetensors": other.state_dict(), "ema.safetensors": model.state_dict()}
+    writer.save(1, weights, {"step": 1})
     writer.close()
     if is_finished:
         folder.write_history(History())

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 
 from published import finished_run
 from stoker.errors import ModelError, RunError, StorageError
 from stoker.predict import check_parity
 from stoker.recipe import Recipe
-from stoker.registry import ModelVersion, Registry, publish_run
+from stoker.registry import ModelVersion, Registry, StoredFile, copying, publish_run
 from stoker.runs.folder import RunFolder
 from stoker.runs.records import Result
 from stoker.storage import Location, locate
@@ -88,6 +92,47 @@ def test_weights_that_were_changed_are_refused(storage: Location) -> None:
     where.write(where.read()[:-1] + b"!")
     with pytest.raises(StorageError, match=r"not what digits@1 was published with"):
         version.weights()
+
+
+@pytest.mark.parametrize(("has_ema", "file"), [(False, "model.safetensors"), (True, "ema.safetensors")])
+def test_a_published_file_is_the_checkpoints_byte_for_byte(tmp_path: Path, has_ema: bool, file: str) -> None:
+    storage = finished_run(tmp_path, has_ema=has_ema)
+    checkpoint = RunFolder(storage, "run").latest_checkpoint()
+    assert checkpoint is not None
+    version = publish(storage)
+    data = (version.location / "model.safetensors").read()
+    assert version.files["model.safetensors"].sha256 == checkpoint.files[file]["sha256"]
+    assert hashlib.sha256(data).hexdigest() == checkpoint.files[file]["sha256"]
+    assert data == safetensors.torch.save(checkpoint.weights())
+    assert Registry(storage).resolve("digits").read("model.safetensors") == data
+
+
+def test_a_checkpoint_that_was_changed_is_not_published(storage: Location) -> None:
+    checkpoint = RunFolder(storage, "run").latest_checkpoint()
+    assert checkpoint is not None
+    where = checkpoint.location / "model.safetensors"
+    where.write(where.read()[:-1] + b"!")
+    with pytest.raises(StorageError, match=r"cannot copy .*model\.safetensors: .* do not have the recorded sha256"):
+        publish(storage)
+    where.delete()
+    with pytest.raises(ModelError, match=r"model\.safetensors: missing, although it was recorded"):
+        publish(storage)
+    assert Registry(storage).models() == []
+
+
+def test_a_file_of_several_pieces_is_copied_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copying, "_PIECE_BYTES", 7)
+    place, data = locate(tmp_path) / "source", bytes(range(50))
+    place.write(data)
+    copying.SourceFile(place, StoredFile(bytes=50, sha256=hashlib.sha256(data).hexdigest())).copy_to(
+        locate(tmp_path) / "target"
+    )
+    assert (tmp_path / "target").read_bytes() == data
+
+
+def test_looking_up_and_publishing_import_no_torch() -> None:
+    line = "import sys, stoker.registry; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", line], check=False, timeout=120).returncode == 0
 
 
 @pytest.mark.parametrize(

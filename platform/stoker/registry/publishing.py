@@ -11,8 +11,10 @@ from collections.abc import Callable
 
 from stoker.errors import DatasetError, ModelError, RunError
 from stoker.recipe import Recipe
-from stoker.registry.card import ModelCard, Preprocessing
+from stoker.registry.card import ModelCard, Preprocessing, StoredFile
+from stoker.registry.copying import SourceFile
 from stoker.registry.registry import WEIGHTS, ModelVersion, Registry
+from stoker.runs.folder import RunFolder
 from stoker.runs.records import Result
 from stoker.storage import Location, locate
 
@@ -31,10 +33,6 @@ def publish_run(storage: Location, run: str, name: str, *, verify: Verify, alias
         RunError: there is no such run, it has no checkpoint, or it is not finished.
         ModelError: the gate is not passed.
     """
-    import safetensors.torch  # torch and what needs it, here: looking a version up imports this package too
-
-    from stoker.runs.folder import RunFolder
-
     folder = RunFolder(storage, run)
     recipe = folder.recipe()
     checkpoint = folder.latest_checkpoint()
@@ -65,7 +63,10 @@ def publish_run(storage: Location, run: str, name: str, *, verify: Verify, alias
         published=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         versions=result.versions,
     )
-    files = {WEIGHTS: safetensors.torch.save(checkpoint.weights())}
+    weights = checkpoint.weights_file()
+    files: dict[str, bytes | SourceFile] = {
+        WEIGHTS: SourceFile(checkpoint.location / weights, StoredFile.model_validate(checkpoint.files[weights]))
+    }
     report = folder.location / "report.html"
     if report.exists():
         files["report.html"] = report.read()

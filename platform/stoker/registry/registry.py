@@ -24,6 +24,7 @@ from pydantic import ValidationError
 
 from stoker.errors import ModelError
 from stoker.registry.card import FORMAT, FORMAT_VERSION, ModelCard, StoredFile
+from stoker.registry.copying import SourceFile
 from stoker.storage import Conflict, Location
 from stoker.storage.retry import BadBody
 
@@ -156,7 +157,7 @@ class Registry:
         self,
         name: str,
         card: ModelCard,
-        files: Mapping[str, bytes],
+        files: Mapping[str, bytes | SourceFile],
         verify: Callable[[ModelVersion], None] | None = None,
     ) -> ModelVersion:
         """Publish a new version and return it; ``verify`` sees it staged and may raise to call it off.
@@ -165,10 +166,8 @@ class Registry:
             ModelError: the name cannot be one, or ``verify`` refused.
         """
         version, folder = self._claim(_checked("model", name))
-        told = {f: StoredFile(bytes=len(d), sha256=hashlib.sha256(d).hexdigest()) for f, d in files.items()}
-        for file, data in files.items():
-            (folder / file).write(data)
-        staged = ModelVersion(name, version, folder, card, told)
+        stored = {file: _store(content, folder / file) for file, content in files.items()}
+        staged = ModelVersion(name, version, folder, card, stored)
         if verify is not None:
             verify(staged)
         content = {
@@ -177,7 +176,7 @@ class Registry:
             "name": name,
             "number": version,
             **card.model_dump(mode="json"),
-            "files": {file: entry.model_dump() for file, entry in told.items()},
+            "files": {file: entry.model_dump() for file, entry in stored.items()},
         }
         (folder / "model.json").create(json.dumps(content, indent=1).encode())
         return staged
@@ -238,6 +237,14 @@ class Registry:
         except (ValidationError, KeyError, AttributeError) as error:
             raise ModelError(f"{where}: damaged ({type(error).__name__}); publish the run again") from None
         return ModelVersion(name, version, folder, card, files)
+
+
+def _store(content: bytes | SourceFile, place: Location) -> StoredFile:
+    if isinstance(content, SourceFile):
+        content.copy_to(place)
+        return content.stored
+    place.write(content)
+    return StoredFile(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
 
 
 def _checked(what: str, name: str) -> str:
