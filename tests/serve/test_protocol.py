@@ -26,7 +26,7 @@ from stoker.storage import Location
 from stoker_serve.answers import Answer, Description, Refusal, Served
 from stoker_serve.keys import Keys
 from stoker_serve.model import Model
-from stoker_serve.protocol import make_app
+from stoker_serve.protocol import ROUTES, Route, make_app
 from stoker_serve.settings import Deployed, Limits, Settings
 
 KEY = "correct horse battery staple"
@@ -197,11 +197,10 @@ def test_a_body_that_announces_far_too_much_is_refused_before_it_is_read(client:
 
 
 @pytest.mark.parametrize("header", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {KEY}"}])
-@pytest.mark.parametrize(("method", "path"), [("POST", "/v1/models/digits/predict"), ("GET", "/v1/models")])
-def test_without_a_good_key_nothing_is_answered(
-    client: httpx.Client, header: dict[str, str], method: str, path: str
-) -> None:
-    answer = httpx.request(method, f"{client.base_url}{path}", headers=header, content=JPEG, trust_env=False)
+@pytest.mark.parametrize("route", [route for route in ROUTES if route.needs_key], ids=lambda route: route.path)
+def test_without_a_good_key_nothing_is_answered(client: httpx.Client, header: dict[str, str], route: Route) -> None:
+    path = route.path.format(name="digits")
+    answer = httpx.request(route.method, f"{client.base_url}{path}", headers=header, content=JPEG, trust_env=False)
     assert answer.status_code == 401
     assert answer.headers["WWW-Authenticate"] == "Bearer"
     assert answer.json()["error"]["code"] == "unauthorized"
@@ -218,19 +217,40 @@ def test_the_models_are_listed_and_the_schema_knows_every_endpoint(client: httpx
     assert (entry["model"], entry["reference"], entry["image_size"]) == ("digits@1", "digits@production", 32)
     assert entry["classes"] == ["class0", "class1", "class2"]
     schema = client.get("/openapi.json").json()
-    assert set(schema["paths"]) == {"/healthz", "/readyz", "/v1/models", "/v1/models/{name}/predict"}
+    assert {(m.upper(), path) for path, row in schema["paths"].items() for m in row} == {
+        (route.method, route.path) for route in ROUTES
+    }
+    for route in ROUTES:
+        described = schema["paths"][route.path][route.method.lower()]
+        assert described["description"], f"{route.path}: give its handler a docstring"
+        assert set(described["responses"]) - {"422"} == {"200", *map(str, route.errors)} - {"422"}
     body = schema["paths"]["/v1/models/{name}/predict"]["post"]["requestBody"]["content"]
     assert set(body) == {"image/jpeg", "image/png", "image/webp", "multipart/form-data"}
 
 
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.path)
+def test_each_route_is_in_a_table_of_the_docs(route: Route) -> None:
+    rows = [
+        (page, line)
+        for page in sorted((Path(__file__).parents[2] / "docs").rglob("*.md"))
+        for line in page.read_text(encoding="utf-8").splitlines()
+        if line.startswith("|")
+    ]
+    path = re.compile(rf"[` ]{re.escape(route.path)}[`? ]")
+    assert any(path.search(line) for _, line in rows), (
+        f"no table below docs/ has {route.method} {route.path}; add a row where the other routes are"
+    )
+
+
 def test_errors_of_every_kind_have_one_form(client: httpx.Client) -> None:
     unknown = post(client, JPEG, name="letters")
-    assert unknown.json()["error"]["message"].startswith("no model 'letters' is served here; there are: digits, ")
+    assert unknown.json()["error"]["message"].startswith("unknown model 'letters'; served here: digits, ")
     assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "unknown_model")
     assert client.get("/nowhere").json()["error"]["code"] == "not_found"
     assert client.get("/v1/models/digits/predict").json()["error"]["code"] == "method_not_allowed"
     bad = client.post("/v1/models/digits/predict?top=many", content=JPEG, headers={"Content-Type": "image/jpeg"})
     assert (bad.status_code, bad.json()["error"]["code"]) == (400, "bad_parameter")
+    assert bad.json()["error"]["message"].startswith("invalid query parameter top: Input should be a valid integer")
 
 
 @pytest.mark.parametrize(("code", "readiness"), [("busy", 200), ("unavailable", 503)])
