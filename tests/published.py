@@ -35,9 +35,9 @@ workers: {{gpus: 0, cpus: 1}}
 def finished_run(
     storage: str | Path, *, classes: int = 3, seed: int = 0, is_finished: bool = True, has_ema: bool = False
 ) -> Location:
-    """A run called ``run`` below ``storage`` with random weights, truly evaluated; returns the storage.
+    """A run called ``run`` below ``storage`` with random weights and measured metrics; returns the storage.
 
-    With ``has_ema`` these are its moving average, and the model's own weights are others.
+    With ``has_ema`` the evaluated weights are its moving average, and model.safetensors holds other ones.
     """
     root = locate(storage)
     write_dataset(f"{root}/data", {"train": [9], "validation": [12, 11]}, classes=classes)

@@ -145,7 +145,7 @@ def test_a_class_with_its_own_application_needs_none_in_ingress() -> None:
 
     front = serve.ingress()(Front)
     assert issubclass(front, Front), "ray.serve.ingress has changed: expected a subclass; look at serve/app.py"
-    with pytest.raises(TypeError, match="__serve_build_asgi_app__"):
+    with pytest.raises(ValueError, match="__serve_build_asgi_app__"):
         serve.ingress()(type("Without", (), {}))
 
 

@@ -1,4 +1,4 @@
-"""Versions are immutable and appear whole; aliases move by compare-and-swap and remember."""
+"""Versions are immutable and appear whole; aliases move by compare-and-swap and keep a history."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Location:
 
 @pytest.fixture
 def storage(run: Location, tmp_path: Path) -> Location:
-    """A storage of its own with the run in it."""
+    """A separate storage with a copy of the run."""
     for path, _ in run.walk():
         if path.startswith("runs/"):
             (locate(tmp_path) / path).write((run / path).read())
@@ -47,7 +47,7 @@ def test_versions_count_up_and_are_found_by_number_alias_and_name(storage: Locat
     assert registry.aliases("digits") == {"production": 2}
 
 
-def test_a_version_tells_what_it_was_trained_on_and_how_good_it_is(storage: Location) -> None:
+def test_a_version_records_its_data_set_and_its_metrics(storage: Location) -> None:
     publish(storage)
     card = Registry(storage).resolve("digits").card
     result = RunFolder(storage, "run").result()
@@ -130,7 +130,7 @@ def test_a_file_of_several_pieces_is_copied_whole(tmp_path: Path, monkeypatch: p
     assert (tmp_path / "target").read_bytes() == data
 
 
-def test_looking_up_and_publishing_import_no_torch() -> None:
+def test_the_registry_imports_no_torch() -> None:
     line = "import sys, stoker.registry; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", line], check=False, timeout=120).returncode == 0
 
@@ -138,15 +138,15 @@ def test_looking_up_and_publishing_import_no_torch() -> None:
 @pytest.mark.parametrize(
     ("reference", "line"),
     [
-        ("digit", r"no model is called 'digit' .*; did you mean digits\?"),
-        ("letters", "no model is called 'letters' .*; there are: digits"),
-        ("digits@7", "digits has no version 7; there are: 1"),
-        ("digits@staging", "digits has no alias 'staging'; there are: digits@production"),
-        ("digits@", "a version or an alias must stand after @"),
-        ("../digits", "letters, digits, dots, dashes and underscores only"),
+        ("digit", r"unknown model 'digit' .*; did you mean digits\?"),
+        ("letters", "unknown model 'letters' .*; known models: digits"),
+        ("digits@7", "digits has no version 7; its versions: 1"),
+        ("digits@staging", "digits has no alias 'staging'; its aliases: digits@production"),
+        ("digits@", "expected a version or an alias after @"),
+        ("../digits", "use letters, digits, dots, dashes and underscores"),
     ],
 )
-def test_a_reference_to_nothing_gets_one_line_that_says_what_there_is(
+def test_an_unknown_reference_gets_one_line_that_names_what_exists(
     storage: Location, reference: str, line: str
 ) -> None:
     publish(storage, "production")
@@ -155,7 +155,7 @@ def test_a_reference_to_nothing_gets_one_line_that_says_what_there_is(
     assert "\n" not in str(caught.value)
 
 
-def test_an_alias_of_a_version_that_is_not_there_or_that_is_a_number_is_refused(storage: Location) -> None:
+def test_an_alias_of_an_unknown_version_or_that_is_a_number_is_refused(storage: Location) -> None:
     publish(storage)
     with pytest.raises(ModelError, match="digits has no version 9"):
         Registry(storage).set_alias("digits", "production", 9)

@@ -1,7 +1,7 @@
-"""From a finished run to a published version, through the gate.
+"""Publish a finished run as a model version, if it passes the gate.
 
 The gate: the run is finished; its metrics were measured on every sample of the validation split; and the version, as
-it lies staged in the store, predicts for the run's parity samples what the trainer's own evaluation said.
+staged in the store, predicts for the run's parity samples what the trainer's own evaluation predicted.
 """
 
 from __future__ import annotations
@@ -26,12 +26,14 @@ Verify = Callable[[ModelVersion, Recipe, Result], None]
 def publish_run(storage: Location, run: str, name: str, *, verify: Verify, alias: str | None = None) -> ModelVersion:
     """Publish the run ``run`` as a new version of ``name``, and point ``alias`` at it.
 
-    ``verify`` is given the staged version, the run's recipe and its result, and raises :class:`ModelError` if the
-    version predicts otherwise than the trainer did (``stoker.predict.check_parity``).
+    The weights are the checkpoint's file, copied as it is. ``verify`` is called with the staged version, the run's
+    recipe and its result, and raises :class:`ModelError` if the version's predictions differ from the trainer's
+    (``stoker.predict.check_parity``).
 
     Raises:
-        RunError: there is no such run, it has no checkpoint, or it is not finished.
-        ModelError: the gate is not passed.
+        RunError: the run does not exist, has no checkpoint, or is not finished.
+        ModelError: the version does not pass the gate.
+        StorageError: the store cannot be read or written, or the checkpoint is not what its manifest records.
     """
     folder = RunFolder(storage, run)
     recipe = folder.recipe()
@@ -42,9 +44,9 @@ def publish_run(storage: Location, run: str, name: str, *, verify: Verify, alias
     if result is None or result.checkpoint != checkpoint.step:
         raise RunError(
             f"run {run!r} is not finished (last checkpoint at step {checkpoint.step}); submit jobs/train.py with the "
-            "same name, it goes on from there"
+            "same name to resume it"
         )
-    _must_be_whole(recipe, result)
+    _check_metrics(recipe, result)
     card = ModelCard(
         architecture=recipe.model.name,
         classes=result.classes,
@@ -77,21 +79,21 @@ def publish_run(storage: Location, run: str, name: str, *, verify: Verify, alias
     return published
 
 
-def _must_be_whole(recipe: Recipe, result: Result) -> None:
+def _check_metrics(recipe: Recipe, result: Result) -> None:
     from stoker.dataset import read_manifest
 
     try:
         manifest = read_manifest(locate(result.dataset_url))
     except DatasetError as error:
-        raise ModelError(f"the run's data set is needed to check its metrics: {error}") from None
+        raise ModelError(f"the metrics of run {result.run!r} cannot be checked: {error}") from None
     if manifest.fingerprint != result.dataset_fingerprint:
         raise ModelError(
-            f"the data set at {result.dataset_url} is not the one that run {result.run!r} was trained on any more; "
-            "its metrics cannot be checked"
+            f"the data set at {result.dataset_url} has changed since run {result.run!r} was trained on it, so its "
+            "metrics cannot be checked; train the run again under a new name"
         )
-    there = manifest.split(recipe.data.validation_split).samples
-    if result.metrics.samples != there:
+    expected = manifest.split(recipe.data.validation_split).samples
+    if result.metrics.samples != expected:
         raise ModelError(
-            f"run {result.run!r} was evaluated on {result.metrics.samples} of {there} validation samples; "
-            "a version needs all of them"
+            f"run {result.run!r} was evaluated on {result.metrics.samples} of {expected} validation samples; "
+            "train it again and evaluate on all of them"
         )
