@@ -176,7 +176,7 @@ def test_more_images_than_allowed_and_fields_without_file_are_refused(client: ht
     answer = client.post("/v1/models/digits/predict", files=[("images", ("a.jpg", JPEG))] * 4)
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_many_images")
     answer = client.post("/v1/models/digits/predict", files=[("images", (None, "text"))])
-    assert (answer.status_code, answer.json()["error"]["message"][:30]) == (400, "field 'images' is not a file; se")
+    assert (answer.status_code, answer.json()["error"]["message"][:29]) == (400, "field 'images' is not a file;")
 
 
 def test_a_body_without_length_is_refused_once_it_is_too_long(client: httpx.Client) -> None:
