@@ -207,6 +207,10 @@ def test_without_a_good_key_nothing_is_answered(client: httpx.Client, header: di
     assert KEY not in answer.text
 
 
+def test_only_health_and_readiness_need_no_key() -> None:
+    assert {route.path for route in ROUTES if not route.needs_key} == {"/healthz", "/readyz"}
+
+
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/openapi.json"])
 def test_health_readiness_and_schema_need_no_key(client: httpx.Client, path: str) -> None:
     assert httpx.get(f"{client.base_url}{path}", trust_env=False).status_code == 200
