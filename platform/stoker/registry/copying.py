@@ -1,7 +1,8 @@
-"""Copy a file in storage as it is, checked against the size and checksum that its writer recorded."""
+"""Store the files of a version: bytes at hand, or a checked copy of a file that is in storage already."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from stoker.storage import Location
 from stoker.storage.retry import BadBody, call_with_retries
 from stoker.storage.uploads import write_pieces
 
-__all__ = ["SourceFile"]
+__all__ = ["SourceFile", "store_file"]
 
 _PIECE_BYTES = 16 << 20
 
@@ -44,3 +45,16 @@ class SourceFile:
     def _pieces(self) -> Iterator[memoryview]:
         for start in range(0, self.stored.bytes, _PIECE_BYTES):
             yield self.place.read_range(start, min(start + _PIECE_BYTES, self.stored.bytes))
+
+
+def store_file(content: bytes | SourceFile, place: Location) -> StoredFile:
+    """Write ``content`` to ``place`` and return its size and checksum.
+
+    Raises:
+        ModelError, StorageError: see :meth:`SourceFile.copy_to`.
+    """
+    if isinstance(content, SourceFile):
+        content.copy_to(place)
+        return content.stored
+    place.write(content)
+    return StoredFile(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())

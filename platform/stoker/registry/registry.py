@@ -25,7 +25,7 @@ from pydantic import ValidationError
 
 from stoker.errors import ModelError
 from stoker.registry.card import FORMAT, FORMAT_VERSION, ModelCard, StoredFile
-from stoker.registry.copying import SourceFile
+from stoker.registry.copying import SourceFile, store_file
 from stoker.storage import Conflict, Location
 from stoker.storage.retry import BadBody
 
@@ -170,7 +170,7 @@ class Registry:
             StorageError: the store cannot be written.
         """
         version, folder = self._claim(_checked("model", name))
-        stored = {file: _store(content, folder / file) for file, content in files.items()}
+        stored = {file: store_file(content, folder / file) for file, content in files.items()}
         staged = ModelVersion(name, version, folder, card, stored)
         if verify is not None:
             verify(staged)
@@ -243,14 +243,6 @@ class Registry:
         except (ValidationError, KeyError, AttributeError) as error:
             raise ModelError(f"{where}: damaged ({type(error).__name__}); publish the run again") from None
         return ModelVersion(name, version, folder, card, files)
-
-
-def _store(content: bytes | SourceFile, place: Location) -> StoredFile:
-    if isinstance(content, SourceFile):
-        content.copy_to(place)
-        return content.stored
-    place.write(content)
-    return StoredFile(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
 
 
 def _checked(what: str, name: str) -> str:
