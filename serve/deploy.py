@@ -34,8 +34,8 @@ __all__ = ["deploy", "remove"]
 
 logger = logging.getLogger(__name__)
 
-_EVERY_S = 0.3
-_SAY_EVERY_S = 10.0
+_POLL_INTERVAL_S = 0.3
+_LOG_INTERVAL_S = 10.0
 _LOOPBACK = ("127.0.0.1", "localhost")
 _NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -51,25 +51,25 @@ def deploy(plan: Plan, address: str, *, timeout_s: float = 300.0) -> None:
         _check_port(plan, client, address)
         client.deploy_applications(plan.config)
     deadline = time.monotonic() + timeout_s
-    say_at = time.monotonic() + _SAY_EVERY_S
+    log_at = time.monotonic() + _LOG_INTERVAL_S
     while True:
         with _one_line_errors(address):
             details = client.get_serve_details()
-        found = details["applications"].get(plan.application) or {}
-        if found.get("status") == "DEPLOY_FAILED":
-            raise ClusterError(f"{plan.application} cannot be deployed: {_reason(found)}; see serve status")
-        if found.get("status") == "RUNNING" and _serves(plan):
+        application = details["applications"].get(plan.application) or {}
+        if application.get("status") == "DEPLOY_FAILED":
+            raise ClusterError(f"{plan.application} cannot be deployed: {_reason(application)}; see serve status")
+        if application.get("status") == "RUNNING" and _serves(plan):
             return
-        state = str(found.get("status", "NOT_STARTED")).lower().replace("_", " ")
+        state = str(application.get("status", "NOT_STARTED")).lower().replace("_", " ")
         if time.monotonic() > deadline:
             raise ClusterError(
                 f"{plan.application} does not answer at {plan.url} after {timeout_s:g} s (it is {state}: "
-                f"{_reason(found)}); see serve status, and ray status for free CPUs"
+                f"{_reason(application)}); see serve status, and ray status for free CPUs"
             )
-        if time.monotonic() > say_at:
-            say_at += _SAY_EVERY_S
+        if time.monotonic() > log_at:
+            log_at += _LOG_INTERVAL_S
             logger.info("still waiting for %s (%s)", plan.application, state)
-        time.sleep(_EVERY_S)
+        time.sleep(_POLL_INTERVAL_S)
 
 
 def remove(address: str, *, timeout_s: float = 60.0) -> None:
@@ -85,7 +85,7 @@ def remove(address: str, *, timeout_s: float = 60.0) -> None:
         while client.get_serve_details()["applications"]:
             if time.monotonic() > deadline:
                 raise ClusterError(f"Serve on {address} has not shut down after {timeout_s:g} s; see serve status")
-            time.sleep(_EVERY_S)
+            time.sleep(_POLL_INTERVAL_S)
 
 
 def _client(address: str) -> ServeSubmissionClient:
@@ -150,10 +150,10 @@ def _serves(plan: Plan) -> bool:
     return bool(models == [model.version for model in plan.deployed])
 
 
-def _reason(found: dict[str, Any]) -> str:
+def _reason(application: dict[str, Any]) -> str:
     """The line of Serve's messages, tracebacks included, that gives the reason."""
-    rows = found.get("deployments") or {}
-    messages = [str(row.get("message") or "") for row in rows.values()] + [str(found.get("message") or "")]
+    rows = application.get("deployments") or {}
+    messages = [str(row.get("message") or "") for row in rows.values()] + [str(application.get("message") or "")]
     lines = [line.strip() for message in messages for line in message.splitlines() if line.strip()]
     errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Warning)\b.*:", line)]
     return _last_line("\n".join(errors or lines)) or "no reason given yet"
