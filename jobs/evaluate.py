@@ -29,14 +29,15 @@ def main(arguments: list[str]) -> None:
     is_file = given.reference.endswith(".safetensors") and not given.run
     if not given.storage and not is_file:
         raise RunError("where models and runs lie is not known; give --storage s3://bucket or set STOKER_STORAGE")
-    from stoker.predict import evaluate_judged, file_judged, run_judged, version_judged
+    from stoker.predict import EvaluationTarget, evaluate_target
 
     if is_file:
-        judged = file_judged(locate(given.reference, timeout_s=10), given.recipe)
+        target = EvaluationTarget.from_file(locate(given.reference, timeout_s=10), given.recipe)
     else:
         storage = locate(given.storage, timeout_s=10)
-        judged = run_judged(storage, given.reference) if given.run else version_judged(storage, given.reference)
-    classes, found = evaluate_judged(judged, split=given.split, data_url=given.data)
+        find = EvaluationTarget.from_run if given.run else EvaluationTarget.from_version
+        target = find(storage, given.reference)
+    classes, found = evaluate_target(target, split=given.split, data_url=given.data)
     width = max(20, *(len(name) for name in classes))
     print(f"{'class':>{width}}  {'samples':>8} {'top-1':>9} {'top-5':>9}")
     counts = zip(found.confusion.sum(dim=1), found.confusion.diagonal(), found.top5_by_class, strict=True)

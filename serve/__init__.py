@@ -1,6 +1,7 @@
-"""The Ray Serve application: HTTP in front of registered models.
+"""The Ray Serve application: an HTTP endpoint for registered models.
 
-    request ─▶ Serve's proxy ─▶ http (protocol.py: keys, limits, errors) ─▶ model replicas (model.py: batches) ─▶ answer
+    request ─▶ Serve's proxy ─▶ http (protocol.py: routes, keys, limits, errors) ─▶ replicas (model.py: batches)
 
-``app.py`` ties them together for Serve, ``deploy.py`` brings them to a cluster, ``settings.py`` says what can be set.
+``app.py`` builds the Serve application, ``deploy.py`` deploys it, ``settings.py`` has its settings, ``schemas.py`` the
+JSON bodies.
 """

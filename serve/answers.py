@@ -1,4 +1,4 @@
-"""What a model answers with, and how a request is refused: light, as both cross between processes."""
+"""What a model returns and how a request is refused. Plain classes, as both are sent between processes."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ __all__ = ["Answer", "Description", "Refusal", "Served"]
 
 @dataclass(frozen=True)
 class Answer:
-    """``rows[i]`` are the (label, probability) of image i, the most probable first."""
+    """Predictions: ``rows[i]`` are the (label, probability) of image i, the most probable first."""
 
     model: str
-    """``digits@3``: the version that answered"""
+    """the version that predicted: ``digits@3``"""
     rows: tuple[tuple[tuple[str, float], ...], ...]
 
 
 @dataclass(frozen=True)
 class Description:
-    """What a replica says of the version that it holds; sizes in pixels."""
+    """Description of the version that a replica holds; ``image_size`` in pixels."""
 
     model: str
     architecture: str
@@ -30,10 +30,10 @@ class Description:
 
 
 class Refusal(Exception):
-    """An HTTP answer other than success: ``status``, a ``code`` for programs and a ``message`` for people."""
+    """An HTTP error response: ``status``, a ``code`` for programs and a ``message`` for people."""
 
     def __init__(self, status: int, code: str, message: str, headers: dict[str, str] | None = None) -> None:
-        super().__init__(status, code, message, headers)  # all of them, as pickling calls us with these
+        super().__init__(status, code, message, headers)  # all of them: unpickling passes these to __init__
         self.status = status
         self.code = code
         self.message = message
@@ -44,10 +44,16 @@ class Refusal(Exception):
 
 
 class Served(Protocol):
-    """A deployed model as the protocol sees it: a replica, or the way to one."""
+    """A deployed model as the protocol uses it: a replica, or a handle to several."""
 
     async def predict(self, images: list[bytes], top: int) -> Answer | Refusal:
-        """The ``top`` most probable classes of each encoded image, in their order."""
+        """The ``top`` most probable classes of each encoded image, in the order of ``images``."""
         ...
 
-    async def describe(self) -> Description: ...
+    async def describe(self) -> Description:
+        """The version that is served.
+
+        Raises:
+            Refusal: no replica is free or available.
+        """
+        ...

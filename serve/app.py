@@ -1,4 +1,4 @@
-"""The application for ``serve deploy``: ``import_path: stoker_serve.app:build`` (see serve/digits.yaml).
+"""Build the Serve application: ``import_path: stoker_serve.app:build`` (see serve/digits.yaml).
 
 Serve reads ``build``'s annotation to check ``args``, so annotations are not postponed in this module.
 """
@@ -20,12 +20,12 @@ from .settings import INGRESS, Deployed, Settings
 __all__ = ["build"]
 
 _RETRY_AFTER_S = 1
-# Serve's own queues have no bound; the YAML may set others.
+# Serve's own queues are unbounded by default; the YAML may set other bounds.
 _BOUNDED = {"max_queued_requests": 128, "backpressure_config": {"retry_after_s": _RETRY_AFTER_S}}
 
 
 class Http:
-    """The deployment that answers HTTP and hands images on to the models' replicas."""
+    """The ingress deployment: answers HTTP and passes images to the models' replicas."""
 
     def __init__(self, settings: dict[str, Any], deployed: list[dict[str, Any]], **handles: DeploymentHandle) -> None:
         self._settings = Settings.model_validate(settings)
@@ -39,7 +39,7 @@ class Http:
 
 
 class Remote:
-    """A model's replicas, whichever is free; see :class:`stoker_serve.answers.Served`."""
+    """A handle to a model's replicas, as :class:`stoker_serve.answers.Served`."""
 
     def __init__(self, name: str, handle: DeploymentHandle) -> None:
         self._name = name
@@ -59,18 +59,18 @@ class Remote:
 
     def _busy(self, error: Exception) -> Refusal:
         if isinstance(error, BackPressureError):
-            code, message = "busy", f"every replica of {self._name} is busy and its queue is full; try again"
+            code, message = "busy", f"all replicas of {self._name} are busy and the queue is full; try again"
         else:
-            code, message = "unavailable", f"no replica of {self._name} answers now; try again"
+            code, message = "unavailable", f"no replica of {self._name} is available; try again"
         return Refusal(503, code, message, {"Retry-After": str(_RETRY_AFTER_S)})
 
 
 def build(settings: Settings) -> serve.Application:
-    """One deployment for each model, called as it is, and ``http`` in front of them.
+    """Build one deployment for each model, with the model's name, and the ingress ``http`` in front of them.
 
     Raises:
-        ModelError: a model, version or alias is not in the registry.
-        StokerError: there is no API key, and ``authentication: none`` is not said either.
+        ModelError: a model, version or alias is unknown.
+        StokerError: no API key is configured, and ``authentication`` is not ``none``.
     """
     if settings.authentication == "keys":
         Keys.from_environment()

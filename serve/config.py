@@ -1,4 +1,4 @@
-"""A Serve YAML, read and checked before anything is deployed."""
+"""Read and check a Serve YAML before anything is deployed."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ IMPORT_PATH = "stoker_serve.app:build"
 
 @dataclass(frozen=True)
 class Plan:
-    """What is sent to the cluster, and what is true when it runs."""
+    """The config that is sent to the cluster, and what it deploys."""
 
     config: dict[str, Any]
-    """Serve's own schema, complete"""
+    """a complete config by Serve's schema"""
     application: str
     deployed: list[Deployed]
     host: str
@@ -33,17 +33,17 @@ class Plan:
 
     @property
     def url(self) -> str:
-        """Where it answers, as seen from the head node."""
+        """The endpoint's URL, as seen from the head node."""
         host = "127.0.0.1" if self.host in {"0.0.0.0", "::", ""} else self.host  # noqa: S104 - compared, not bound
         return f"http://{host}:{self.port}{self.prefix.rstrip('/')}"
 
 
 def read_plan(path: Path, *, storage: str | None = None, models: Sequence[str] = (), port: int | None = None) -> Plan:
-    """The config in ``path`` with what the command line says instead, every model looked up in the registry.
+    """Read the config in ``path``, apply the command line's options, and look every model up in the registry.
 
     Raises:
-        ClusterError: no such file, no YAML, or not a Serve config with our application in it.
-        ModelError: a model, version or alias is not in the registry.
+        ClusterError: the file cannot be read, or is not a valid Serve config with this application in it.
+        ModelError: a model, version or alias is unknown.
         StorageError: the registry cannot be read.
     """
     config = _read(path)
@@ -60,7 +60,7 @@ def read_plan(path: Path, *, storage: str | None = None, models: Sequence[str] =
     deployed = settings.deployed()
     versions = {model.reference: model.version for model in deployed}
     application["args"] = settings.model_copy(update={"versions": versions}).model_dump(mode="json")
-    application["deployments"] = _fitted(application.get("deployments") or [], deployed)
+    application["deployments"] = _deployments(application.get("deployments") or [], deployed)
     options = dict(config.get("http_options") or {})
     config["http_options"] = options
     options["port"] = port or options.get("port", 8000)
@@ -76,9 +76,9 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ClusterError(f"cannot read {path} ({getattr(error, 'strerror', error)}); check the path") from None
     except yaml.YAMLError as error:
-        raise ClusterError(f"{path} is no YAML ({' '.join(str(error).split())})") from None
+        raise ClusterError(f"{path} is not valid YAML ({' '.join(str(error).split())}); fix it there") from None
     if not isinstance(config, dict):
-        raise ClusterError(f"{path} is no Serve config: it holds no keys; serve/digits.yaml is one")
+        raise ClusterError(f"{path} is not a Serve config: no keys found; see serve/digits.yaml for an example")
     return config
 
 
@@ -88,23 +88,23 @@ def _ours(path: Path, config: dict[str, Any]) -> dict[str, Any]:
     ours = [row for row in rows if row.get("import_path") == IMPORT_PATH]
     if len(ours) != 1:
         raise ClusterError(
-            f"{path}: applications: {len(ours)} of them have import_path {IMPORT_PATH}; exactly one must"
+            f"{path}: applications: {len(ours)} have import_path {IMPORT_PATH}, expected 1; see serve/digits.yaml"
         )
     ours[0].setdefault("name", "stoker")
     if not isinstance(ours[0].get("args") or {}, dict) or not isinstance(ours[0].get("deployments") or [], list):
-        raise ClusterError(f"{path}: args must hold keys and deployments a list; see serve/digits.yaml")
+        raise ClusterError(f"{path}: args must be a mapping and deployments a list; see serve/digits.yaml")
     return ours[0]
 
 
-def _fitted(entries: list[Any], deployed: list[Deployed]) -> list[dict[str, Any]]:
-    """The YAML's deployments for the models that are there; a model without an entry takes that of the first."""
+def _deployments(entries: list[Any], deployed: list[Deployed]) -> list[dict[str, Any]]:
+    """The deployments of the served models; a model without an entry in the YAML takes the first model's."""
     named = {str(entry.get("name")): entry for entry in entries if isinstance(entry, dict)}
-    pattern = next((entry for name, entry in named.items() if name != INGRESS), None)
-    fitted = [named[INGRESS]] if INGRESS in named else []
+    default = next((entry for name, entry in named.items() if name != INGRESS), None)
+    found = [named[INGRESS]] if INGRESS in named else []
     for model in deployed:
-        if entry := named.get(model.name, pattern):
-            fitted.append({**entry, "name": model.name})
-    return fitted
+        if entry := named.get(model.name, default):
+            found.append({**entry, "name": model.name})
+    return found
 
 
 def _check_schema(path: Path, config: dict[str, Any]) -> None:

@@ -34,58 +34,58 @@ __all__ = ["deploy", "remove"]
 
 logger = logging.getLogger(__name__)
 
-_EVERY_S = 0.3
-_SAY_EVERY_S = 10.0
+_POLL_INTERVAL_S = 0.3
+_LOG_INTERVAL_S = 10.0
 _LOOPBACK = ("127.0.0.1", "localhost")
 _NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def deploy(plan: Plan, address: str, *, timeout_s: float = 300.0) -> None:
-    """Bring ``plan`` to the cluster whose dashboard is at ``address``; returns when it answers with its versions.
+    """Deploy ``plan`` to the cluster whose dashboard is at ``address``; returns when it serves the planned versions.
 
     Raises:
-        ClusterError: no cluster there, the port is taken, the application fails, or ``timeout_s`` has passed.
+        ClusterError: no cluster answers, the port is in use, the application fails, or ``timeout_s`` has passed.
     """
-    with _understood(address):
+    with _one_line_errors(address):
         client = _client(address)
         _check_port(plan, client, address)
         client.deploy_applications(plan.config)
     deadline = time.monotonic() + timeout_s
-    say_at = time.monotonic() + _SAY_EVERY_S
+    log_at = time.monotonic() + _LOG_INTERVAL_S
     while True:
-        with _understood(address):
+        with _one_line_errors(address):
             details = client.get_serve_details()
-        found = details["applications"].get(plan.application) or {}
-        if found.get("status") == "DEPLOY_FAILED":
-            raise ClusterError(f"{plan.application} cannot be deployed: {_reason(found)} (more: serve status)")
-        if found.get("status") == "RUNNING" and _answers(plan):
+        application = details["applications"].get(plan.application) or {}
+        if application.get("status") == "DEPLOY_FAILED":
+            raise ClusterError(f"{plan.application} cannot be deployed: {_reason(application)}; see serve status")
+        if application.get("status") == "RUNNING" and _serves(plan):
             return
-        state = str(found.get("status", "NOT_STARTED")).lower().replace("_", " ")
+        state = str(application.get("status", "NOT_STARTED")).lower().replace("_", " ")
         if time.monotonic() > deadline:
             raise ClusterError(
                 f"{plan.application} does not answer at {plan.url} after {timeout_s:g} s (it is {state}: "
-                f"{_reason(found)}); see serve status, and ray status for free CPUs"
+                f"{_reason(application)}); see serve status, and ray status for free CPUs"
             )
-        if time.monotonic() > say_at:
-            say_at += _SAY_EVERY_S
+        if time.monotonic() > log_at:
+            log_at += _LOG_INTERVAL_S
             logger.info("still waiting for %s (%s)", plan.application, state)
-        time.sleep(_EVERY_S)
+        time.sleep(_POLL_INTERVAL_S)
 
 
 def remove(address: str, *, timeout_s: float = 60.0) -> None:
-    """End Serve on the cluster, with all its applications.
+    """Shut down Serve on the cluster, with all its applications.
 
     Raises:
-        ClusterError: no cluster there, or it did not end in time.
+        ClusterError: no cluster answers, or Serve did not shut down in time.
     """
-    with _understood(address):
+    with _one_line_errors(address):
         client = _client(address)
         client.delete_applications()
         deadline = time.monotonic() + timeout_s
         while client.get_serve_details()["applications"]:
             if time.monotonic() > deadline:
-                raise ClusterError(f"Serve on {address} has not ended after {timeout_s:g} s; see serve status")
-            time.sleep(_EVERY_S)
+                raise ClusterError(f"Serve on {address} has not shut down after {timeout_s:g} s; see serve status")
+            time.sleep(_POLL_INTERVAL_S)
 
 
 def _client(address: str) -> ServeSubmissionClient:
@@ -95,8 +95,8 @@ def _client(address: str) -> ServeSubmissionClient:
 
 
 @contextlib.contextmanager
-def _understood(address: str) -> Iterator[None]:
-    """The client's errors in one line."""
+def _one_line_errors(address: str) -> Iterator[None]:
+    """Turn the client's errors into :class:`ClusterError` of one line."""
     from ray.exceptions import RayError
 
     try:
@@ -108,23 +108,25 @@ def _understood(address: str) -> Iterator[None]:
                 f"no Ray cluster answers at {address}; start one (make up), or set RAY_DASHBOARD_ADDRESS"
             ) from None
         if isinstance(error, ValueError) and "http://" in text:
-            raise ClusterError(f"{address} is no dashboard's URL; write it as http://127.0.0.1:8265") from None
+            raise ClusterError(f"{address} is not a dashboard URL; write it as http://127.0.0.1:8265") from None
         if "uthenticat" in text:
             raise ClusterError(
                 f"the Ray cluster at {address} does not accept our token; set RAY_AUTH_MODE=token and "
-                "RAY_AUTH_TOKEN_PATH as it has them"
+                "RAY_AUTH_TOKEN_PATH to the cluster's token file"
             ) from None
-        raise ClusterError(f"the Ray cluster at {address} refused: {_last_line(text)}") from None
+        raise ClusterError(
+            f"the Ray cluster at {address} refused the request: {_last_line(text)}; see serve status"
+        ) from None
 
 
 def _check_port(plan: Plan, client: ServeSubmissionClient, address: str) -> None:
-    """Serve takes its port once, when it starts; a port that another program has makes it fail late and obscurely."""
+    """Serve binds its port once, when it starts; a port in use would make it fail late and with an obscure message."""
     running = client.get_serve_details().get("http_options")
     if running:
         if running["port"] != plan.port:
             raise ClusterError(
-                f"Serve runs already and listens on port {running['port']}, not {plan.port}; give --port "
-                f"{running['port']}, or end it first with --delete"
+                f"Serve is already running and listens on port {running['port']}, not {plan.port}; give --port "
+                f"{running['port']}, or shut it down first with --delete"
             )
         return
     if plan.host in _LOOPBACK and any(name in address for name in _LOOPBACK):
@@ -133,11 +135,13 @@ def _check_port(plan: Plan, client: ServeSubmissionClient, address: str) -> None
             try:
                 probe.bind((plan.host, plan.port))
             except OSError:
-                raise ClusterError(f"port {plan.port} is taken by another program; choose one with --port N") from None
+                raise ClusterError(
+                    f"port {plan.port} is in use by another program; choose another with --port N"
+                ) from None
 
 
-def _answers(plan: Plan) -> bool:
-    """Whether the endpoint is ready with the very versions of ``plan``: not still with those before it."""
+def _serves(plan: Plan) -> bool:
+    """Whether the endpoint is ready with the versions of ``plan``, not with the previous ones."""
     try:
         with _NO_PROXY.open(f"{plan.url}/readyz", timeout=15) as answer:
             models = json.load(answer)["models"]
@@ -146,10 +150,10 @@ def _answers(plan: Plan) -> bool:
     return bool(models == [model.version for model in plan.deployed])
 
 
-def _reason(found: dict[str, Any]) -> str:
-    """The line of Serve's messages, tracebacks included, that says why."""
-    rows = found.get("deployments") or {}
-    messages = [str(row.get("message") or "") for row in rows.values()] + [str(found.get("message") or "")]
+def _reason(application: dict[str, Any]) -> str:
+    """The line of Serve's messages, tracebacks included, that gives the reason."""
+    rows = application.get("deployments") or {}
+    messages = [str(row.get("message") or "") for row in rows.values()] + [str(application.get("message") or "")]
     lines = [line.strip() for message in messages for line in message.splitlines() if line.strip()]
     errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Warning)\b.*:", line)]
     return _last_line("\n".join(errors or lines)) or "no reason given yet"

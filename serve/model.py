@@ -1,4 +1,4 @@
-"""One replica of one model: decodes each request's images, and predicts those of several requests together."""
+"""A replica of one model: decodes the images of each request and predicts those of several requests in one batch."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ Row = list[tuple[str, float]]
 
 
 class Model:
-    """Holds the version ``reference`` of the registry below ``storage``; see :class:`stoker_serve.answers.Served`."""
+    """The model version ``reference`` from the registry below ``storage``, as :class:`stoker_serve.answers.Served`."""
 
     def __init__(self, reference: str, storage: str, threads: int) -> None:
-        """``threads`` is how many decode, and how many torch takes.
+        """``threads`` is the number of threads that decode, and of those that torch uses.
 
         Raises:
             ModelError, StorageError: the version cannot be loaded.
         """
-        import torch  # here, so that only replicas import it and not whoever deploys them
+        import torch  # here, so that only replicas import it, not the deploying process
 
         from stoker.dataset import UndecodableImage
         from stoker.predict import Predictor
@@ -48,18 +48,18 @@ class Model:
         self._predictor.predict_images(torch.zeros(1, 3, size, size, dtype=torch.uint8))  # the first pass is slow
 
     async def predict(self, images: list[bytes], top: int) -> Answer | Refusal:
-        """Probabilities of ``images``; a refusal with status 422 if one of them cannot be decoded."""
+        """Predict ``images``; returns a refusal with status 422 if one of them cannot be decoded."""
         loop = asyncio.get_running_loop()
         decoding = [loop.run_in_executor(self._decoders, self._predictor.preprocess, data) for data in images]
         decoded = await asyncio.gather(*decoding, return_exceptions=True)
         pixels: list[Tensor] = []
-        for number, found in enumerate(decoded, 1):
-            if isinstance(found, self._undecodable):
+        for number, image in enumerate(decoded, 1):
+            if isinstance(image, self._undecodable):
                 where = f"image {number} of {len(images)}: " if len(images) > 1 else ""
-                return Refusal(422, "undecodable_image", f"{where}{found}")
-            if isinstance(found, BaseException):
-                raise found
-            pixels.append(found)
+                return Refusal(422, "undecodable_image", f"{where}{image}")
+            if isinstance(image, BaseException):
+                raise image
+            pixels.append(image)
         rows = await asyncio.gather(*(self._row(image) for image in pixels))
         return Answer(self._predictor.reference, tuple(tuple(row[:top]) for row in rows))
 
@@ -75,7 +75,7 @@ class Model:
         )
 
     async def _row(self, image: Any) -> Any:
-        """All (label, probability) of ``image``, uint8 [3, S, S], the most probable first."""
+        """(label, probability) of every class for ``image`` (uint8 [3, S, S]), the most probable first."""
         return (await self._rows([image]))[0]
 
     async def _rows(self, images: Sequence[Tensor]) -> list[Row]:
@@ -87,11 +87,11 @@ class Model:
 
 
 class Replica(Model):
-    """A model inside Serve: images of requests that arrive together go through it together."""
+    """A model inside Serve: images of concurrent requests are predicted in one batch."""
 
     def __init__(self, reference: str, storage: str, batching: Batching) -> None:
-        given = ray.get_runtime_context().get_assigned_resources().get("CPU", 1.0)
-        super().__init__(reference, storage, max(1, int(given)))
+        cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 1.0)
+        super().__init__(reference, storage, max(1, int(cpus)))
         self._row.set_max_batch_size(batching.images)
         self._row.set_batch_wait_timeout_s(batching.wait_ms / 1000)
 

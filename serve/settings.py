@@ -1,4 +1,4 @@
-"""What the application's ``args`` in a Serve YAML may say."""
+"""Settings of the application: ``args`` in a Serve YAML."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 __all__ = ["Batching", "Deployed", "Limits", "Settings"]
 
 INGRESS = "http"
-"""the name of the deployment that answers HTTP; every other deployment is called after its model"""
+"""name of the deployment that answers HTTP; every other deployment has the name of its model"""
 
 
 class _Strict(BaseModel):
@@ -18,22 +18,24 @@ class _Strict(BaseModel):
 
 
 class Limits(_Strict):
-    """The most that one request may ask for; beyond it the answer is 413."""
+    """Limits of one request; a request beyond them is answered with 413."""
 
-    body_bytes: int = Field(16_000_000, ge=1, description="length of the whole body")
-    pixels: int = Field(50_000_000, ge=1, description="pixels of all images of a request together, before decoding")
-    images: int = Field(32, ge=1, description="images of one request")
+    body_bytes: int = Field(16_000_000, ge=1, description="bytes of the whole body")
+    pixels: int = Field(50_000_000, ge=1, description="pixels of all images of a request together, from their headers")
+    images: int = Field(32, ge=1, description="images in one request")
 
 
 class Batching(_Strict):
-    """How images of several requests share a forward pass."""
+    """Dynamic batching: images of several requests go through the model in one forward pass."""
 
-    images: int = Field(32, ge=1, description="images of one forward pass")
-    wait_ms: float = Field(4.0, ge=0, description="how long the first image of a batch waits for others")
+    images: int = Field(32, ge=1, description="largest batch")
+    wait_ms: float = Field(
+        4.0, ge=0, description="how long, in milliseconds, the first image of a batch waits for others"
+    )
 
 
 class Deployed(_Strict):
-    """One model behind the endpoint: its name, the reference that was asked for, and the version that it meant."""
+    """A served model: its name, the reference that was deployed, and the version that it resolved to."""
 
     name: str
     reference: str
@@ -41,51 +43,55 @@ class Deployed(_Strict):
 
     @property
     def names(self) -> set[str]:
-        """What a request may call it: ``digits``, ``digits@production``, ``digits@3``."""
+        """Names that a request may use: ``digits``, ``digits@production``, ``digits@3``."""
         return {self.name, self.reference, self.version}
 
 
 class Settings(_Strict):
-    """Everything that can be set about the application itself; replicas and queues are set under ``deployments``."""
+    """All settings of the application itself; replicas and queues are set under ``deployments``."""
 
     models: list[str] = Field(min_length=1, description="references: digits@production, digits@3, digits (newest)")
     storage: str = Field(
         default_factory=lambda: os.environ.get("STOKER_STORAGE", ""),
         validate_default=True,
-        description="URL below which models/ lies; default: STOKER_STORAGE",
+        description="URL below which models/ is; default: STOKER_STORAGE",
     )
     versions: dict[str, str] = Field(
         default_factory=dict,
-        description="what each reference means; stoker_serve.deploy looks it up, so that a moved alias is a change",
+        description="version of each reference; set by stoker_serve.deploy, so that a moved alias changes the config",
     )
-    authentication: Literal["keys", "none"] = Field("keys", description="none: anybody who reaches the port may ask")
-    top: int = Field(5, ge=1, description="classes of an answer, unless the request says ?top=")
+    authentication: Literal["keys", "none"] = Field(
+        "keys", description="none: no key is needed, anybody who reaches the port may predict"
+    )
+    top: int = Field(5, ge=1, description="classes to return for each image, unless the request has ?top=")
     limits: Limits = Limits.model_validate({})
     batching: Batching = Batching.model_validate({})
 
     @field_validator("storage")
     @classmethod
-    def _must_be_known(cls, storage: str) -> str:
+    def _storage_is_set(cls, storage: str) -> str:
         if not storage:
-            raise ValueError("where the models lie is not known; set storage, or STOKER_STORAGE in the environment")
+            raise ValueError("no storage URL; set storage, or STOKER_STORAGE in the environment")
         return storage
 
     @field_validator("models")
     @classmethod
-    def _must_differ(cls, models: list[str]) -> list[str]:
+    def _names_are_unique(cls, models: list[str]) -> list[str]:
         names = [reference.partition("@")[0] for reference in models]
         for name in names:
             if names.count(name) > 1:
-                raise ValueError(f"model {name!r} is there twice; an endpoint serves one version of it at a time")
+                raise ValueError(f"model {name!r} is listed twice; list one version of it")
             if name == INGRESS:
-                raise ValueError(f"a model called {INGRESS!r} cannot be served: so is the deployment in front of it")
+                raise ValueError(
+                    f"model name {INGRESS!r} is reserved for the deployment that answers HTTP; publish it under another"
+                )
         return models
 
     def deployed(self) -> list[Deployed]:
-        """The models and the versions that their references mean, looked up in the registry where not said.
+        """The models with the versions of their references, looked up in the registry unless ``versions`` has them.
 
         Raises:
-            ModelError: there is no such model, version or alias.
+            ModelError: a model, version or alias is unknown.
             StorageError: the registry cannot be read.
         """
         return [

@@ -9,8 +9,9 @@ import torch
 
 from made import write_dataset
 from stoker.dataset import Loader, read_manifest
-from stoker.evaluation import Normalize, evaluate, parity_samples
+from stoker.evaluation import evaluate, parity_samples
 from stoker.models import build_model
+from stoker.models.normalize import Normalize
 from stoker.recipe import Recipe, parse_recipe
 from stoker.runs.checkpoint_writer import CheckpointWriter
 from stoker.runs.folder import RunFolder
@@ -31,8 +32,13 @@ workers: {{gpus: 0, cpus: 1}}
 """
 
 
-def finished_run(storage: str | Path, *, classes: int = 3, seed: int = 0, is_finished: bool = True) -> Location:
-    """A run called ``run`` below ``storage`` with random weights, truly evaluated; returns the storage."""
+def finished_run(
+    storage: str | Path, *, classes: int = 3, seed: int = 0, is_finished: bool = True, has_ema: bool = False
+) -> Location:
+    """A run called ``run`` below ``storage`` with random weights and measured metrics; returns the storage.
+
+    With ``has_ema`` the evaluated weights are its moving average, and model.safetensors holds other ones.
+    """
     root = locate(storage)
     write_dataset(f"{root}/data", {"train": [9], "validation": [12, 11]}, classes=classes)
     recipe = parse_recipe(RECIPE.format(storage=root), "run.yaml")
@@ -41,7 +47,11 @@ def finished_run(storage: str | Path, *, classes: int = 3, seed: int = 0, is_fin
     folder = RunFolder(root, "run")
     folder.begin(recipe)
     writer = CheckpointWriter(folder.checkpoints, 2)
-    writer.save(1, {"model.safetensors": model.state_dict()}, {"step": 1})
+    weights = {"model.safetensors": model.state_dict()}
+    if has_ema:
+        other = build_model("digitsnet", classes=classes)
+        weights = {"model.safetensors": other.state_dict(), "ema.safetensors": model.state_dict()}
+    writer.save(1, weights, {"step": 1})
     writer.close()
     if is_finished:
         folder.write_history(History())

@@ -11,8 +11,9 @@ import torch.distributed as dist
 
 from stoker.dataset import Loader
 from stoker.dataset.decode import TrainingImages
-from stoker.evaluation import Normalize, evaluate
+from stoker.evaluation import evaluate
 from stoker.models import build_model
+from stoker.models.normalize import Normalize
 from stoker.recipe import Recipe
 from stoker.runs.folder import RunFolder
 from stoker.storage import locate

@@ -1,4 +1,4 @@
-"""What can go wrong, in words for the person who can mend it.
+"""The errors that stoker raises, written for the person who can fix them.
 
 Every message has three parts: what was wrong, where (file, key, value, URL), and what to do.
 Command-line programs print it as one line and exit with status 2 (see ``stoker.command``).
@@ -8,15 +8,15 @@ __all__ = ["ClusterError", "DatasetError", "ModelError", "RecipeError", "RunErro
 
 
 class StokerError(Exception):
-    """Base of all errors that stoker raises on purpose; its text is one line for a person."""
+    """Base class of all errors that stoker raises on purpose; its text is one line for people."""
 
 
 class RecipeError(StokerError):
-    """A recipe cannot be read, or asks for something impossible."""
+    """A recipe cannot be read or is invalid."""
 
 
 class StorageError(StokerError):
-    """A place cannot be reached, read or written. ``url`` names it."""
+    """A location in storage cannot be reached, read or written. ``url`` names it."""
 
     def __init__(self, message: str, *, url: str = "") -> None:
         super().__init__(message)
@@ -31,15 +31,15 @@ def _rebuild_storage_error(kind: type[StorageError], message: str, url: str) -> 
 
 
 class DatasetError(StokerError):
-    """A data set is missing, damaged, of a newer format, or cannot be prepared."""
+    """A data set is missing, damaged or of a newer format, or cannot be prepared."""
 
 
 class RunError(StokerError):
-    """A training run cannot start, continue or finish."""
+    """A training run cannot start, resume or finish."""
 
 
 class ModelError(StokerError):
-    """A model version, alias or architecture is missing or does not hold what it promises."""
+    """A model version, alias or architecture is unknown, damaged or does not pass a check."""
 
 
 class ClusterError(StokerError):

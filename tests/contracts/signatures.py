@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
+from types import ModuleType
 
-__all__ = ["must_equal", "must_have", "resolve", "signature_of"]
+__all__ = ["must_accept", "must_equal", "must_have", "resolve", "signature_of"]
 
 _LITERALS = (bool, int, float, str, tuple, type(None))
 
@@ -48,6 +49,22 @@ def must_equal(path: str, value: object, used_by: str) -> None:
         raise AssertionError(f"{path} has changed: expected {value!r}, found {found!r}; look at {used_by}")
 
 
+def must_accept(path: str, parameters: tuple[str, ...], used_by: str) -> None:
+    """Assert that the function, class or model at ``path`` takes ``parameters`` by name; it may take others too.
+
+    Raises:
+        AssertionError: it is gone, or does not take them.
+    """
+    found = resolve(path, used_by)
+    fields = _fields(found)
+    known = set(fields) if fields else set(inspect.signature(found).parameters)  # type: ignore[arg-type]
+    if missing := [name for name in parameters if name not in known]:
+        expected, now = ", ".join(missing), ", ".join(sorted(known))
+        raise AssertionError(
+            f"{path} has changed: expected {expected} among its parameters, found {now}; look at {used_by}"
+        )
+
+
 def signature_of(function: object) -> str:
     """Names, kinds and defaults of the parameters, without annotations: ``(self, address, *, timeout_s=None)``.
 
@@ -72,7 +89,8 @@ def resolve(path: str, used_by: str) -> object:
     module, rest = _import_prefix(parts)
     if module is None:
         raise AssertionError(f"{parts[0]} cannot be imported, expected {path}; look at {used_by}")
-    found, where = module, module.__name__
+    found: object = module
+    where = module.__name__
     for part in rest:
         if not _has(found, part):
             raise AssertionError(f"{path} has changed: expected {part} in {where}, found none; look at {used_by}")
@@ -80,14 +98,19 @@ def resolve(path: str, used_by: str) -> object:
     return found
 
 
-def _import_prefix(parts: list[str]) -> tuple[object | None, list[str]]:
+def _import_prefix(parts: list[str]) -> tuple[ModuleType | None, list[str]]:
     for length in range(len(parts), 0, -1):
         name = ".".join(parts[:length])
         try:
-            return importlib.import_module(name), parts[length:]
+            module = importlib.import_module(name)
         except ModuleNotFoundError as error:
             if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
                 raise  # the module exists and needs something that is not installed
+            continue
+        if length == len(parts) > 1:  # ray.serve.deployment is a module, and a function of that name in ray.serve
+            above = importlib.import_module(".".join(parts[:-1]))
+            return (above, parts[-1:]) if hasattr(above, parts[-1]) else (module, [])
+        return module, parts[length:]
     return None, parts
 
 
@@ -107,6 +130,6 @@ def _get(owner: object, name: str) -> object:
 
 
 def _plain(default: object) -> object:
-    if default is inspect.Parameter.empty or isinstance(default, _LITERALS):
+    if default is inspect.Parameter.empty or type(default) in _LITERALS:
         return default
     return _Elided()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from contracts.signatures import must_equal, must_have, signature_of
+from contracts.signatures import must_accept, must_equal, must_have, signature_of
 
 
 def test_a_part_that_is_as_expected_passes() -> None:
@@ -12,6 +12,8 @@ def test_a_part_that_is_as_expected_passes() -> None:
     must_have("json.dumps", None, "here.py")
     must_have("stoker.recipe.Recipe.model", None, "here.py")
     must_have("stoker.dataset.Batch.labels", None, "here.py")
+    must_accept("json.dumps", ("indent", "default"), "here.py")
+    must_accept("stoker.recipe.Recipe", ("model",), "here.py")
     must_equal("math.tau", 6.283185307179586, "here.py")
 
 
@@ -37,6 +39,17 @@ def test_a_part_that_is_gone_is_named(path: str, line: str) -> None:
     with pytest.raises(AssertionError) as caught:
         must_have(path, None, "here.py")
     assert line in str(caught.value)
+
+
+def test_a_parameter_that_is_gone_is_named() -> None:
+    with pytest.raises(AssertionError, match=r"json\.dumps has changed: expected indents among .*; look at here\.py"):
+        must_accept("json.dumps", ("indents", "default"), "here.py")
+
+
+def test_a_function_with_the_name_of_a_module_next_to_it_is_the_function() -> None:
+    must_accept("pprint.pprint", ("stream",), "here.py")
+    must_have("ray.serve.ingress", "(app=None)", "here.py")
+    must_have("ray.serve.deployment.Deployment.bind", "(self, *args, **kwargs)", "here.py")
 
 
 def test_a_constant_of_another_value_is_named() -> None:

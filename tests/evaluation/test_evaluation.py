@@ -18,7 +18,8 @@ from made import write_dataset
 from published import finished_run
 from ranks import evaluate_rank
 from stoker.dataset import Batch
-from stoker.evaluation import Normalize, evaluate
+from stoker.evaluation import evaluate
+from stoker.models.normalize import Normalize
 from stoker.predict import check_parity
 from stoker.recipe import parse_recipe
 from stoker.registry import Registry, publish_run
@@ -50,7 +51,7 @@ def test_one_two_and_three_ranks_find_the_same_bit_for_bit(tmp_path: Path) -> No
 
 
 class _Scores(nn.Module):
-    """Says of a sample what stands in the first pixel of each channel: three classes."""
+    """The logits of a sample are the first pixel of each of its three channels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,7 +87,7 @@ def test_the_sums_have_no_order_and_are_those_of_cross_entropy() -> None:
     assert forward.top5_by_class.tolist() == torch.bincount(labels).tolist()
 
 
-def test_a_model_that_says_not_a_number_has_no_loss_and_its_record_reads_back() -> None:
+def test_logits_that_are_not_finite_give_no_loss_and_a_record_that_reads_back() -> None:
     model = _Scores()
     model.scale.data.fill_(float("nan"))
     images, labels = torch.ones(4, 3, 1, 1, dtype=torch.uint8), torch.arange(4) % 3
@@ -105,9 +106,9 @@ def test_a_checkpoint_a_version_and_a_file_of_the_same_weights_give_the_same_num
     def line(*arguments: str) -> dict[str, object]:
         command = [sys.executable, "jobs/evaluate.py", *arguments]
         done = subprocess.run(command, check=True, cwd=CHECKOUT, text=True, capture_output=True)
-        told = json.loads(done.stdout.splitlines()[-1])
-        told.pop("reference")
-        return dict(told)
+        printed = json.loads(done.stdout.splitlines()[-1])
+        printed.pop("reference")
+        return dict(printed)
 
     where = ("--storage", str(tmp_path))
     of_run, result = line("run", "--run", *where), run.result()

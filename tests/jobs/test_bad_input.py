@@ -163,7 +163,7 @@ def test_publishing_a_run_that_is_missing_or_has_no_checkpoint(tmp_path: Path) -
 
 def test_evaluating_a_model_or_alias_that_does_not_exist(tmp_path: Path) -> None:
     assert line_of("evaluate", "digits@production", "--storage", str(tmp_path)) == (
-        f"model 'digits@production': no model is called 'digits' in {tmp_path}/models; there are: none yet"
+        f"model 'digits@production': unknown model 'digits' in {tmp_path}/models; known models: none yet"
     )
 
 

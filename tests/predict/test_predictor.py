@@ -1,4 +1,4 @@
-"""A predictor says what the trained model says, for whatever people send."""
+"""A predictor gives the trained model's probabilities for every kind of image that is sent."""
 
 from __future__ import annotations
 
@@ -83,5 +83,5 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
     version = publish_run(storage, "run", "digits", verify=check_parity)
     where = version.location / "model.json"
     where.write(where.read().replace(b'"architecture": "digitsnet"', b'"architecture": "resnet18"'))
-    with pytest.raises(ModelError, match="its weights are not those of a resnet18"):
+    with pytest.raises(ModelError, match="its weights do not fit a resnet18"):
         Predictor.load("digits", storage=storage)

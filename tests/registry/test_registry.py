@@ -1,17 +1,21 @@
-"""Versions are immutable and appear whole; aliases move by compare-and-swap and remember."""
+"""Versions are immutable and appear whole; aliases move by compare-and-swap and keep a history."""
 
 from __future__ import annotations
 
+import hashlib
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 
 from published import finished_run
 from stoker.errors import ModelError, RunError, StorageError
 from stoker.predict import check_parity
 from stoker.recipe import Recipe
-from stoker.registry import ModelVersion, Registry, publish_run
+from stoker.registry import ModelVersion, Registry, StoredFile, copying, publish_run
 from stoker.runs.folder import RunFolder
 from stoker.runs.records import Result
 from stoker.storage import Location, locate
@@ -24,7 +28,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Location:
 
 @pytest.fixture
 def storage(run: Location, tmp_path: Path) -> Location:
-    """A storage of its own with the run in it."""
+    """A separate storage with a copy of the run."""
     for path, _ in run.walk():
         if path.startswith("runs/"):
             (locate(tmp_path) / path).write((run / path).read())
@@ -43,7 +47,7 @@ def test_versions_count_up_and_are_found_by_number_alias_and_name(storage: Locat
     assert registry.aliases("digits") == {"production": 2}
 
 
-def test_a_version_tells_what_it_was_trained_on_and_how_good_it_is(storage: Location) -> None:
+def test_a_version_records_its_data_set_and_its_metrics(storage: Location) -> None:
     publish(storage)
     card = Registry(storage).resolve("digits").card
     result = RunFolder(storage, "run").result()
@@ -90,18 +94,59 @@ def test_weights_that_were_changed_are_refused(storage: Location) -> None:
         version.weights()
 
 
+@pytest.mark.parametrize(("has_ema", "file"), [(False, "model.safetensors"), (True, "ema.safetensors")])
+def test_a_published_file_is_the_checkpoints_byte_for_byte(tmp_path: Path, has_ema: bool, file: str) -> None:
+    storage = finished_run(tmp_path, has_ema=has_ema)
+    checkpoint = RunFolder(storage, "run").latest_checkpoint()
+    assert checkpoint is not None
+    version = publish(storage)
+    data = (version.location / "model.safetensors").read()
+    assert version.files["model.safetensors"].sha256 == checkpoint.files[file]["sha256"]
+    assert hashlib.sha256(data).hexdigest() == checkpoint.files[file]["sha256"]
+    assert data == safetensors.torch.save(checkpoint.weights())
+    assert Registry(storage).resolve("digits").read("model.safetensors") == data
+
+
+def test_a_checkpoint_that_was_changed_is_not_published(storage: Location) -> None:
+    checkpoint = RunFolder(storage, "run").latest_checkpoint()
+    assert checkpoint is not None
+    where = checkpoint.location / "model.safetensors"
+    where.write(where.read()[:-1] + b"!")
+    with pytest.raises(StorageError, match=r"cannot copy .*model\.safetensors: .* do not have the recorded sha256"):
+        publish(storage)
+    where.delete()
+    with pytest.raises(ModelError, match=r"model\.safetensors: missing, although it was recorded"):
+        publish(storage)
+    assert Registry(storage).models() == []
+
+
+def test_a_file_of_several_pieces_is_copied_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copying, "_PIECE_BYTES", 7)
+    place, data = locate(tmp_path) / "source", bytes(range(50))
+    place.write(data)
+    copying.SourceFile(place, StoredFile(bytes=50, sha256=hashlib.sha256(data).hexdigest())).copy_to(
+        locate(tmp_path) / "target"
+    )
+    assert (tmp_path / "target").read_bytes() == data
+
+
+def test_the_registry_imports_no_torch() -> None:
+    line = "import sys, stoker.registry; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", line], check=False, timeout=120).returncode == 0
+
+
 @pytest.mark.parametrize(
     ("reference", "line"),
     [
-        ("digit", r"no model is called 'digit' .*; did you mean digits\?"),
-        ("letters", "no model is called 'letters' .*; there are: digits"),
-        ("digits@7", "digits has no version 7; there are: 1"),
-        ("digits@staging", "digits has no alias 'staging'; there are: digits@production"),
-        ("digits@", "a version or an alias must stand after @"),
-        ("../digits", "letters, digits, dots, dashes and underscores only"),
+        ("digit", r"unknown model 'digit' .*; did you mean digits\?"),
+        ("letters", "unknown model 'letters' .*; known models: digits"),
+        ("digits@7", "digits has no version 7; its versions: 1"),
+        ("digits@staging", "digits has no alias 'staging'; its aliases: digits@production"),
+        ("digits@", "expected a version or an alias after @"),
+        ("../digits", "use letters, digits, dots, dashes and underscores"),
     ],
 )
-def test_a_reference_to_nothing_gets_one_line_that_says_what_there_is(
+def test_an_unknown_reference_gets_one_line_that_names_what_exists(
     storage: Location, reference: str, line: str
 ) -> None:
     publish(storage, "production")
@@ -110,7 +155,7 @@ def test_a_reference_to_nothing_gets_one_line_that_says_what_there_is(
     assert "\n" not in str(caught.value)
 
 
-def test_an_alias_of_a_version_that_is_not_there_or_that_is_a_number_is_refused(storage: Location) -> None:
+def test_an_alias_of_an_unknown_version_or_that_is_a_number_is_refused(storage: Location) -> None:
     publish(storage)
     with pytest.raises(ModelError, match="digits has no version 9"):
         Registry(storage).set_alias("digits", "production", 9)

@@ -1,4 +1,4 @@
-"""What a Serve YAML asks for is checked before a cluster is: each mistake gets one line and status 2."""
+"""A Serve YAML is checked before the cluster is contacted: each mistake gets one line and status 2."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_moved_alias_changes_what_is_deployed(storage: Location) -> None:
     assert [model.version for model in after.deployed] == [f"digits@{version}"]
 
 
-def test_other_models_and_another_port_can_be_said(storage: Location) -> None:
+def test_other_models_and_another_port_can_be_given(storage: Location) -> None:
     plan = read_plan(YAML, storage=storage.url, models=["letters", "digits@1"], port=8123)
     entries = plan.config["applications"][0]["deployments"]
     assert [entry["name"] for entry in entries] == ["http", "letters", "digits"]
@@ -68,12 +68,12 @@ def test_other_models_and_another_port_can_be_said(storage: Location) -> None:
 @pytest.mark.parametrize(
     ("reference", "line"),
     [
-        ("digit@production", r"no model is called 'digit' .*; did you mean digits\?"),
-        ("digits@staging", "digits has no alias 'staging'; there are: digits@production"),
+        ("digit@production", r"unknown model 'digit' .*; did you mean digits\?"),
+        ("digits@staging", "digits has no alias 'staging'; its aliases: digits@production"),
         ("digits@99", "digits has no version 99"),
     ],
 )
-def test_a_model_that_is_not_there_is_refused(storage: Location, reference: str, line: str) -> None:
+def test_an_unknown_model_is_refused(storage: Location, reference: str, line: str) -> None:
     with pytest.raises(ModelError, match=line):
         read_plan(YAML, storage=storage.url, models=[reference])
 
@@ -83,9 +83,9 @@ def test_a_model_that_is_not_there_is_refused(storage: Location, reference: str,
     [
         ({"args": {"models": ["digits"], "tops": 3}}, "args: tops: Extra inputs are not permitted"),
         ({"args": {"models": []}}, "args: models: List should have at least 1 item"),
-        ({"args": {"models": ["digits@1", "digits@2"]}}, "model 'digits' is there twice"),
+        ({"args": {"models": ["digits@1", "digits@2"]}}, "model 'digits' is listed twice; list one version"),
         ({"args": {"models": ["digits"], "top": "many"}}, "args: top: Input should be a valid integer"),
-        ({"import_path": "other:app"}, "0 of them have import_path stoker_serve.app:build"),
+        ({"import_path": "other:app"}, "applications: 0 have import_path stoker_serve.app:build, expected 1"),
         ({"deployments": [{"name": "digits", "max_ongoing_requests": "x"}]}, "max_ongoing_requests"),
     ],
 )
@@ -103,14 +103,14 @@ def test_without_storage_it_says_how_to_give_it(monkeypatch: pytest.MonkeyPatch)
         read_plan(YAML)
 
 
-def test_a_file_that_is_missing_or_no_yaml_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_missing_or_not_valid_yaml_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ClusterError, match="cannot read .*nowhere.yaml"):  # noqa: RUF043
         read_plan(tmp_path / "nowhere.yaml")
     (tmp_path / "bad.yaml").write_text("a: [1,")
-    with pytest.raises(ClusterError, match="is no YAML"):
+    with pytest.raises(ClusterError, match="is not valid YAML"):
         read_plan(tmp_path / "bad.yaml")
     (tmp_path / "text.yaml").write_text("just text")
-    with pytest.raises(ClusterError, match="it holds no keys"):
+    with pytest.raises(ClusterError, match="is not a Serve config: no keys found"):
         read_plan(tmp_path / "text.yaml")
 
 
@@ -124,5 +124,5 @@ def test_the_command_prints_one_line_and_exits_with_2(storage: Location) -> None
     command = [sys.executable, "-m", "stoker_serve.deploy", str(YAML), "--storage", storage.url, "--model", "nothing"]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.splitlines()[-1].startswith("error: model 'nothing': no model is called 'nothing'")
+    assert done.stderr.splitlines()[-1].startswith("error: model 'nothing': unknown model 'nothing'")
     assert "Traceback" not in done.stderr

@@ -1,4 +1,4 @@
-"""The application on a real cluster: deployed, asked, rolled to another version, ended."""
+"""The application on a real cluster: deploy, predict, roll out another version, shut down."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ YAML = Path(__file__).parents[2] / "serve" / "digits.yaml"
 
 
 def tight(folder: Path) -> Path:
-    """The shipped YAML with room for one request and one that waits, each of which takes a while."""
+    """The shipped YAML with one ongoing and one queued request at most, each of which takes a while."""
     config = yaml.safe_load(YAML.read_text())
     application = config["applications"][0]
     application["args"]["batching"] = {"images": 32, "wait_ms": 400}
@@ -45,7 +45,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def storage(cluster: Instance, store: Store) -> Iterator[Location]:
-    """A registry with a model in it; Serve is ended afterwards."""
+    """A registry with a model in it; Serve is shut down afterwards."""
     storage = finished_run(store.fresh("serve"))
     publish_run(storage, "run", "digits", verify=check_parity, alias="production")
     yield storage

@@ -26,7 +26,7 @@ from stoker.storage import Location
 from stoker_serve.answers import Answer, Description, Refusal, Served
 from stoker_serve.keys import Keys
 from stoker_serve.model import Model
-from stoker_serve.protocol import make_app
+from stoker_serve.protocol import ROUTES, Route, make_app
 from stoker_serve.settings import Deployed, Limits, Settings
 
 KEY = "correct horse battery staple"
@@ -136,18 +136,18 @@ def too_many_pixels() -> bytes:
 
 JPEG = encoded()
 BAD = [
-    (b"", "image/jpeg", 400, "empty_body", "the body is empty"),
-    (JPEG, "", 415, "unsupported_media_type", r"\(none\) is not an image's; send image/jpeg"),
+    (b"", "image/jpeg", 400, "empty_body", "the body is empty; send image/jpeg"),
+    (JPEG, "", 415, "unsupported_media_type", r"\(none\) is not an image type; send image/jpeg"),
     (JPEG, "application/x-www-form-urlencoded", 415, "unsupported_media_type", "send image/jpeg"),
-    (b"hello, this is text", "image/jpeg", 415, "not_an_image", "not those of a JPEG, PNG or WebP"),
-    (b"GIF89a" + bytes(100), "image/jpeg", 415, "not_an_image", "not those of a JPEG, PNG or WebP"),
+    (b"hello, this is text", "image/jpeg", 415, "not_an_image", "not a JPEG, PNG or WebP image; send image/jpeg"),
+    (b"GIF89a" + bytes(100), "image/jpeg", 415, "not_an_image", "not a JPEG, PNG or WebP image; send image/jpeg"),
     (JPEG[: len(JPEG) // 2], "image/jpeg", 422, "undecodable_image", "cannot be decoded"),
     (JPEG[:20], "image/jpeg", 422, "undecodable_image", "header is damaged or truncated"),
     (encoded("PNG")[:-40], "image/png", 422, "undecodable_image", "truncated"),
     (encoded("WEBP")[:-40], "image/webp", 422, "undecodable_image", ""),
     (too_many_pixels(), "image/png", 413, "too_many_pixels", "more than 1,000,000 pixels"),
     (JPEG + bytes(200_000), "image/jpeg", 413, "body_too_large", "longer than 200,000 bytes"),
-    (b"--x\r\nnonsense", "multipart/form-data; boundary=x", 400, "bad_form", "cut off"),
+    (b"--x\r\nnonsense", "multipart/form-data; boundary=x", 400, "bad_form", "truncated: its last boundary"),
     (b"nonsense--", "multipart/form-data; boundary=x", 400, "bad_form", "form cannot be read"),
     (b"--x--\r\n", "multipart/form-data; boundary=x", 400, "empty_body", "the form has no file"),
     (b"--x--", "multipart/form-data", 400, "bad_form", "form cannot be read"),
@@ -176,7 +176,7 @@ def test_more_images_than_allowed_and_fields_without_file_are_refused(client: ht
     answer = client.post("/v1/models/digits/predict", files=[("images", ("a.jpg", JPEG))] * 4)
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_many_images")
     answer = client.post("/v1/models/digits/predict", files=[("images", (None, "text"))])
-    assert (answer.status_code, answer.json()["error"]["message"][:26]) == (400, "field 'images' is no file;")
+    assert (answer.status_code, answer.json()["error"]["message"][:29]) == (400, "field 'images' is not a file;")
 
 
 def test_a_body_without_length_is_refused_once_it_is_too_long(client: httpx.Client) -> None:
@@ -197,15 +197,18 @@ def test_a_body_that_announces_far_too_much_is_refused_before_it_is_read(client:
 
 
 @pytest.mark.parametrize("header", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {KEY}"}])
-@pytest.mark.parametrize(("method", "path"), [("POST", "/v1/models/digits/predict"), ("GET", "/v1/models")])
-def test_without_a_good_key_nothing_is_answered(
-    client: httpx.Client, header: dict[str, str], method: str, path: str
-) -> None:
-    answer = httpx.request(method, f"{client.base_url}{path}", headers=header, content=JPEG, trust_env=False)
+@pytest.mark.parametrize("route", [route for route in ROUTES if route.needs_key], ids=lambda route: route.path)
+def test_without_a_good_key_nothing_is_answered(client: httpx.Client, header: dict[str, str], route: Route) -> None:
+    path = route.path.format(name="digits")
+    answer = httpx.request(route.method, f"{client.base_url}{path}", headers=header, content=JPEG, trust_env=False)
     assert answer.status_code == 401
     assert answer.headers["WWW-Authenticate"] == "Bearer"
     assert answer.json()["error"]["code"] == "unauthorized"
     assert KEY not in answer.text
+
+
+def test_only_health_and_readiness_need_no_key() -> None:
+    assert {route.path for route in ROUTES if not route.needs_key} == {"/healthz", "/readyz"}
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/openapi.json"])
@@ -218,19 +221,40 @@ def test_the_models_are_listed_and_the_schema_knows_every_endpoint(client: httpx
     assert (entry["model"], entry["reference"], entry["image_size"]) == ("digits@1", "digits@production", 32)
     assert entry["classes"] == ["class0", "class1", "class2"]
     schema = client.get("/openapi.json").json()
-    assert set(schema["paths"]) == {"/healthz", "/readyz", "/v1/models", "/v1/models/{name}/predict"}
+    assert {(m.upper(), path) for path, row in schema["paths"].items() for m in row} == {
+        (route.method, route.path) for route in ROUTES
+    }
+    for route in ROUTES:
+        described = schema["paths"][route.path][route.method.lower()]
+        assert described["description"], f"{route.path}: give its handler a docstring"
+        assert set(described["responses"]) - {"422"} == {"200", *map(str, route.errors)} - {"422"}
     body = schema["paths"]["/v1/models/{name}/predict"]["post"]["requestBody"]["content"]
     assert set(body) == {"image/jpeg", "image/png", "image/webp", "multipart/form-data"}
 
 
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.path)
+def test_each_route_is_in_a_table_of_the_docs(route: Route) -> None:
+    rows = [
+        (page, line)
+        for page in sorted((Path(__file__).parents[2] / "docs").rglob("*.md"))
+        for line in page.read_text(encoding="utf-8").splitlines()
+        if line.startswith("|")
+    ]
+    path = re.compile(rf"[` ]{re.escape(route.path)}[`? ]")
+    assert any(path.search(line) for _, line in rows), (
+        f"no table below docs/ has {route.method} {route.path}; add a row where the other routes are"
+    )
+
+
 def test_errors_of_every_kind_have_one_form(client: httpx.Client) -> None:
     unknown = post(client, JPEG, name="letters")
-    assert unknown.json()["error"]["message"].startswith("no model 'letters' is served here; there are: digits, ")
+    assert unknown.json()["error"]["message"].startswith("unknown model 'letters'; served here: digits, ")
     assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "unknown_model")
     assert client.get("/nowhere").json()["error"]["code"] == "not_found"
     assert client.get("/v1/models/digits/predict").json()["error"]["code"] == "method_not_allowed"
     bad = client.post("/v1/models/digits/predict?top=many", content=JPEG, headers={"Content-Type": "image/jpeg"})
     assert (bad.status_code, bad.json()["error"]["code"]) == (400, "bad_parameter")
+    assert bad.json()["error"]["message"].startswith("invalid query parameter top: Input should be a valid integer")
 
 
 @pytest.mark.parametrize(("code", "readiness"), [("busy", 200), ("unavailable", 503)])

@@ -1,15 +1,7 @@
-"""From image bytes to class probabilities, with the very preprocessing that evaluation used."""
+"""From image bytes to class probabilities, with exactly the preprocessing that evaluation uses."""
 
-from stoker.predict.evaluation import Judged, evaluate_judged, file_judged, run_judged, version_judged
 from stoker.predict.parity import check_parity
 from stoker.predict.predictor import Predictor
+from stoker.predict.targets import EvaluationTarget, evaluate_target
 
-__all__ = [
-    "Judged",
-    "Predictor",
-    "check_parity",
-    "evaluate_judged",
-    "file_judged",
-    "run_judged",
-    "version_judged",
-]
+__all__ = ["EvaluationTarget", "Predictor", "check_parity", "evaluate_target"]

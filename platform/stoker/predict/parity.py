@@ -1,4 +1,4 @@
-"""Does a version predict what the trainer said of it?"""
+"""Prediction parity: compare a published version's predictions with the trainer's own evaluation."""
 
 from __future__ import annotations
 
@@ -17,27 +17,29 @@ __all__ = ["TOLERANCE", "check_parity"]
 TOLERANCE = 1e-4
 """largest difference of a probability between two float32 evaluations of the same weights, batched differently"""
 _LOW_PRECISION = 2e-2
-"""the same, between the bfloat16 of a trainer's autocast on another device and the float32 of a predictor"""
+"""largest difference between a trainer in bfloat16 autocast, on another device, and a predictor in float32"""
 
 
 def check_parity(version: ModelVersion, recipe: Recipe, result: Result) -> None:
     """Compare ``version``'s predictions of the run's parity samples with those of the trainer's own evaluation.
 
     Raises:
-        ModelError: they differ, or there is nothing to compare.
+        ModelError: they differ by more than the tolerance, or the run stored nothing to compare with.
     """
     if not result.parity:
-        raise ModelError(f"run {result.run!r} stored no predictions to compare {version.reference} with")
+        raise ModelError(
+            f"run {result.run!r} stored no predictions to compare {version.reference} with; train it again"
+        )
     predictor = Predictor(version)
     reader = SampleReader(locate(recipe.data.url), recipe.data.validation_split)
     samples = reader.read([sample.number for sample in result.parity])
-    mine = predictor.predict([bytes(sample.data) for sample in samples])
-    theirs = np.array([sample.probabilities for sample in result.parity], dtype=np.float32)
+    ours = predictor.predict([bytes(sample.data) for sample in samples])
+    trained = np.array([sample.probabilities for sample in result.parity], dtype=np.float32)
     tolerance = TOLERANCE if recipe.precision == "float32" else _LOW_PRECISION
-    difference = np.abs(mine - theirs).max(axis=1)
+    difference = np.abs(ours - trained).max(axis=1)
     worst = int(difference.argmax())
     if not difference[worst] <= tolerance:
         raise ModelError(
             f"{version.reference} does not predict what run {result.run!r} did: sample {samples[worst].key} differs "
-            f"by {difference[worst]:.1e} (allowed: {tolerance:g}); nothing was published"
+            f"by {difference[worst]:.1e} (allowed: {tolerance:g}); nothing was published, train the run again"
         )

@@ -1,4 +1,4 @@
-"""A published model, ready to be asked."""
+"""Predict with a published model."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from torch import Tensor
 from stoker import recipe as recipes
 from stoker.dataset.decode import evaluation_image
 from stoker.errors import ModelError
-from stoker.evaluation import Normalize
 from stoker.models import build_model, load_weights, model_options
+from stoker.models.normalize import Normalize
 from stoker.registry import ModelVersion, Registry
 from stoker.storage import Location, locate
 
@@ -24,12 +24,12 @@ __all__ = ["Predictor"]
 
 
 class Predictor:
-    """Holds one version's weights on one device. Safe to call from several threads."""
+    """Run one model version on one device. Thread-safe."""
 
     def __init__(self, version: ModelVersion, device: str | torch.device | None = None) -> None:
         """
         Raises:
-            ModelError: the weights do not fit the architecture that the version names.
+            ModelError: the weights do not fit the version's architecture.
         """
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.reference = version.reference
@@ -43,7 +43,8 @@ class Predictor:
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:200]
             raise ModelError(
-                f"{self.reference}: its weights are not those of a {version.card.architecture} ({reason})"
+                f"{self.reference}: its weights do not fit a {version.card.architecture} ({reason}); "
+                "publish the run again"
             ) from None
         self._model = model.eval().requires_grad_(False).to(self.device).to(memory_format=torch.channels_last)
         self._normalize = Normalize(self.card.preprocessing.mean, self.card.preprocessing.std).to(self.device)
@@ -53,43 +54,43 @@ class Predictor:
     def load(
         cls, reference: str, *, storage: str | Path | Location, device: str | torch.device | None = None
     ) -> Predictor:
-        """The predictor of ``reference`` (``digits@3``, ``digits@production``, ``digits``) below ``storage``.
+        """Load the version that ``reference`` names (``digits@3``, ``digits@production``, ``digits``) from ``storage``.
 
         Raises:
-            ModelError: there is no such model, version or alias.
+            ModelError: the model, version or alias does not exist.
             StorageError: the store cannot be read.
         """
         place = storage if isinstance(storage, Location) else locate(storage)
         return cls(Registry(place).resolve(reference), device)
 
     def preprocess(self, data: bytes | memoryview) -> Tensor:
-        """One encoded image (JPEG, PNG, WebP) as the model takes it: uint8 [3, S, S].
+        """Decode, resize and crop one encoded image (JPEG, PNG, WebP) for the model: uint8 [3, S, S].
 
         Raises:
-            UndecodableImage: ``data`` is not an image, or damaged.
+            UndecodableImage: ``data`` is not a valid image.
         """
         how = self.card.preprocessing
         return evaluation_image(data, image_size=how.image_size, resize=how.resize)
 
     @torch.inference_mode()
     def predict_images(self, images: Tensor) -> NDArray[np.float32]:
-        """Probabilities of preprocessed images (uint8 [n, 3, S, S]): float32 [n, classes], rows sum to 1."""
+        """Class probabilities of preprocessed images (uint8 [n, 3, S, S]): float32 [n, classes], rows sum to 1."""
         moved = images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
         probabilities: NDArray[np.float32] = self._model(self._normalize(moved)).float().softmax(dim=1).cpu().numpy()
         return probabilities
 
     def predict(self, images: Sequence[bytes]) -> NDArray[np.float32]:
-        """Probabilities of encoded images: float32 [n, classes], in their order.
+        """Class probabilities of encoded images: float32 [n, classes], in the order of ``images``.
 
         Raises:
-            UndecodableImage: one of them is not an image.
+            UndecodableImage: one of them is not a valid image.
         """
         if not images:
             return np.empty((0, len(self.classes)), dtype=np.float32)
         return self.predict_images(torch.stack(list(self._pool.map(self.preprocess, images))))
 
     def top(self, probabilities: NDArray[np.float32], count: int = 5) -> list[list[tuple[str, float]]]:
-        """For each row of ``probabilities`` the ``count`` most probable classes, the most probable first."""
+        """The ``count`` most probable (class, probability) of each row, in descending order of probability."""
         order = np.argsort(-probabilities, axis=1, kind="stable")[:, :count]
         return [
             [(self.classes[c], float(row[c])) for c in best] for row, best in zip(probabilities, order, strict=True)

@@ -1,4 +1,4 @@
-"""Model versions and aliases in object storage: immutable, checksummed, published whole or not at all."""
+"""Model versions and aliases in object storage: versions are immutable, checksummed and published atomically."""
 
 from stoker.registry.card import ModelCard, Preprocessing, StoredFile
 from stoker.registry.parents import with_source

@@ -1,4 +1,4 @@
-"""``model.json``: everything that is known about a version, and the checksums of its files."""
+"""``model.json``: the description of a model version and the checksums of its files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["FORMAT", "FORMAT_VERSION", "ModelCard", "Preprocessing", "StoredFile
 
 FORMAT = "stoker-model"
 FORMAT_VERSION = (1, 0)
-"""(major, minor): a reader refuses a newer major version and reads any minor one."""
+"""(major, minor): a reader rejects a newer major version and reads any minor one"""
 
 
 class _Part(BaseModel):
@@ -20,14 +20,14 @@ class _Part(BaseModel):
 
 
 class StoredFile(_Part):
-    """``bytes`` and ``sha256`` (64 hexadecimal digits) of one file of a version."""
+    """Size in ``bytes`` and ``sha256`` (64 hexadecimal digits) of one file of a version."""
 
     bytes: int
     sha256: str
 
 
 class Preprocessing(_Part):
-    """From an image to what the model sees: shorter side to ``resize``, centre crop, normalised; sizes in pixels."""
+    """How an image becomes the model's input: shorter side to ``resize``, centre crop, normalize; sizes in pixels."""
 
     image_size: int
     resize: int
@@ -36,7 +36,7 @@ class Preprocessing(_Part):
 
 
 class ModelCard(_Part):
-    """The content of ``model.json``, files aside."""
+    """The content of ``model.json``, without the list of files."""
 
     architecture: str
     classes: tuple[str, ...]
@@ -49,6 +49,6 @@ class ModelCard(_Part):
     parent: str | None = None
     """the version that this one was fine-tuned from, as ``digits@2``"""
     published: str
-    """when, ISO 8601 in UTC"""
+    """time of publication, ISO 8601 in UTC"""
     versions: dict[str, str]
-    """of the software that trained it"""
+    """of Python, torch, torchvision, Ray and stoker when it was trained"""

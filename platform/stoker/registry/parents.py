@@ -1,7 +1,7 @@
-"""The model version that a recipe begins with, found in the registry and written into the recipe.
+"""Resolve the model version that a run is initialized from, and record it in the recipe.
 
-Training knows no registry: it is given the URL of the weights, their checksum, and what to call them. The first
-submission of a run decides which version an alias means; whoever submits the run again goes on with that one.
+Training does not use the registry: it gets the URL of the weights, their checksum and their name. The first submission
+of a run decides which version an alias means; submitting the run again resumes with the same version.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from stoker.errors import RunError
 from stoker.recipe import Recipe, Source
 from stoker.registry.registry import WEIGHTS, Registry
+from stoker.runs.folder import RunFolder
 from stoker.storage import locate
 
 __all__ = ["with_source"]
@@ -17,18 +18,18 @@ _TIMEOUT_S = 5.0
 
 
 def with_source(recipe: Recipe) -> Recipe:
-    """``recipe`` with ``model.source`` filled in, if its ``model.weights`` names a version.
+    """A copy of ``recipe`` with ``model.source`` set, if its ``model.weights`` names a model version.
 
-    The registry is the one below the recipe's ``storage``.
+    The version is looked up in the registry below the recipe's ``storage``.
 
     Raises:
-        ModelError: there is no such version.
+        ModelError: the model, version or alias does not exist.
         StorageError: the registry cannot be read.
     """
     if not recipe.model.names_version or recipe.model.source is not None:
         return recipe
     storage = locate(recipe.storage, timeout_s=_TIMEOUT_S)
-    source = _of_the_run(recipe)
+    source = _recorded_source(recipe)
     if source is None:
         version = Registry(storage).resolve(str(recipe.model.weights))
         source = Source(
@@ -40,10 +41,8 @@ def with_source(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"model": recipe.model.model_copy(update={"source": source})})
 
 
-def _of_the_run(recipe: Recipe) -> Source | None:
-    """What the run began with, if it has begun, and with the same words."""
-    from stoker.runs.folder import RunFolder  # brings torch, which only a fine-tune's driver waits for
-
+def _recorded_source(recipe: Recipe) -> Source | None:
+    """The source that the run was initialized from, if it exists and its recipe names the same weights."""
     try:
         before = RunFolder(locate(recipe.storage, timeout_s=_TIMEOUT_S), recipe.name).recipe()
     except RunError:

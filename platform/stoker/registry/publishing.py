@@ -1,7 +1,7 @@
-"""From a finished run to a published version, through the gate.
+"""Publish a finished run as a model version, if it passes the gate.
 
 The gate: the run is finished; its metrics were measured on every sample of the validation split; and the version, as
-it lies staged in the store, predicts for the run's parity samples what the trainer's own evaluation said.
+staged in the store, predicts for the run's parity samples what the trainer's own evaluation predicted.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from collections.abc import Callable
 
 from stoker.errors import DatasetError, ModelError, RunError
 from stoker.recipe import Recipe
-from stoker.registry.card import ModelCard, Preprocessing
+from stoker.registry.card import ModelCard, Preprocessing, StoredFile
+from stoker.registry.copying import SourceFile
 from stoker.registry.registry import WEIGHTS, ModelVersion, Registry
+from stoker.runs.folder import RunFolder
 from stoker.runs.records import Result
 from stoker.storage import Location, locate
 
@@ -24,17 +26,15 @@ Verify = Callable[[ModelVersion, Recipe, Result], None]
 def publish_run(storage: Location, run: str, name: str, *, verify: Verify, alias: str | None = None) -> ModelVersion:
     """Publish the run ``run`` as a new version of ``name``, and point ``alias`` at it.
 
-    ``verify`` is given the staged version, the run's recipe and its result, and raises :class:`ModelError` if the
-    version predicts otherwise than the trainer did (``stoker.predict.check_parity``).
+    The weights are the checkpoint's file, copied as it is. ``verify`` is called with the staged version, the run's
+    recipe and its result, and raises :class:`ModelError` if the version's predictions differ from the trainer's
+    (``stoker.predict.check_parity``).
 
     Raises:
-        RunError: there is no such run, it has no checkpoint, or it is not finished.
-        ModelError: the gate is not passed.
+        RunError: the run does not exist, has no checkpoint, or is not finished.
+        ModelError: the version does not pass the gate.
+        StorageError: the store cannot be read or written, or the checkpoint is not what its manifest records.
     """
-    import safetensors.torch  # torch and what needs it, here: looking a version up imports this package too
-
-    from stoker.runs.folder import RunFolder
-
     folder = RunFolder(storage, run)
     recipe = folder.recipe()
     checkpoint = folder.latest_checkpoint()
@@ -44,9 +44,9 @@ def publish_run(storage: Location, run: str, name: str, *, verify: Verify, alias
     if result is None or result.checkpoint != checkpoint.step:
         raise RunError(
             f"run {run!r} is not finished (last checkpoint at step {checkpoint.step}); submit jobs/train.py with the "
-            "same name, it goes on from there"
+            "same name to resume it"
         )
-    _must_be_whole(recipe, result)
+    _check_metrics(recipe, result)
     card = ModelCard(
         architecture=recipe.model.name,
         classes=result.classes,
@@ -65,7 +65,10 @@ def publish_run(storage: Location, run: str, name: str, *, verify: Verify, alias
         published=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         versions=result.versions,
     )
-    files = {WEIGHTS: safetensors.torch.save(checkpoint.weights())}
+    weights = checkpoint.weights_file()
+    files: dict[str, bytes | SourceFile] = {
+        WEIGHTS: SourceFile(checkpoint.location / weights, StoredFile.model_validate(checkpoint.files[weights]))
+    }
     report = folder.location / "report.html"
     if report.exists():
         files["report.html"] = report.read()
@@ -76,21 +79,21 @@ def publish_run(storage: Location, run: str, name: str, *, verify: Verify, alias
     return published
 
 
-def _must_be_whole(recipe: Recipe, result: Result) -> None:
+def _check_metrics(recipe: Recipe, result: Result) -> None:
     from stoker.dataset import read_manifest
 
     try:
         manifest = read_manifest(locate(result.dataset_url))
     except DatasetError as error:
-        raise ModelError(f"the run's data set is needed to check its metrics: {error}") from None
+        raise ModelError(f"the metrics of run {result.run!r} cannot be checked: {error}") from None
     if manifest.fingerprint != result.dataset_fingerprint:
         raise ModelError(
-            f"the data set at {result.dataset_url} is not the one that run {result.run!r} was trained on any more; "
-            "its metrics cannot be checked"
+            f"the data set at {result.dataset_url} has changed since run {result.run!r} was trained on it, so its "
+            "metrics cannot be checked; train the run again under a new name"
         )
-    there = manifest.split(recipe.data.validation_split).samples
-    if result.metrics.samples != there:
+    expected = manifest.split(recipe.data.validation_split).samples
+    if result.metrics.samples != expected:
         raise ModelError(
-            f"run {result.run!r} was evaluated on {result.metrics.samples} of {there} validation samples; "
-            "a version needs all of them"
+            f"run {result.run!r} was evaluated on {result.metrics.samples} of {expected} validation samples; "
+            "train it again and evaluate on all of them"
         )

@@ -1,11 +1,12 @@
-"""The registry itself.
+"""The model registry: publish and look up versions, move aliases.
 
-    <storage>/models/<name>/<version>/claim.json       first: the number is taken
-    <storage>/models/<name>/<version>/…                payloads
-    <storage>/models/<name>/<version>/model.json       last: the version is there, and never changes
+    <storage>/models/<name>/<version>/claim.json       written first: the number is taken
+    <storage>/models/<name>/<version>/…                the files
+    <storage>/models/<name>/<version>/model.json       written last: the version exists from now on and never changes
     <storage>/models/<name>/aliases/<alias>.json       a pointer with its history, moved by compare-and-swap
 
-A number whose publisher died has a claim and no ``model.json``: nobody sees it, and the next publisher takes the next.
+A number whose publisher died has a claim and no ``model.json``: it is not a version, and the next publisher takes the
+next number.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pydantic import ValidationError
 
 from stoker.errors import ModelError
 from stoker.registry.card import FORMAT, FORMAT_VERSION, ModelCard, StoredFile
+from stoker.registry.copying import SourceFile, store_file
 from stoker.storage import Conflict, Location
 from stoker.storage.retry import BadBody
 
@@ -49,7 +51,7 @@ class ModelVersion:
 
     @property
     def reference(self) -> str:
-        """``digits@3``: names this version and no other."""
+        """Name of this version: ``digits@3``."""
         return f"{self.name}@{self.version}"
 
     @property
@@ -57,28 +59,30 @@ class ModelVersion:
         return self.card.classes
 
     def read(self, file: str) -> bytes:
-        """One of the version's files, checked against its checksum.
+        """Read one of the version's files and verify its checksum.
 
         Raises:
-            ModelError: the version has no such file, or it is missing.
-            StorageError: it cannot be read, or is not what was published.
+            ModelError: unknown file, or it is missing.
+            StorageError: it cannot be read, or its checksum is wrong.
         """
         entry = self.files.get(file)
         if entry is None:
-            raise ModelError(f"{self.reference} has no file {file!r}; it has {', '.join(sorted(self.files))}")
+            raise ModelError(f"{self.reference} has no file {file!r}; its files: {', '.join(sorted(self.files))}")
 
         def check(data: bytes) -> None:
             if len(data) != entry.bytes or hashlib.sha256(data).hexdigest() != entry.sha256:
-                raise BadBody(f"{len(data)} bytes came that are not what {self.reference} was published with")
+                raise BadBody(f"{len(data)} bytes were read that are not what {self.reference} was published with")
 
         try:
             return (self.location / file).read(check)
         except FileNotFoundError:
-            raise ModelError(f"{self.location / file}: missing, although {self.reference} names it") from None
+            raise ModelError(
+                f"{self.location / file}: missing, although {self.reference} names it; publish the run again"
+            ) from None
 
     def weights(self) -> dict[str, Tensor]:
         """The state dict, on the CPU."""
-        import safetensors.torch  # brings torch, seconds that whoever only looks a version up does not pay
+        import safetensors.torch  # here, as it imports torch: looking a version up must not take seconds
 
         return safetensors.torch.load(self.read(WEIGHTS))
 
@@ -94,30 +98,30 @@ class Registry:
         return [name for name in self.location.children() if _NAME.fullmatch(name) and self.versions(name)]
 
     def versions(self, name: str) -> list[int]:
-        """The published versions of ``name``, ascending; empty when there is no such model."""
+        """The published versions of ``name``, ascending; empty for an unknown model."""
         folder = self.location / _checked("model", name)
         numbers = sorted(int(child) for child in folder.children() if child.isdigit())
         return [number for number in numbers if (folder / str(number) / "model.json").exists()]
 
     def resolve(self, reference: str) -> ModelVersion:
-        """The version that ``reference`` means: ``digits@3``, ``digits@production`` (an alias), ``digits`` (newest).
+        """The version that ``reference`` names: ``digits@3``, ``digits@production`` (an alias), ``digits`` (newest).
 
         Raises:
-            ModelError: no such model, version or alias (those that there are are named), or it is damaged.
+            ModelError: the model, version or alias is unknown (the message lists those that exist), or damaged.
         """
         name, at, which = reference.partition("@")
         if at and not which:
-            raise ModelError(f"model reference {reference!r}: a version or an alias must stand after @, as in digits@3")
+            raise ModelError(f"model reference {reference!r}: expected a version or an alias after @, as in digits@3")
         if which.isdigit():
             version = int(which)
         elif which:
             version = self._alias(name, _checked("alias", which), reference)
         else:
-            version = max(self._versions_or_refuse(name, reference))
+            version = max(self._existing_versions(name, reference))
         return self._open(name, version, reference)
 
     def aliases(self, name: str) -> dict[str, int]:
-        """The aliases of ``name`` and the versions that they point at."""
+        """The aliases of ``name`` and the versions that they name."""
         folder = self.location / _checked("model", name) / "aliases"
         names = [child.removesuffix(".json") for child in folder.children() if child.endswith(".json")]
         return {alias: int(self.alias_history(name, alias)[-1]["version"]) for alias in names}
@@ -133,10 +137,10 @@ class Registry:
             raise ModelError(f"{self._alias_place(name, alias)}: damaged; set the alias again") from None
 
     def set_alias(self, name: str, alias: str, version: int) -> None:
-        """Point ``name@alias`` at ``version``; of two that do so at once, both moves are in the history.
+        """Point ``name@alias`` at ``version``. Concurrent moves are all recorded in the history.
 
         Raises:
-            ModelError: there is no such version, or the alias would read as a number.
+            ModelError: unknown version, or the alias is a number.
         """
         self._open(name, version, f"{name}@{version}")
         where = self._alias_place(name, alias)
@@ -156,19 +160,18 @@ class Registry:
         self,
         name: str,
         card: ModelCard,
-        files: Mapping[str, bytes],
+        files: Mapping[str, bytes | SourceFile],
         verify: Callable[[ModelVersion], None] | None = None,
     ) -> ModelVersion:
-        """Publish a new version and return it; ``verify`` sees it staged and may raise to call it off.
+        """Publish a new version and return it; ``verify`` is called with the staged version and may raise to cancel.
 
         Raises:
-            ModelError: the name cannot be one, or ``verify`` refused.
+            ModelError: the name is invalid, or ``verify`` rejected the version.
+            StorageError: the store cannot be written.
         """
         version, folder = self._claim(_checked("model", name))
-        told = {f: StoredFile(bytes=len(d), sha256=hashlib.sha256(d).hexdigest()) for f, d in files.items()}
-        for file, data in files.items():
-            (folder / file).write(data)
-        staged = ModelVersion(name, version, folder, card, told)
+        stored = {file: store_file(content, folder / file) for file, content in files.items()}
+        staged = ModelVersion(name, version, folder, card, stored)
         if verify is not None:
             verify(staged)
         content = {
@@ -177,7 +180,7 @@ class Registry:
             "name": name,
             "number": version,
             **card.model_dump(mode="json"),
-            "files": {file: entry.model_dump() for file, entry in told.items()},
+            "files": {file: entry.model_dump() for file, entry in stored.items()},
         }
         (folder / "model.json").create(json.dumps(content, indent=1).encode())
         return staged
@@ -196,14 +199,14 @@ class Registry:
                 continue
             return number, folder
 
-    def _versions_or_refuse(self, name: str, reference: str) -> list[int]:
+    def _existing_versions(self, name: str, reference: str) -> list[int]:
         versions = self.versions(name)
         if versions:
             return versions
         known = self.models()
         near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known) or 'none yet'}"
-        raise ModelError(f"model {reference!r}: no model is called {name!r} in {self.location}; {hint}")
+        hint = f"did you mean {near[0]}?" if near else f"known models: {', '.join(known) or 'none yet'}"
+        raise ModelError(f"model {reference!r}: unknown model {name!r} in {self.location}; {hint}")
 
     def _alias_place(self, name: str, alias: str) -> Location:
         if alias.isdigit():
@@ -211,11 +214,11 @@ class Registry:
         return self.location / _checked("model", name) / "aliases" / f"{_checked('alias', alias)}.json"
 
     def _alias(self, name: str, alias: str, reference: str) -> int:
-        self._versions_or_refuse(name, reference)
+        self._existing_versions(name, reference)
         history = self.alias_history(name, alias)
         if not history:
             known = ", ".join(f"{name}@{a}" for a in self.aliases(name)) or "none yet"
-            raise ModelError(f"model {reference!r}: {name} has no alias {alias!r}; there are: {known}")
+            raise ModelError(f"model {reference!r}: {name} has no alias {alias!r}; its aliases: {known}")
         return int(history[-1]["version"])
 
     def _open(self, name: str, version: int, reference: str) -> ModelVersion:
@@ -224,14 +227,16 @@ class Registry:
         try:
             content = json.loads(where.read())
         except FileNotFoundError:
-            there = ", ".join(str(v) for v in self._versions_or_refuse(name, reference))
-            raise ModelError(f"model {reference!r}: {name} has no version {version}; there are: {there}") from None
+            known = ", ".join(str(v) for v in self._existing_versions(name, reference))
+            raise ModelError(f"model {reference!r}: {name} has no version {version}; its versions: {known}") from None
         except ValueError:
-            raise ModelError(f"{where}: damaged, not JSON; publish the run again") from None
+            raise ModelError(f"{where}: damaged, not valid JSON; publish the run again") from None
         if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise ModelError(f"{where}: not a model of stoker's registry")
+            raise ModelError(f"{where}: not a stoker model; check the storage URL")
         if content["version"][0] > FORMAT_VERSION[0]:
-            raise ModelError(f"{where}: format version {content['version']} is newer than this stoker reads; upgrade")
+            raise ModelError(
+                f"{where}: format version {content['version']} is newer than this stoker reads; upgrade stoker"
+            )
         try:
             card = ModelCard.model_validate(content)
             files = {file: StoredFile.model_validate(entry) for file, entry in content["files"].items()}
@@ -242,7 +247,9 @@ class Registry:
 
 def _checked(what: str, name: str) -> str:
     if not _NAME.fullmatch(name):
-        raise ModelError(f"{what} name {name!r}: letters, digits, dots, dashes and underscores only, at most 100")
+        raise ModelError(
+            f"{what} name {name!r} is not valid; use letters, digits, dots, dashes and underscores, at most 100"
+        )
     return name
 
 

@@ -36,13 +36,17 @@ class Checkpoint:
     accuracy: float | None = None
     """on the validation split, 0 to 1, if it was measured at this step"""
 
+    def weights_file(self) -> str:
+        """Name of the file whose weights are evaluated and published: the moving average if the run keeps one."""
+        return EMA if EMA in self.files else MODEL
+
     def weights(self) -> dict[str, Tensor]:
-        """The weights that are evaluated and published: the moving average if the run keeps one.
+        """The tensors of :meth:`weights_file`, on the CPU.
 
         Raises:
             StorageError: they cannot be read, or differ from what was written.
         """
-        return self.tensors(EMA if EMA in self.files else MODEL)
+        return self.tensors(self.weights_file())
 
     def tensors(self, file: str) -> dict[str, Tensor]:
         """The tensors of one of the safetensors files, on the CPU."""

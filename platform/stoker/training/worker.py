@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from stoker.command import quiet_libraries
 from stoker.dataset import Batch, Loader
-from stoker.evaluation import Evaluated, evaluate, parity_samples
+from stoker.evaluation import EvaluationResult, evaluate, parity_samples
 from stoker.models.initialize import training_model
 from stoker.recipe import Recipe
 from stoker.runs.folder import RunFolder
@@ -87,7 +87,7 @@ class Worker:
             self._recorder.close()
         dist.barrier()
 
-    def _run_epochs(self) -> Evaluated | None:
+    def _run_epochs(self) -> EvaluationResult | None:
         epochs, evaluated = self._recipe.schedule.epochs, None
         for epoch in range(self._step // self._loader.steps, epochs):
             evaluated = self._epoch(epoch)
@@ -99,7 +99,7 @@ class Worker:
             self._guard.act_on(decision)
         return evaluated
 
-    def _epoch(self, epoch: int) -> Evaluated | None:
+    def _epoch(self, epoch: int) -> EvaluationResult | None:
         rate = 0.0
         batches = iter(self._loader)
         while True:
@@ -143,7 +143,7 @@ class Worker:
         loss, correct, samples = (float(value) for value in totals.tolist())
         return loss, correct, samples
 
-    def _close_epoch(self, epoch: int, rate: float) -> Evaluated | None:
+    def _close_epoch(self, epoch: int, rate: float) -> EvaluationResult | None:
         totals = self._totals_of_all_ranks()
         is_last = epoch + 1 == self._recipe.schedule.epochs
         is_due = is_last or (epoch + 1) % self._recipe.evaluation.every_epochs == 0
@@ -151,7 +151,7 @@ class Worker:
         self._recorder.record_epoch(epoch, self._step, rate, totals, evaluated)
         return evaluated
 
-    def _evaluate(self) -> Evaluated:
+    def _evaluate(self) -> EvaluationResult:
         model, normalize = self._stepper.evaluated_model, self._stepper.normalize
         with self._recorder.clock.measure("evaluation"):
             return evaluate(model, normalize, self._guard.with_heartbeats(self._validation), len(self._classes))
@@ -162,7 +162,7 @@ class Worker:
         totals = self._totals_of_all_ranks()  # on a GPU this waits for the steps in flight: compute, not checkpoint
         self._checkpoints.save(self._step, totals, accuracy)
 
-    def _finish(self, evaluated: Evaluated) -> None:
+    def _finish(self, evaluated: EvaluationResult) -> None:
         parity = parity_samples(self._stepper.evaluated_model, self._stepper.normalize, self._recipe)
         finish_run(
             self._recipe,

@@ -10,7 +10,7 @@ import torch
 import torchvision
 
 import stoker
-from stoker.evaluation import Evaluated
+from stoker.evaluation import EvaluationResult
 from stoker.recipe import Recipe
 from stoker.runs.folder import RunFolder
 from stoker.runs.records import EpochRecord, History, ParitySample, Result
@@ -25,7 +25,7 @@ def finish_run(
     run: RunFolder,
     epochs: Sequence[EpochRecord],
     *,
-    evaluated: Evaluated,
+    evaluated: EvaluationResult,
     parity: tuple[ParitySample, ...],
     classes: tuple[str, ...],
     fingerprint: str,

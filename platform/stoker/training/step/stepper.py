@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from stoker.dataset import Batch
 from stoker.dataset.order import key_of
-from stoker.evaluation import Normalize
 from stoker.models import auxiliary_weight, classes_of, logits_of, no_loss, training_loss
+from stoker.models.normalize import Normalize
 from stoker.recipe import Recipe
 from stoker.training.augment.augmentation import Augmentation
 from stoker.training.optim.clipping import clip_gradients

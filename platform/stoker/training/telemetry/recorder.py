@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 from stoker.dataset import Loader
 from stoker.errors import StorageError
-from stoker.evaluation import Evaluated
+from stoker.evaluation import EvaluationResult
 from stoker.recipe import Recipe
 from stoker.runs.folder import RunFolder
 from stoker.runs.records import KINDS, EpochRecord, Goodput, History
@@ -130,7 +130,7 @@ class Recorder:
         return snapshot
 
     def record_epoch(
-        self, epoch: int, step: int, rate: float, totals: Sequence[float], evaluated: Evaluated | None
+        self, epoch: int, step: int, rate: float, totals: Sequence[float], evaluated: EvaluationResult | None
     ) -> EpochRecord:
         """Build, keep and report the record of ``epoch``; all ranks must call it, with ``totals`` summed over ranks."""
         loss, correct, count = totals

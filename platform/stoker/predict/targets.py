@@ -1,0 +1,127 @@
+"""Evaluate a run, a model version or a file of weights as the trainer would: equal weights give equal metrics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from stoker.dataset import Loader
+from stoker.errors import DatasetError, ModelError, RunError
+from stoker.evaluation import EvaluationResult, evaluate
+from stoker.models import build_model, load_weights, model_options
+from stoker.models.normalize import Normalize
+from stoker.recipe import Recipe, read_recipe, stored_recipe
+from stoker.registry import Registry
+from stoker.registry.card import ModelCard
+from stoker.runs.folder import RunFolder
+from stoker.storage import Location
+
+__all__ = ["EvaluationTarget", "evaluate_target"]
+
+
+@dataclass(frozen=True)
+class EvaluationTarget:
+    """Weights to evaluate, and the recipe of the model that they belong to; ``classes`` is None where unknown."""
+
+    name: str
+    """for messages: ``run digits``, ``digits@3``, or the file's URL"""
+    recipe: Recipe
+    weights: dict[str, Tensor]
+    classes: tuple[str, ...] | None
+
+    @classmethod
+    def from_run(cls, storage: Location, run: str) -> EvaluationTarget:
+        """The last checkpoint of ``run``: its moving average (EMA) if the run keeps one.
+
+        Raises:
+            RunError: the run does not exist, or has no checkpoint.
+        """
+        folder = RunFolder(storage, run)
+        recipe, checkpoint = folder.recipe(), folder.latest_checkpoint()
+        if checkpoint is None:
+            raise RunError(f"run {run!r} has no checkpoint at {folder.checkpoints}; train it first")
+        return cls(f"run {run}", recipe, checkpoint.weights(), None)
+
+    @classmethod
+    def from_version(cls, storage: Location, reference: str) -> EvaluationTarget:
+        """The model version that ``reference`` names in the registry below ``storage``.
+
+        Raises:
+            ModelError: the model, version or alias does not exist.
+        """
+        version = Registry(storage).resolve(reference)
+        return cls(version.reference, stored_recipe(version.card.recipe), version.weights(), version.classes)
+
+    @classmethod
+    def from_file(cls, place: Location, recipe: str | None = None) -> EvaluationTarget:
+        """A safetensors file, with the recipe in the YAML file ``recipe`` or, by default, the model.json next to it.
+
+        Raises:
+            ModelError: the file does not exist, or neither a recipe nor a model.json describes it.
+            RecipeError: the recipe cannot be read.
+        """
+        try:
+            weights = safetensors.torch.load(place.read())
+        except FileNotFoundError:
+            raise ModelError(f"no weights at {place}; give the URL of a .safetensors file") from None
+        except safetensors.SafetensorError as error:
+            raise ModelError(
+                f"{place}: not a valid safetensors file ({error}); give the URL of a .safetensors file"
+            ) from None
+        if recipe is not None:
+            return cls(str(place), read_recipe(recipe), weights, None)
+        card_place = replace(place, url=place.url.rpartition("/")[0]) / "model.json"
+        try:
+            card = ModelCard.model_validate_json(card_place.read())
+        except FileNotFoundError:
+            raise ModelError(f"{place}: no model.json next to it describes it; give --recipe recipe.yaml") from None
+        except ValueError:
+            raise ModelError(f"{card_place}: damaged, or not a model card; give --recipe recipe.yaml") from None
+        return cls(str(place), stored_recipe(card.recipe), weights, card.classes)
+
+
+def evaluate_target(
+    target: EvaluationTarget, *, split: str | None = None, data_url: str | None = None
+) -> tuple[tuple[str, ...], EvaluationResult]:
+    """Evaluate ``target`` on a whole split and return the class names and the result.
+
+    ``split`` and ``data_url`` default to the recipe's validation split. Weights that were trained on the CPU are
+    evaluated with as many threads as a worker had: the number of threads decides the order of additions, which shows
+    in the last bits.
+
+    Raises:
+        ModelError: the weights do not fit the recipe's model.
+        DatasetError: the data set does not exist, or has other classes.
+    """
+    recipe, name = target.recipe, target.name
+    data = recipe.data.model_copy(
+        update={"url": data_url or recipe.data.url, "validation_split": split or recipe.data.validation_split}
+    )
+    loader = Loader.for_evaluation(recipe.model_copy(update={"data": data}))
+    if target.classes is not None and loader.classes != target.classes:
+        raise DatasetError(f"{data.url}: its classes are not those that {name} was trained on; choose another data set")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    options = model_options(recipe.model, recipe.evaluation_image_size)
+    model = build_model(recipe.model.name, classes=len(loader.classes), **options)
+    try:
+        load_weights(model, target.weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"{name}: its weights do not fit a {recipe.model.name} with {len(loader.classes)} classes ({reason}); "
+            "check the recipe"
+        ) from None
+    layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+    normalize = Normalize(recipe.data.mean, recipe.data.std).to(device)
+    threads = torch.get_num_threads()
+    if not recipe.workers.gpus:
+        torch.set_num_threads(recipe.workers.cpus)
+    try:
+        result = evaluate(model.to(device).to(memory_format=layout), normalize, loader, len(loader.classes))
+    finally:
+        torch.set_num_threads(threads)
+    return loader.classes, result
