@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["KINDS", "EpochRecord", "Goodput", "History", "Metrics", "Mistake", "ParitySample", "Result"]
+__all__ = ["KINDS", "EpochRecord", "Goodput", "History", "Metrics", "Mistake", "ParitySample", "Record", "Result"]
 
 KINDS = ("compute", "data_wait", "communication", "checkpoint", "evaluation", "restart")
 """what an epoch's wall time is spent on, as defined in ``stoker.training.telemetry.goodput``"""
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
+    """Base of what is stored as JSON: immutable; unknown fields are ignored, so that newer files can be read."""
+
     model_config = ConfigDict(
         frozen=True,
         extra="ignore",
@@ -21,7 +23,7 @@ class _Record(BaseModel):
     )
 
 
-class Metrics(_Record):
+class Metrics(Record):
     """Metrics of an evaluation over a whole split: each sample once, padding excluded."""
 
     samples: int
@@ -33,7 +35,7 @@ class Metrics(_Record):
     """fraction of samples whose label is among the five most probable classes, 0 to 1"""
 
 
-class Goodput(_Record):
+class Goodput(Record):
     """What an epoch's wall time was spent on, over all attempts at it."""
 
     wall_s: float
@@ -49,7 +51,7 @@ class Goodput(_Record):
     """the bottleneck and what to try, one line"""
 
 
-class EpochRecord(_Record):
+class EpochRecord(Record):
     """One epoch of a run's history."""
 
     epoch: int
@@ -71,13 +73,13 @@ class EpochRecord(_Record):
     goodput: Goodput | None = None
 
 
-class History(_Record):
+class History(Record):
     """``history.json`` of a run."""
 
     epochs: tuple[EpochRecord, ...] = ()
 
 
-class ParitySample(_Record):
+class ParitySample(Record):
     """The trainer's own prediction for a validation sample, which a published version must reproduce."""
 
     number: int
@@ -88,7 +90,7 @@ class ParitySample(_Record):
     """[classes], float32"""
 
 
-class Mistake(_Record):
+class Mistake(Record):
     """A misclassified validation sample, one of those with the highest loss."""
 
     number: int
@@ -101,7 +103,7 @@ class Mistake(_Record):
     """cross-entropy, in nats"""
 
 
-class Result(_Record):
+class Result(Record):
     """``result.json`` of a run, written last: it marks the run as finished."""
 
     run: str

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from stoker.dataset import Loader
@@ -27,12 +26,13 @@ from stoker.recipe import Recipe
 from stoker.runs.checkpoint_writer import CheckpointWriter
 from stoker.runs.checkpoints import EMA, MODEL, OPTIMIZER, Checkpoint, open_checkpoint
 from stoker.runs.folder import RunFolder
+from stoker.runs.records import Record
 from stoker.training.fault_tolerance.guard import Guard
 from stoker.training.optim.optimizers import load_optimizer_tensors, optimizer_tensors
 from stoker.training.report.result import versions
 from stoker.training.step.numerics import set_cpu_threads
 from stoker.training.step.stepper import Stepper
-from stoker.training.telemetry.recorder import Recorder, print_line
+from stoker.training.telemetry.recorder import Recorder, RecorderState, print_line
 
 __all__ = ["PARTS", "Checkpointing", "Part", "TrainState"]
 
@@ -41,10 +41,8 @@ Tensors = dict[str, Tensor]
 STEP = "step.safetensors"
 
 
-class TrainState(BaseModel):
+class TrainState(Record):
     """``state.json``: all of a run's state that is not tensors, after ``step`` steps of the run."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="constants")
 
     position: dict[str, int]
     """the loader's ``state_dict()``: ``{"epoch": …, "step": …}``, both from 0"""
@@ -52,8 +50,8 @@ class TrainState(BaseModel):
     """steps since the start of the run"""
     totals: tuple[float, float, float]
     """loss, correct predictions and samples of the epoch so far, over all ranks"""
-    recorder: dict[str, Any]
-    """history, goodput of the epoch so far, and when that was (``telemetry.recorder``)"""
+    recorder: RecorderState
+    """history and goodput so far"""
     skipped_steps: tuple[int, ...] = ()
     """steps that are skipped because their loss was not finite, ascending"""
     best_accuracy: float = -1.0

@@ -22,7 +22,7 @@ from stoker.storage import locate
 from stoker.training.step.stepper import Stepper
 from stoker.training.telemetry.advice import advice
 from stoker.training.telemetry.events import read_events
-from stoker.training.telemetry.goodput import Clock, CommunicationTimer, merge_ranks
+from stoker.training.telemetry.goodput import Clock, merge_ranks
 
 RECIPE = """
 name: seen
@@ -78,21 +78,6 @@ def test_the_outage_and_an_attempts_startup_are_a_restart() -> None:
     assert clock.lap() == pytest.approx(
         dict.fromkeys(KINDS, 0.0) | {"compute": 11.0, "data_wait": 5.0, "restart": 40.0}
     )
-
-
-def test_only_the_wait_after_the_last_bucket_counts_as_communication() -> None:
-    now = ManualTime()
-    timer = CommunicationTimer(now)
-    with timer.measure():
-        now.time += 5
-        timer.start()
-        now.time += 5
-        timer.start()
-        now.time += 2
-    with timer.measure():  # a micro-batch without an all-reduce
-        now.time += 5
-    assert timer.pop_seconds() == 2
-    assert timer.pop_seconds() == 0
 
 
 def test_the_rank_that_the_others_wait_for_is_the_one_that_counts() -> None:

@@ -7,8 +7,8 @@ from torch._C._distributed_c10d import GradBucket
 from torch.nn.parallel import DistributedDataParallel
 
 from stoker.recipe import Recipe
+from stoker.training.step.communication import CommunicationTimer
 from stoker.training.step.exact_sums import ExactSums
-from stoker.training.telemetry.goodput import CommunicationTimer
 
 __all__ = ["data_parallel"]
 

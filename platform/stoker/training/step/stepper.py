@@ -33,11 +33,11 @@ from stoker.training.optim.ema import MovingAverage
 from stoker.training.optim.optimizers import build_optimizer, set_learning_rate
 from stoker.training.optim.schedule import learning_rate_ratio
 from stoker.training.step.batch_norm import RunningStatistics
+from stoker.training.step.communication import CommunicationTimer
 from stoker.training.step.exact_sums import Exactness, ExactSums
 from stoker.training.step.numerics import autocast_dtype, configure_numerics
 from stoker.training.step.parallel import data_parallel
 from stoker.training.step.prefetch import OnDevice, on_device
-from stoker.training.telemetry.goodput import CommunicationTimer
 
 __all__ = ["StepDone", "Stepper"]
 

@@ -21,7 +21,7 @@ from stoker.errors import StorageError
 from stoker.evaluation import EvaluationResult
 from stoker.recipe import Recipe
 from stoker.runs.folder import RunFolder
-from stoker.runs.records import KINDS, EpochRecord, Goodput, History
+from stoker.runs.records import KINDS, EpochRecord, Goodput, History, Record
 from stoker.training.telemetry.advice import advice
 from stoker.training.telemetry.events import Events, read_events
 from stoker.training.telemetry.goodput import Clock, merge_ranks
@@ -30,9 +30,22 @@ from stoker.training.telemetry.progress import Progress, ProgressSnapshot
 from stoker.training.telemetry.prometheus import RunMetrics
 from stoker.training.telemetry.trackers import Trackers
 
-__all__ = ["Recorder", "print_line"]
+__all__ = ["Recorder", "RecorderState", "print_line"]
 
 logger = logging.getLogger(__name__)
+
+
+class RecorderState(Record):
+    """What a checkpoint stores of a :class:`Recorder`."""
+
+    clock: dict[str, float]
+    """seconds of the current epoch so far, by kind of goodput"""
+    repeated_s: float
+    """of the restarts in the current epoch: seconds spent on repeated steps"""
+    at: float
+    """when it was stored, seconds since 1970"""
+    history: tuple[EpochRecord, ...]
+    """of the epochs that have ended"""
 
 
 class Recorder:
@@ -53,21 +66,17 @@ class Recorder:
             self._trackers = Trackers(recipe, run.location, self._outbox)
             self.events = Events(run.location / "events", self._outbox)
 
-    def state(self) -> dict[str, Any]:
-        """Return what a checkpoint stores of this object, as JSON values."""
-        return {
-            "clock": self.clock.seconds(),
-            "repeated_s": self._repeated_s,
-            "at": time.time(),
-            "history": [record.model_dump(mode="json") for record in self.history],
-        }
+    def state(self) -> RecorderState:
+        """Return what a checkpoint stores of this object."""
+        return RecorderState(
+            clock=self.clock.seconds(), repeated_s=self._repeated_s, at=time.time(), history=tuple(self.history)
+        )
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state(self, state: RecorderState) -> None:
         """Restore what :meth:`state` returned."""
-        self.clock.restore(state["clock"])
-        self._repeated_s = float(state["repeated_s"])
-        self._restarted_from = float(state["at"])
-        self.history = [EpochRecord.model_validate(record) for record in state["history"]]
+        self.clock.restore(state.clock)
+        self._repeated_s, self._restarted_from = state.repeated_s, state.at
+        self.history = list(state.history)
 
     def begin(self, step: int, why: Mapping[str, Any] = MappingProxyType({})) -> None:
         """Start an attempt at ``step`` of the whole run; ``why`` describes the failure that came before.
