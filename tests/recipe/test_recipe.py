@@ -148,7 +148,7 @@ def test_a_file_that_is_missing_or_not_a_recipe_is_named(tmp_path: Path) -> None
         read_recipe(tmp_path / "nowhere.yaml")
     broken = tmp_path / "broken.yaml"
     broken.write_text("a: [1,\nb: 2")
-    with pytest.raises(RecipeError, match=r"broken.yaml: not valid YAML: line 2, column"):
+    with pytest.raises(RecipeError, match=rf"^{broken}: not valid YAML: line 2, column"):
         read_recipe(broken)
     broken.write_text("- 1\n- 2")
     with pytest.raises(RecipeError, match="a recipe is a mapping of keys to values, this is a list"):

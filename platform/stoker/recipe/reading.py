@@ -45,8 +45,9 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def parse_recipe(text: str, source: str, overrides: Sequence[str] = ()) -> Recipe:
     """As :func:`read_recipe`, from the YAML in ``text``; ``source`` names it in errors."""
+    content = _load(text, source)
     try:
-        content = with_current_keys(_load(text, source))
+        content = with_current_keys(content)
     except RecipeError as error:
         raise RecipeError(f"{source}: {error}") from None
     for override in overrides:
