@@ -108,5 +108,5 @@ def test_bad_files_are_grouped_by_reason_with_the_first_of_each(tmp_path: Path) 
 def test_a_class_without_one_good_image_is_named(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "images", {"cat": 3, "dog": 0})
     (folder / "dog" / "1.jpg").write_bytes(b"woof")
-    with pytest.raises(DatasetError, match="no good image is left of class 'dog'"):
+    with pytest.raises(DatasetError, match="no valid image is left of class 'dog'"):
         make(folder, tmp_path / "data", Options(jpeg="original", on_bad="skip"))

@@ -55,7 +55,7 @@ def _file_as_source(at: Path) -> tuple[list[str | Path], str]:
 
 
 def _inside(at: Path) -> tuple[list[str | Path], str]:
-    return [make_folder(at / "images", {"cat": 3}), at / "images" / "data"], "lies inside the source"
+    return [make_folder(at / "images", {"cat": 3}), at / "images" / "data"], "is inside the source"
 
 
 def _is_a_file(at: Path) -> tuple[list[str | Path], str]:

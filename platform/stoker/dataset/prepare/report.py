@@ -7,8 +7,9 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
-from stoker.dataset.prepare.build import BAD_FILES, DUPLICATES, Prepared
+from stoker.dataset.prepare.build import Prepared
 from stoker.dataset.prepare.contents import Duplicate
+from stoker.dataset.prepare.destination import BAD_FILES, DUPLICATES
 from stoker.dataset.prepare.shards import BadFile
 
 __all__ = ["report"]
