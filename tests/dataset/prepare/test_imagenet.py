@@ -54,7 +54,7 @@ def test_archives_on_the_store_are_listed_by_their_headers_alone(store: Store, m
         return real(self, start, stop, *rest)
 
     monkeypatch.setattr(Location, "read_range", counted)
-    source = open_imagenet(root)
+    source = open_imagenet(root, Options())
     members = sum(map(len, source.splits.values()))
     monkeypatch.undo()
 
@@ -83,7 +83,7 @@ TRUTHS: dict[str, dict[str, bytes]] = {
 def test_other_forms_of_the_truth_say_the_same(form: str, tmp_path: Path) -> None:
     files = archives()
     del files["ILSVRC2012_devkit_t12.tar.gz"]
-    source = open_imagenet(put(locate(tmp_path), files | TRUTHS[form]))
+    source = open_imagenet(put(locate(tmp_path), files | TRUTHS[form]), Options())
     labels = {entry.key: source.classes[entry.label] for entry in source.splits["validation"]}
     assert labels == {f"ILSVRC2012_val_{n + 1:08d}": WNIDS[number - 1] for n, number in enumerate(VALIDATION)}
 
@@ -135,4 +135,4 @@ def test_the_same_archives_elsewhere_are_known_as_such(
 
 def test_a_folder_without_the_train_archive_is_refused_when_it_is_said_to_be_imagenet(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"holds no ILSVRC2012_img_train\.tar; put ImageNet's archives there"):
-        open_imagenet(locate(tmp_path))
+        open_imagenet(locate(tmp_path), Options())

@@ -21,10 +21,13 @@ _WORTH_A_CLUSTER_BYTES = 256 * 10**6
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of ``jobs/prepare.py``."""
+    """Add the arguments of a preparation to ``parser``, and the kinds of source to its help."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    kinds = "\n".join(f"  {name:<12} {kind.summary}" for name, kind in sorted(KINDS.items()))
+    parser.epilog = f"SOURCE is one of these kinds; --kind names it where it is not recognised:\n{kinds}"
     parser.add_argument("source", metavar="SOURCE", help="images with labels: path, URL or torchvision://NAME?root=...")
     parser.add_argument("destination", metavar="DEST", help="where the data set goes: a path or URL")
-    parser.add_argument("--kind", choices=sorted(KINDS), help="what SOURCE is, where that is not seen")
+    parser.add_argument("--kind", choices=sorted(KINDS), help="kind of SOURCE (default: recognised by URL or content)")
     parser.add_argument("--image-column", help="of Parquet or a list: the column with the images or their paths")
     parser.add_argument("--label-column", help="of Parquet or a list: the column with the labels")
     parser.add_argument("--classes", help="of WebDataset tars: a file that names the classes, one a line")

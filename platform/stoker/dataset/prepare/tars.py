@@ -21,7 +21,7 @@ from stoker.dataset.format.manifest import Shard, checksum
 from stoker.dataset.prepare.images import store_image
 from stoker.dataset.prepare.plan import Options
 from stoker.dataset.prepare.shards import BadFile, Built, ShardTask, record, recorded
-from stoker.dataset.prepare.sources.imagenet import ArchiveReader
+from stoker.dataset.prepare.sources.readers import ArchiveReader, missing
 from stoker.dataset.prepare.sources.webdataset import AUDIO, BadSample, Member, is_used, pick, samples_of
 from stoker.errors import DatasetError
 from stoker.storage import Location
@@ -99,10 +99,7 @@ class _Stream:
             try:
                 self._held = memoryview(self.where.read_range(self._at, stop))
             except FileNotFoundError:
-                raise DatasetError(
-                    f"{self.where}: listed a moment ago but not there now; where several machines prepare, all must "
-                    "see the tars (or give --local)"
-                ) from None
+                raise missing(self.where, "the tars") from None
             self.hasher.update(self._held)
             self._at, self._used = stop, 0
         part = self._held[self._used : self._used + size]

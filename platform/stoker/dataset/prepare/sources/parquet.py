@@ -28,15 +28,16 @@ from numpy.typing import NDArray
 from stoker.dataset.prepare.entries import Entry, Listing
 from stoker.dataset.prepare.plan import Options
 from stoker.dataset.prepare.sources.base import Source, run_of, split_name
-from stoker.dataset.prepare.sources.columns import CLASS_WORDS, class_names, the_column
-from stoker.dataset.prepare.sources.files import Listed, files_below, files_in
+from stoker.dataset.prepare.sources.columns import LABEL_COLUMNS, choose_column, class_names
+from stoker.dataset.prepare.sources.files import FileStats, files_below, files_in
+from stoker.dataset.prepare.sources.readers import missing
 from stoker.errors import DatasetError
 from stoker.storage import Location
 from stoker.storage.range_file import RangeFile
 
-__all__ = ["SUFFIX", "ParquetReader", "open_parquet"]
+__all__ = ["ParquetReader", "holds_parquet", "is_parquet", "open_parquet"]
 
-SUFFIX = ".parquet"
+_SUFFIX = ".parquet"
 _LISTERS = 8
 _FOOTER_AHEAD = 1 << 16
 _GROUPS_HELD = 2
@@ -61,6 +62,19 @@ class ParquetReader:
         first, images = _read_group(self, *run_of(entries[0]))
         for entry in entries:
             yield _bytes(images, int(entry.path.rpartition("/")[2]) - first)
+
+
+def is_parquet(url: str) -> bool:
+    """Whether the name is that of a Parquet file or of a pattern of them."""
+    return url.endswith(_SUFFIX)
+
+
+def holds_parquet(location: Location, files: FileStats, folders: list[str]) -> bool:
+    """Whether the folder holds Parquet files, by itself or in ``data`` or folders named after splits."""
+    if any(name.endswith(_SUFFIX) for name in files):
+        return True
+    likely = [name for name in folders if name == "data" or split_name(name)]
+    return any(name.endswith(_SUFFIX) for folder in likely for name in files_in(location / folder)[0])
 
 
 def open_parquet(location: Location, options: Options) -> Source:
@@ -113,7 +127,7 @@ def open_parquet(location: Location, options: Options) -> Source:
     )
 
 
-def _files(location: Location) -> tuple[Location, Listed]:
+def _files(location: Location) -> tuple[Location, FileStats]:
     """(folder, Parquet files below it by relative path) of a folder, a file or a pattern."""
     url = location.url
     if any(sign in url for sign in "*?["):
@@ -121,13 +135,13 @@ def _files(location: Location) -> tuple[Location, Listed]:
         folder = replace(location, url=base)
         pattern = url[len(base) + 1 :]
         found = {p: at for p, at in files_below(folder).items() if fnmatch.fnmatchcase(p, pattern)}
-    elif url.lower().endswith(SUFFIX) and location.exists():
+    elif url.lower().endswith(_SUFFIX) and location.exists():
         folder, name = replace(location, url=url.rpartition("/")[0]), location.name
         return folder, {name: files_in(folder)[0][name]}
     else:
         folder = location
         found = files_below(folder)
-    listed = {path: at for path, at in found.items() if path.lower().endswith(SUFFIX)}
+    listed = {path: at for path, at in found.items() if path.lower().endswith(_SUFFIX)}
     if not listed:
         raise DatasetError(f"no Parquet files at {location}; check the path, URL or pattern")
     return folder, listed
@@ -168,7 +182,7 @@ def _image_column(schema: Any, features: dict[str, Any], options: Options, where
         )
     told = [name for name in fitting if features.get(name, {}).get("_type") == "Image"]
     words = told if len(told) == 1 else fitting if len(fitting) == 1 else ()
-    return the_column(
+    return choose_column(
         schema.names,
         given or (words[0] if words else None),
         [name.lower() for name in told or fitting],
@@ -180,10 +194,10 @@ def _image_column(schema: Any, features: dict[str, Any], options: Options, where
 
 def _label_column(schema: Any, features: dict[str, Any], options: Options, image: str, where: Location) -> str:
     told = [name for name in schema.names if features.get(name, {}).get("_type") == "ClassLabel" and name != image]
-    column = the_column(
+    column = choose_column(
         schema.names,
         options.label_column or (told[0] if len(told) == 1 else None),
-        [name.lower() for name in told] or CLASS_WORDS,
+        [name.lower() for name in told] or LABEL_COLUMNS,
         option="--label-column",
         purpose="holds labels",
         where=str(where),
@@ -262,10 +276,7 @@ def _opened(where: Location, size: int | None = None) -> Any:
         source = RangeFile(where, where.size() if size is None else size, ahead=_FOOTER_AHEAD)
         return pq.ParquetFile(pa.PythonFile(source, mode="r"), page_checksum_verification=True)
     except FileNotFoundError:
-        raise DatasetError(
-            f"{where}: listed a moment ago but not there now; where several machines prepare, all must see the source "
-            "(or give --local)"
-        ) from None
+        raise missing(where, "the source") from None
     except (pa.ArrowException, OSError) as error:
         raise _damaged(where, error) from None
 

@@ -22,13 +22,14 @@ import numpy as np
 from PIL import Image
 
 from stoker.dataset.prepare.entries import Entries, Entry, Listing
-from stoker.dataset.prepare.plan import digest
+from stoker.dataset.prepare.plan import Options, digest
 from stoker.dataset.prepare.sources.base import Source, split_name
 from stoker.errors import DatasetError
+from stoker.storage import Location
 
-__all__ = ["PROTOCOL", "TorchvisionReader", "open_torchvision"]
+__all__ = ["TorchvisionReader", "is_torchvision", "open_torchvision"]
 
-PROTOCOL = "torchvision://"
+_PROTOCOL = "torchvision://"
 _MEASURED = 16
 """images that are encoded to learn how large one is"""
 
@@ -51,13 +52,18 @@ class TorchvisionReader:
         return _Set.of(self.name, dict(self.splits)[split]).image(entry.offset)
 
 
-def open_torchvision(source: str) -> Source:
+def is_torchvision(url: str) -> bool:
+    """Whether the URL names a data set of torchvision."""
+    return url.startswith(_PROTOCOL)
+
+
+def open_torchvision(location: Location, _: Options) -> Source:
     """Open each split that the data set has.
 
     Raises:
-        DatasetError: torchvision has no such data set, it is not there, or its targets are no classes.
+        DatasetError: torchvision does not know the data set, it is not on disk, or its targets are not classes.
     """
-    name, _, query = source.removeprefix(PROTOCOL).partition("?")
+    name, query = location.url.removeprefix(_PROTOCOL).partition("?")[::2]
     kind = _class(name)
     parameters = inspect.signature(kind).parameters
     arguments = _arguments(name, query, parameters)
@@ -76,7 +82,7 @@ def open_torchvision(source: str) -> Source:
                 f"torchvision's {name}: its {split} targets are not the numbers of {len(classes)} classes"
             )
         splits[split] = dataset.entries(split, labels)
-    return Source(f"{PROTOCOL}{name}?{query}", classes, splits, TorchvisionReader(name, tuple(opened.items())))
+    return Source(f"{_PROTOCOL}{name}?{query}", classes, splits, TorchvisionReader(name, tuple(opened.items())))
 
 
 def _class(name: str) -> Callable[..., Any]:
@@ -100,7 +106,7 @@ def _arguments(name: str, query: str, parameters: Any) -> dict[str, Any]:
         arguments[key] = _value(text)
     if "root" in parameters:
         if "root" not in arguments and parameters["root"].default in (inspect.Parameter.empty, None):
-            raise DatasetError(f"torchvision's {name}: say where it lies, as {PROTOCOL}{name}?root=FOLDER")
+            raise DatasetError(f"torchvision's {name}: say where it lies, as {_PROTOCOL}{name}?root=FOLDER")
         if "root" in arguments:
             arguments["root"] = os.path.abspath(os.path.expanduser(str(arguments["root"])))
     return arguments

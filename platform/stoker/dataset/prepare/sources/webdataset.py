@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from stoker.dataset.prepare.entries import Entries, Listing
 from stoker.dataset.prepare.plan import Options
 from stoker.dataset.prepare.sources.base import Source, split_name
-from stoker.dataset.prepare.sources.files import Listed, files_in
-from stoker.dataset.prepare.sources.imagenet import ArchiveReader
+from stoker.dataset.prepare.sources.files import FileStats, files_in
+from stoker.dataset.prepare.sources.readers import ArchiveReader
 from stoker.errors import DatasetError
 from stoker.storage import Location, locate
 from stoker.storage.range_file import RangeFile
 
-__all__ = ["AUDIO", "BadSample", "Member", "has_tars", "is_used", "open_webdataset", "pick", "samples_of"]
+__all__ = ["AUDIO", "BadSample", "Member", "holds_tars", "is_used", "open_webdataset", "pick", "samples_of"]
 
 AUDIO = ("wav", "flac")
 _PAYLOADS = ("jpg", "jpeg", "png", "webp", "gif", *AUDIO)
@@ -61,9 +61,8 @@ def is_used(extension: str) -> bool:
     return extension in _PAYLOADS or extension in _LABELS
 
 
-def has_tars(location: Location) -> bool:
+def holds_tars(location: Location, files: FileStats, folders: list[str]) -> bool:
     """Whether the folder holds tars, by itself or in folders called as splits are, and no other folder."""
-    files, folders = files_in(location)
     folders = [name for name in folders if name not in _OWN_FOLDERS]
     if any(split_name(name) is None for name in folders):
         return False
@@ -182,7 +181,7 @@ def _key(name: str) -> str | None:
     return f"{folder}/{stem}" if folder else stem
 
 
-def _tars(location: Location) -> Listed:
+def _tars(location: Location) -> FileStats:
     files, folders = files_in(location)
     found = {name: told for name, told in files.items() if _is_tar(name)}
     for folder in folders:
@@ -234,7 +233,7 @@ def _class_names(path: str) -> tuple[str, ...]:
     return names
 
 
-def _samples(location: Location, tars: Listed, classes: tuple[str, ...]) -> Source:
+def _samples(location: Location, tars: FileStats, classes: tuple[str, ...]) -> Source:
     """Every sample of every tar, found by range reads of the headers and labels alone."""
     listings = {split: Listing() for split in _SPLITS}
     strays: list[tuple[str, str]] = []
