@@ -1,9 +1,9 @@
 """The samples of some slots, step by step, read ahead of need.
 
-    windows of all slots, by the step that first needs them  ──planner thread──▶  range reads, many in flight
+    windows of all slots, by the step that first needs them  ──scheduler thread──▶  range reads, many in flight
     range reads, the most urgent first  ──reader threads──▶  checked samples  ──▶  one sample a slot and step
 
-The planner admits windows in the order of need while the bytes in flight and waiting stay under ``memory_bytes``; a
+The scheduler admits windows in the order of need while the bytes in flight and waiting stay under ``memory_bytes``; a
 window that the step under way needs is admitted in any case, so that a bound that is too small makes the stream slow
 but never still. A start or a seek costs no more than a batch: the samples of the first step are read by themselves,
 before their blocks, nothing is read until all of them are asked for, and then one block at a time until the second
@@ -94,7 +94,7 @@ class BlockStream:
         self._from_step = from_step
         self._memory_bytes, self._decoding_steps = memory_bytes, decoding_steps
         self._pool: ReadPool[list[Sample]] = ReadPool(read_threads, from_step)
-        self._planner = threading.Thread(target=self._plan, name="stoker-plan", daemon=True)
+        self._scheduler = threading.Thread(target=self._schedule, name="stoker-schedule", daemon=True)
         self._change = threading.Condition()
         self._admitted: dict[int, deque[_Held]] = {slot: deque() for slot in self._slots}
         self._held_bytes = 0
@@ -109,7 +109,7 @@ class BlockStream:
         return self._most_bytes
 
     def __enter__(self) -> BlockStream:
-        self._planner.start()
+        self._scheduler.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -117,7 +117,7 @@ class BlockStream:
             self._is_closed = True
             self._change.notify_all()
         self._pool.close()
-        self._planner.join()
+        self._scheduler.join()
 
     def __iter__(self) -> Iterator[list[Streamed | None]]:
         """For each step the samples of the slots, in their order; None where a slot is padding."""
@@ -160,7 +160,7 @@ class BlockStream:
             self._held_bytes -= held.bytes
             self._change.notify_all()
 
-    def _plan(self) -> None:
+    def _schedule(self) -> None:
         try:
             upcoming = [self._order.windows(slot, self._from_step) for slot in self._slots]
             heads = [(w.first_step, i, w) for i, ws in enumerate(upcoming) if (w := next(ws, None)) is not None]

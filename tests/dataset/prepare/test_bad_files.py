@@ -55,7 +55,7 @@ def odd_folder(at: Path) -> Path:
 def test_oddities_are_taken_and_bad_files_left_out_with_a_report(tmp_path: Path) -> None:
     source = odd_folder(tmp_path / "images")
 
-    ran = run_job(source, tmp_path / "data", "--on-bad", "skip", "--validation-share", "0", "--local")
+    ran = run_job(source, tmp_path / "data", "--on-bad", "skip", "--validation-fraction", "0", "--local")
 
     assert ran.returncode == 0, ran.stderr
     assert "left out 6 files" in ran.stdout

@@ -105,7 +105,7 @@ def oddities(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_oddity_of_imagenet_becomes_a_sample_with_the_pixels_of_its_file(
     oddities: Path, tmp_path: Path, metadata: str
 ) -> None:
-    options = Options(on_bad="skip", validation_share=0, metadata=metadata)  # type: ignore[arg-type]
+    options = Options(on_bad="skip", validation_fraction=0, metadata=metadata)  # type: ignore[arg-type]
 
     made = make(oddities, tmp_path / "data", options)
 
@@ -123,7 +123,7 @@ def test_every_oddity_of_imagenet_becomes_a_sample_with_the_pixels_of_its_file(
 
 
 def test_the_index_knows_size_before_rotation_and_the_rotation(oddities: Path, tmp_path: Path) -> None:
-    made = make(oddities, tmp_path / "data", Options(on_bad="skip", validation_share=0))
+    made = make(oddities, tmp_path / "data", Options(on_bad="skip", validation_fraction=0))
     index = read_index(made.root, made.manifest.split("train").shards[0])
     told = {
         key: (w, h, index.orientation(row))
@@ -134,7 +134,7 @@ def test_the_index_knows_size_before_rotation_and_the_rotation(oddities: Path, t
 
 
 def test_the_list_of_bad_files_reads_well(oddities: Path, tmp_path: Path) -> None:
-    told = report(make(oddities, tmp_path / "data", Options(on_bad="skip", validation_share=0)))
+    told = report(make(oddities, tmp_path / "data", Options(on_bad="skip", validation_fraction=0)))
 
     assert f"left out {len(BAD)} files" in told
     listed = [json.loads(line) for line in (tmp_path / "data" / "bad.jsonl").read_text().splitlines()]

@@ -64,7 +64,7 @@ def test_splits_by_folder_a_pattern_and_a_single_file(tmp_path: Path) -> None:
 def test_bytes_of_their_own_and_names_for_labels_need_no_metadata(tmp_path: Path) -> None:
     rows = {"jpeg": [encoded(n) for n in range(9)], "class": [NAMES[n % 3] for n in range(9)]}
     made = make(
-        write_flat(tmp_path / "a.parquet", rows), tmp_path / "data", Options(jpeg="original", validation_share=0)
+        write_flat(tmp_path / "a.parquet", rows), tmp_path / "data", Options(jpeg="original", validation_fraction=0)
     )
     assert content(samples(made)["train"]) == pictures(range(9))
 
@@ -72,11 +72,11 @@ def test_bytes_of_their_own_and_names_for_labels_need_no_metadata(tmp_path: Path
 def test_the_shuffle_is_global_and_its_bytes_hang_on_no_thread(tmp_path: Path) -> None:
     for shard in range(4):
         write_hub(tmp_path / "hub" / f"train-{shard:05d}.parquet", range(30 * shard, 30 * shard + 30))
-    small = Options(jpeg="original", shard_mb=0.02, validation_share=0)  # spills of 40 kB: about two row groups
+    small = Options(jpeg="original", shard_mb=0.02, validation_fraction=0)  # spills of 40 kB: about two row groups
     one = make(tmp_path / "hub", tmp_path / "one", small, map_=on_threads(1))
     make(tmp_path / "hub", tmp_path / "five", small, map_=on_threads(5))
     other = make(
-        tmp_path / "hub", tmp_path / "other", Options(jpeg="original", shard_mb=0.02, validation_share=0, seed=1)
+        tmp_path / "hub", tmp_path / "other", Options(jpeg="original", shard_mb=0.02, validation_fraction=0, seed=1)
     )
 
     assert objects(tmp_path / "one") == objects(tmp_path / "five")
@@ -93,7 +93,7 @@ def test_without_a_shuffle_the_rows_stay_in_their_order(tmp_path: Path) -> None:
     made = make(
         tmp_path / "hub",
         tmp_path / "data",
-        Options(jpeg="original", shard_samples=4, validation_share=0, shuffles=False),
+        Options(jpeg="original", shard_samples=4, validation_fraction=0, shuffles=False),
     )
     assert [data for _, _, data in samples(made)["train"]] == [encoded(n) for n in range(23)]
 
@@ -165,7 +165,7 @@ def test_rows_without_an_image_or_a_class_are_bad_files(tmp_path: Path) -> None:
     table = pa.table({"image": rows, "label": [0, 1, 0, 1, 0, None, 0, 1]}, schema=hub_schema())
     pq.write_table(table, tmp_path / "train.parquet")
     made = make(
-        tmp_path / "train.parquet", tmp_path / "data", Options(jpeg="original", on_bad="skip", validation_share=0)
+        tmp_path / "train.parquet", tmp_path / "data", Options(jpeg="original", on_bad="skip", validation_fraction=0)
     )
     reasons = {bad.path: bad.reason for bad in made.bad}
     assert reasons["train.parquet/3"] == "the image is empty (0 bytes)"

@@ -179,7 +179,7 @@ def test_a_second_look_at_touched_files_compares_duplicates_too(tmp_path: Path) 
 def test_without_a_shuffle_the_samples_stay_in_the_order_of_the_source(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "images", {"a": 9, "b": 8})
     made = make(
-        folder, tmp_path / "data", Options(jpeg="original", shuffles=False, shard_samples=5, validation_share=0)
+        folder, tmp_path / "data", Options(jpeg="original", shuffles=False, shard_samples=5, validation_fraction=0)
     )
     assert [data for _, _, data in samples(made)["train"]] == [encoded(n) for n in range(17)]
 

@@ -118,7 +118,7 @@ def test_cifar_is_read_by_both_of_its_splits(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
 
     made = make(
-        f"torchvision://CIFAR10?root={tmp_path}", tmp_path / "data", Options(jpeg="original", validation_share=0)
+        f"torchvision://CIFAR10?root={tmp_path}", tmp_path / "data", Options(jpeg="original", validation_fraction=0)
     )
 
     assert {name: split.samples for name, split in made.manifest.splits.items()} == {"train": 50, "test": 10}

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--label-column", help="of Parquet or a list: the column with the labels")
     parser.add_argument("--classes", help="of WebDataset tars: a file that names the classes, one a line")
     parser.add_argument("--copy", action="store_true", help="write samples of WebDataset tars into shards of our own")
-    parser.add_argument("--validation-share", type=float, help="part of each class that is held out (default 0.2)")
+    parser.add_argument("--validation-fraction", type=float, help="fraction of each class to hold out (default 0.2)")
     parser.add_argument("--seed", type=int, default=0, help="of the shuffle and of what is held out (default 0)")
     parser.add_argument("--no-shuffle", action="store_true", help="keep the order of the source")
     parser.add_argument("--limit", type=int, help="take so many samples, at random, each class in proportion")
@@ -58,7 +58,7 @@ def prepare_command(given: argparse.Namespace) -> str:
         DatasetError, StorageError, ClusterError: see :func:`stoker.dataset.prepare.prepare`.
     """
     options = Options(
-        validation_share=given.validation_share,
+        validation_fraction=given.validation_fraction,
         seed=given.seed,
         shard_mb=given.shard_mb,
         shard_samples=given.shard_samples,
@@ -91,9 +91,9 @@ def prepare_command(given: argparse.Namespace) -> str:
 
 
 def _check(options: Options) -> None:
-    share = options.validation_share
-    if share is not None and not 0 <= share < 1:
-        raise DatasetError(f"--validation-share {share:g}: must be at least 0 and below 1")
+    fraction = options.validation_fraction
+    if fraction is not None and not 0 <= fraction < 1:
+        raise DatasetError(f"--validation-fraction {fraction:g}: must be at least 0 and below 1")
     if options.shard_mb <= 0:
         raise DatasetError(f"--shard-mb {options.shard_mb:g}: must be above 0")
     if options.shard_samples is not None and options.shard_samples < 1:

@@ -27,8 +27,8 @@ _TAR_OVERHEAD_BYTES = 2048
 class Options:
     """What, besides the source, decides the bytes of the data set."""
 
-    validation_share: float | None = None
-    """part of each class that is held out, 0 to 1, where the source has no validation split; None means 0.2"""
+    validation_fraction: float | None = None
+    """fraction of each class that is held out, 0 to 1, where the source has no validation split; None means 0.2"""
     seed: int = 0
     shard_mb: float = 64.0
     """size that shards aim at, in MB of 10^6 bytes"""

@@ -210,7 +210,7 @@ def _split(path: str) -> str:
 
 def _refuse_changes(options: Options) -> None:
     asked = {
-        "--validation-share": options.validation_share,
+        "--validation-fraction": options.validation_fraction,
         "--limit": options.limit,
         "--deduplicate": options.deduplicates,
         "--longest-side": options.longest_side,
