@@ -203,5 +203,5 @@ def test_samples_are_read_by_number_in_the_order_asked_for(root: Location) -> No
 
 
 def test_a_data_set_that_is_not_there_gets_one_line(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"no data set at .*: dataset\.json is not there"):
+    with pytest.raises(DatasetError, match=r"no data set at .*: dataset\.json not found"):
         Loader(str(tmp_path / "nothing"), "train", global_batch=4, micro_batch=4)

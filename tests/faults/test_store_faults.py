@@ -92,7 +92,7 @@ def test_a_fault_that_stays_is_one_clear_error_within_the_patience(
         with pytest.raises(StorageError) as raised:
             read(place.with_timeout(0.6), reads)
         assert time.monotonic() - began < 10  # not the deadline, not the stall
-    assert f"cannot read {place.url}: no good answer in 0.6 s" in str(raised.value)
+    assert f"cannot read {place.url}: no valid response in 0.6 s" in str(raised.value)
     assert "\n" not in str(raised.value)
     assert reads.counters.snapshot()[counter] >= 1
 

@@ -1,13 +1,13 @@
-"""The samples of some slots, step by step, read ahead of need.
+"""Prefetch the samples of some slots, step by step, within a memory bound.
 
     windows of all slots, by the step that first needs them  ──scheduler thread──▶  range reads, many in flight
     range reads, the most urgent first  ──reader threads──▶  checked samples  ──▶  one sample a slot and step
 
 The scheduler admits windows in the order of need while the bytes in flight and waiting stay under ``memory_bytes``; a
 window that the step under way needs is admitted in any case, so that a bound that is too small makes the stream slow
-but never still. A start or a seek costs no more than a batch: the samples of the first step are read by themselves,
-before their blocks, nothing is read until all of them are asked for, and then one block at a time until the second
-step is asked for. Nothing of the order depends on threads or time.
+but never blocks it. A start or a seek costs no more than a batch: the samples of the first step are read by themselves,
+before their blocks, nothing is read until all of them are requested, and then one block at a time until the second
+step is requested. The order does not depend on threads or timing.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ class _Piece:
 
 @dataclass(frozen=True, slots=True)
 class Streamed:
-    """A sample as it came, and the piece of its window that it belongs to."""
+    """A sample, and the piece of its window that it was read with."""
 
     sample: Sample
     piece: _Piece
 
     @property
     def block(self) -> list[Sample]:
-        """The samples of its block, itself included: where a replacement for a corrupt one comes from. May wait."""
+        """The samples of its block, including itself, from which a corrupt one is replaced. May block."""
         begin = self.piece.read_first
         return self.piece.read.result()[self.piece.first - begin : self.piece.stop - begin]
 
 
 class _Held:
-    """A window, the reads that fill it, and what it counts against the bound."""
+    """A window, the reads that fill it, and its size in bytes, which counts against the bound."""
 
     def __init__(self, window: Window, bytes_: int) -> None:
         self.window = window
@@ -71,10 +71,10 @@ class _Held:
 
 
 class BlockStream:
-    """Iterates over the steps of an epoch from ``from_step`` on; use it as a context manager, so that threads end.
+    """Iterates over the steps of an epoch from ``from_step`` on; a context manager, which stops its threads.
 
-    Whoever takes the samples may hold on to those of the last ``decoding_steps`` steps: a window counts against
-    ``memory_bytes`` until then.
+    The consumer may hold the samples of the last ``decoding_steps`` steps: a window counts against ``memory_bytes``
+    until then.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class BlockStream:
 
     @property
     def most_bytes(self) -> int:
-        """The most that was ever in flight and waiting, in bytes, as the manifest expects it."""
+        """Peak of the bytes in flight and waiting, by the sizes that the manifest gives."""
         return self._most_bytes
 
     def __enter__(self) -> BlockStream:
@@ -211,7 +211,7 @@ class BlockStream:
         return True
 
     def _reads_of(self, window: Window) -> list[_Read]:
-        """What to read for ``window``: neighbouring pieces together, nothing that lies before the first step.
+        """What to read for ``window``: neighbouring pieces together, nothing before the first step.
 
         The first step's own sample does not count where others of its piece follow: it is read alone, too.
         """
@@ -236,7 +236,7 @@ class BlockStream:
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """Samples ``first`` to ``stop`` in one go, first needed at step ``needed_at``."""
+    """One read of the samples ``first`` to ``stop``, first needed at step ``needed_at``."""
 
     first: int
     stop: int

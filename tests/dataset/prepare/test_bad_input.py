@@ -64,7 +64,7 @@ def _is_a_file(at: Path) -> tuple[list[str | Path], str]:
 
 
 def _unreachable(at: Path) -> tuple[list[str | Path], str]:
-    return [make_folder(at / "images", {"cat": 3}), "s3://bucket/data"], "no good answer in 5 s"
+    return [make_folder(at / "images", {"cat": 3}), "s3://bucket/data"], "no valid response in 5 s"
 
 
 def _unknown_protocol(at: Path) -> tuple[list[str | Path], str]:

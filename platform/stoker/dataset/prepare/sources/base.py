@@ -22,7 +22,7 @@ class Reader(Protocol):
 
         Raises:
             DatasetError: it is gone, or this machine does not see it.
-            StorageError: no good answer within the timeout.
+            StorageError: no valid response within the timeout.
         """
 
     def with_timeout(self, timeout_s: float) -> Reader:
