@@ -107,13 +107,13 @@ def test_what_is_missing_or_damaged_gets_one_line(
         assert not (tmp_path / "data").exists()
         return err
 
-    assert "holds ILSVRC2012_img_val.tar but not its truth; put ILSVRC2012_devkit_t12.tar.gz" in line()
+    assert "holds ILSVRC2012_img_val.tar but not its labels; put ILSVRC2012_devkit_t12.tar.gz" in line()
     (root / "ILSVRC2012_devkit_t12.tar.gz").write(devkit[: len(devkit) // 2])
-    assert "ILSVRC2012_devkit_t12.tar.gz is no gzipped tar" in line()
+    assert "ILSVRC2012_devkit_t12.tar.gz is not a valid gzipped tar" in line()
     (root / "imagenet_2012_validation_synset_labels.txt").write(b"n01440764\n" * 3)
     assert "no class for ILSVRC2012_val_00000004.JPEG" in line()
     (root / "imagenet_2012_validation_synset_labels.txt").write(b"n77777777\n" * 5)
-    assert "n77777777 is no class of ILSVRC2012_img_train.tar" in line()
+    assert "n77777777 is not a class of ILSVRC2012_img_train.tar" in line()
     whole = files["ILSVRC2012_img_train.tar"]
     (root / "ILSVRC2012_img_train.tar").write(whole[: len(whole) // 2])
     assert "ILSVRC2012_img_train.tar: damaged at or after byte" in line()

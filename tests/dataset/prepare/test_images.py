@@ -179,7 +179,7 @@ def test_files_that_could_not_be_marked_are_counted_in_the_report(tmp_path: Path
         (tmp_path / "images" / str(number)).mkdir(parents=True)
         (tmp_path / "images" / str(number) / "1.jpg").write_bytes(data)
     told = report(make(tmp_path / "images", tmp_path / "data", Options(checks=False)))
-    assert "stored 1 file as they were, without restart markers: damaged" in told
+    assert "stored 1 file unchanged, without restart markers: damaged" in told
 
 
 def larger() -> Iterator[tuple[str, bytes]]:

@@ -109,7 +109,7 @@ def test_columns_that_cannot_be_guessed_are_named_by_options(
     assert code == 2
     assert err.count("\n") == 1
     assert (
-        "list.csv has no column that clearly names files; say --image-column: it has thumb, picture, animal, page"
+        "list.csv has no column that clearly names files; choose with --image-column: it has thumb, picture, animal, page"
         in err
     )
     code, _, err = run_here(monkeypatch, capfd, source, tmp_path / "data", "--image-column", "pictur")

@@ -134,7 +134,7 @@ def test_interrupted_in_either_pass_it_ends_the_same_and_does_nothing_twice(tmp_
     assert objects(data) == objects(tmp_path / "whole")
 
 
-def test_a_damaged_spill_is_never_taken_for_images_and_mended_by_the_same_command(tmp_path: Path) -> None:
+def test_a_damaged_spill_is_never_taken_for_images_and_fixed_by_the_same_command(tmp_path: Path) -> None:
     write_hub(tmp_path / "hub" / "train-00000.parquet", range(60))
     small = Options(jpeg="original", shard_mb=0.02)
     spoiled: list[Path] = []
@@ -150,7 +150,7 @@ def test_a_damaged_spill_is_never_taken_for_images_and_mended_by_the_same_comman
 
     root = locate(tmp_path / "data", timeout_s=0.2)
     source = open_source(str(tmp_path / "hub"), small)
-    with pytest.raises(DatasetError, match=r"000001\.bin: bytes \d+ to \d+ are not what was written; give the same"):
+    with pytest.raises(DatasetError, match=r"000001\.bin: bytes \d+ to \d+ are not what was written; run the same"):
         prepare(source, root, small, map=spoils)
     assert not (tmp_path / "data" / "dataset.json").exists()
 
@@ -191,11 +191,15 @@ def test_files_on_the_store_are_read_by_exact_ranges(store: Store, tmp_path: Pat
     ("columns", "more", "words"),
     [
         ({"a": "image", "b": "image", "label": "number"}, (), "several columns (a, b) could be what holds images"),
-        ({"a": "image", "x": "number", "y": "number"}, (), "no column that clearly holds labels; say --label-column"),
+        (
+            {"a": "image", "x": "number", "y": "number"},
+            (),
+            "no column that clearly holds labels; choose with --label-column",
+        ),
         ({"a": "number", "label": "number"}, (), "no column that clearly holds images"),
         ({"a": "image", "label": "number"}, ("--image-column", "b"), "--image-column b: "),
-        ({"a": "image", "label": "number"}, ("--image-column", "label"), "it holds int64, no bytes; a does"),
-        ({"a": "image", "label": "half"}, (), "the column label holds double, no whole numbers or names"),
+        ({"a": "image", "label": "number"}, ("--image-column", "label"), "it holds int64, not bytes; a does"),
+        ({"a": "image", "label": "half"}, (), "the column label holds double, not integers or names"),
     ],
 )
 def test_columns_that_cannot_be_told_get_one_line(
@@ -220,7 +224,7 @@ def test_files_that_are_none_or_do_not_belong_get_one_line(tmp_path: Path) -> No
     with pytest.raises(DatasetError, match=r"train-1\.parquet cannot be read as Parquet"):
         open_source(str(tmp_path / "hub"), PLAIN)
     (tmp_path / "hub" / "train-1.parquet").rename(tmp_path / "hub" / "extra.parquet")
-    with pytest.raises(DatasetError, match=r"extra\.parquet: its name says no split, while others say train"):
+    with pytest.raises(DatasetError, match=r"extra\.parquet: its name has no split, while others have train"):
         open_source(str(tmp_path / "hub"), PLAIN)
     with pytest.raises(DatasetError, match=r"no Parquet files at .*none-\*\.parquet"):
         open_source(f"{tmp_path}/hub/none-*.parquet", PLAIN)

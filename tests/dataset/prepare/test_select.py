@@ -136,7 +136,7 @@ def test_of_the_same_bytes_one_stays_and_validation_is_left_as_it_is(
     code, out, err = run_here(monkeypatch, capfd, *arguments)
 
     assert code == 0, err
-    assert "left out 3 files whose bytes another has, listed in" in out
+    assert "left out 3 files with the same bytes as another, listed in" in out
     assert "1  in train, as the same is in validation: train/b/9.jpg = validation/b/000.jpg" in out
     assert "of another class (one of the two labels is wrong): train/b/001.jpg = train/a/8.jpg" in out
     assert "more than one split" not in out

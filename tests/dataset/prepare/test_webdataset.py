@@ -299,9 +299,9 @@ def test_tars_that_cannot_be_indexed_are_named_in_one_line(tmp_path: Path) -> No
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "a.tar").write_bytes((tmp_path / "whole" / "a.tar").read_bytes()[:900])
     for name in ("hidden", "torn"):
-        with pytest.raises(DatasetError, match=rf"{name}/a\.tar: no "):
+        with pytest.raises(DatasetError, match=rf"{name}/a\.tar: not a "):
             make(tmp_path / name, tmp_path / "data" / name, Options())
-    with pytest.raises(DatasetError, match="--limit: tars that are indexed where they lie stay as they are"):
+    with pytest.raises(DatasetError, match="--limit: tars that are indexed in place are not changed"):
         open_source(str(tmp_path / "whole"), Options(limit=3), kind="webdataset")
 
 

@@ -27,7 +27,7 @@ def choose_column(
     if len(found) == 1:
         return found[0]
     how_many = f"several columns ({', '.join(found)}) could be what" if found else "no column that clearly"
-    raise DatasetError(f"{where} has {how_many} {purpose}; say {option}: it has {', '.join(columns)}")
+    raise DatasetError(f"{where} has {how_many} {purpose}; choose with {option}: it has {', '.join(columns)}")
 
 
 def class_names(labels: Collection[str]) -> tuple[tuple[str, ...], dict[str, int]]:

@@ -1,7 +1,7 @@
-"""A list of images with their labels: CSV with a header line, or JSON lines.
+"""Read a list of images with their labels: CSV with a header line, or JSON lines.
 
 ``path`` (or url) and ``label`` are needed, ``split`` if the list has one. Paths are relative to the list; absolute
-ones and URLs are taken as they are. Missing files are strays, as are lines without a path or label.
+ones and URLs are used unchanged. Missing files are strays, as are lines without a path or label.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _SUFFIXES = (".csv", ".jsonl", ".ndjson")
 _PATH_COLUMNS = ("path", "file", "filename", "file_name", "image", "image_path", "url", "image_url")
 _LISTERS = 16
 _TYPICAL_BYTES = 100_000
-"""of an image on a web server that does not say"""
+"""assumed of an image on a web server that does not report its size"""
 
 _Columns = tuple["array[int]", "array[int]", "array[int]"]
 
@@ -49,7 +49,7 @@ def is_list(url: str) -> bool:
 
 
 def open_list(location: Location, options: Options) -> Source:
-    """Read the list and look for each file.
+    """Read the list and check that each file exists.
 
     Raises:
         DatasetError: the list is missing, lacks a column, or no line of it names an image that exists.
@@ -91,7 +91,7 @@ def open_list(location: Location, options: Options) -> Source:
 
 
 class _Rows:
-    """(line, path, label, split) of each good line; read from the start at each iteration, so never in memory.
+    """(line, path, label, split) of each valid line; each iteration reads the list again, so it is never in memory.
 
     ``strays`` are the other lines, known after an iteration.
     """
@@ -156,7 +156,9 @@ class _Rows:
             try:
                 yield from _csv(text) if self.location.url.lower().endswith(".csv") else _json_lines(text)
             except (UnicodeDecodeError, csv.Error) as error:
-                raise DatasetError(f"{self.location} cannot be read as a list in UTF-8: {error}; store it so") from None
+                raise DatasetError(
+                    f"{self.location} cannot be read as a list in UTF-8: {error}; save it as UTF-8"
+                ) from None
 
 
 def _csv(text: Iterable[str]) -> Iterator[tuple[int, object]]:
@@ -175,7 +177,7 @@ def _json_lines(text: Iterable[str]) -> Iterator[tuple[int, object]]:
 
 
 class _Files:
-    """Which of the named files are there: each folder is listed once; web servers are asked for each file.
+    """The listed files that exist: each folder is listed once; of web servers each file is requested.
 
     24 bytes a file are kept: hashes of its path and stamp, and its size.
     """
@@ -206,7 +208,7 @@ class _Files:
         self._stamps = np.frombuffer(stamps, np.uint64)[order]
 
     def at(self, path: str) -> tuple[int, str] | None:
-        """(bytes, stamp) of the file, or None if it is not there."""
+        """(bytes, stamp) of the file, or None if it does not exist."""
         wanted = np.uint64(_hash(path))
         row = int(np.searchsorted(self._hashes, wanted))
         if row == len(self._hashes) or self._hashes[row] != wanted:

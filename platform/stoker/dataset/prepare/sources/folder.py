@@ -1,8 +1,8 @@
-"""A folder of images, one folder a class, at any URL.
+"""List a folder of images, one folder for each class, at any URL.
 
 Two layouts: ``FOLDER/<class>/...``, or ``FOLDER/train/<class>/...`` with ``validation`` (or ``val``, ``valid``) and
-``test`` next to it. Hidden files (``.name``) are ignored. A class is listed at a time, so that the store's answers for
-millions of files are never in memory together.
+``test`` next to it. Hidden files (``.name``) are ignored. A class is listed at a time, so that the listing of
+millions of files is never in memory at once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LISTERS = 8
 
 
 def open_folder(location: Location, _: Options) -> Source:
-    """List the folder and decide each file's class.
+    """List the folder; the class of a file is its folder.
 
     Raises:
         DatasetError: the folder is missing, or has no class folders, no images, or an empty class (named).

@@ -1,7 +1,7 @@
-"""ImageNet's archives as ILSVRC2012 ships them, read where they lie.
+"""List ImageNet's archives as ILSVRC2012 ships them, without unpacking them.
 
 A folder with ``ILSVRC2012_img_train.tar`` (a tar of one tar a class, named by its WNID), and, if there is a validation
-split, ``ILSVRC2012_img_val.tar`` and its truth. Only headers are read to list them; an image is one range read.
+split, ``ILSVRC2012_img_val.tar`` and its labels. Listing reads headers only; an image is one range read.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _TRUTH, _META, _MAP = "ILSVRC2012_validation_ground_truth.txt", "meta.mat", "map
 _WNIDS, _SOLUTION = "imagenet_2012_validation_synset_labels.txt", "LOC_val_solution.csv"
 _SCANNERS = 32
 _HEADER_AHEAD = 2048
-"""bytes that a look at a header fetches: the byte before it that tarfile wants, itself, and a long name"""
+"""bytes that a look at a header fetches: the byte before it that tarfile needs, itself, and a long name"""
 
 
 def holds_imagenet(_: Location, files: FileStats, __: list[str]) -> bool:
@@ -82,7 +82,7 @@ def _validation(location: Location, files: FileStats, classes: tuple[str, ...]) 
         number = int(found.group(1)) if found else 0
         wnid = truth.get(number)
         if wnid not in labels:
-            what = f"image {number} is missing" if wnid is None else f"{wnid} is no class of {_TRAIN_TAR}"
+            what = f"image {number} is missing" if wnid is None else f"{wnid} is not a class of {_TRAIN_TAR}"
             raise DatasetError(f"{where}: no class for {member}: by {origin} {what}; are both of the same download?")
         listing.add(f"{_VALIDATION_TAR}#{member}", labels[wnid], length, stamp, start)
     if not len(listing):
@@ -105,15 +105,15 @@ def _truth(location: Location, files: FileStats) -> tuple[dict[int, str], str]:
         given = _devkit(location / _DEVKIT) | given
     if _TRUTH not in given or not (_META in given or _MAP in given):
         raise DatasetError(
-            f"{location} holds {_VALIDATION_TAR} but not its truth; put {_DEVKIT}, {_WNIDS} or {_SOLUTION} beside it, "
-            f"or {_TRUTH} with {_META} or {_MAP}"
+            f"{location} holds {_VALIDATION_TAR} but not its labels; put {_DEVKIT}, {_WNIDS} or {_SOLUTION} next to "
+            f"it, or {_TRUTH} with {_META} or {_MAP}"
         )
     wnids = _numbers_by_map(given[_MAP]) if _MAP in given else _numbers_by_meta(given[_META], location)
     truth = {}
     for line, word in enumerate(given[_TRUTH].decode().split(), start=1):
         if not word.isdigit() or int(word) not in wnids:
             raise DatasetError(
-                f"{location}: line {line} of {_TRUTH} is {word!r}, which is no class number; get it again"
+                f"{location}: line {line} of {_TRUTH} is {word!r}, which is not a class number; get it again"
             )
         truth[line] = wnids[int(word)]
     return truth, _TRUTH
@@ -128,7 +128,7 @@ def _devkit(where: Location) -> dict[str, bytes]:
                 if name in (_TRUTH, _META, _MAP) and (file := archive.extractfile(member)) is not None:
                     found[name] = file.read()
     except (tarfile.TarError, OSError, EOFError) as error:
-        raise DatasetError(f"{where} is no gzipped tar ({error}); get the devkit again") from None
+        raise DatasetError(f"{where} is not a valid gzipped tar ({error}); get the devkit again") from None
     return found
 
 
@@ -143,7 +143,7 @@ def _numbers_by_meta(data: bytes, location: Location) -> dict[int, str]:
         from scipy.io import loadmat
     except ImportError:
         raise DatasetError(
-            f"{location}: reading the devkit's {_META} needs scipy; pip install scipy, or put {_WNIDS} beside it"
+            f"{location}: reading the devkit's {_META} needs scipy; pip install scipy, or put {_WNIDS} next to it"
         ) from None
     try:
         synsets = loadmat(io.BytesIO(data), squeeze_me=True)["synsets"]
@@ -160,7 +160,7 @@ def _words(where: Location) -> list[str]:
 
 
 def _members(where: Location, start: int, size: int) -> Iterator[tuple[str, int, int]]:
-    """(name, offset in the object, bytes) of the files in the tar that lies at ``[start, start + size)``."""
+    """(name, offset in the object, bytes) of the files in the tar at ``[start, start + size)``."""
     file = RangeFile(where, size, start=start, ahead=_HEADER_AHEAD)
     try:
         with tarfile.open(fileobj=file, mode="r:") as archive:

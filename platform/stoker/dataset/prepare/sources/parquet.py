@@ -1,4 +1,4 @@
-"""Parquet with a column of images, as model hubs keep data sets.
+"""Read Parquet with a column of images, as model hubs store data sets.
 
 One file, a folder (also with files below it), or a pattern (``data/train-*.parquet``). A file's split is the one that
 its name begins with (``train-00000-of-00005.parquet``) or that a folder above it is called; without any it is train.
@@ -41,7 +41,7 @@ _SUFFIX = ".parquet"
 _LISTERS = 8
 _FOOTER_AHEAD = 1 << 16
 _GROUPS_HELD = 2
-"""decoded row groups that a process keeps for reads of single samples, in their order"""
+"""decoded row groups that a process caches for reads of single samples in order"""
 
 
 @dataclass(frozen=True)
@@ -81,17 +81,17 @@ def open_parquet(location: Location, options: Options) -> Source:
     """Read the footers and the label column.
 
     Raises:
-        DatasetError: no Parquet files there, no column of images or labels that can be told, or a damaged file.
+        DatasetError: there are no Parquet files, the column of images or labels is ambiguous, or a file is damaged.
         StorageError: the place cannot be read.
     """
     folder, listed = _files(location)
     split_of = {path: _split(path) for path in listed}
     told = sorted({split for split in split_of.values() if split})
-    untold = next((path for path, split in split_of.items() if split is None), None)
-    if told and untold:
+    unnamed = next((path for path, split in split_of.items() if split is None), None)
+    if told and unnamed:
         raise DatasetError(
-            f"{folder / untold}: its name says no split, while others say {', '.join(told)}; let it begin with one, "
-            "or leave it out by a pattern"
+            f"{folder / unnamed}: its name has no split, while others have {', '.join(told)}; rename it to begin with "
+            "one, or exclude it by a pattern"
         )
     paths = sorted(listed)
     schema = _opened(folder / paths[0], listed[paths[0]][0]).schema_arrow
@@ -158,7 +158,7 @@ def _split(path: str) -> str | None:
 
 
 def _hub_features(schema: Any) -> dict[str, Any]:
-    """What the ``huggingface`` entry of the schema's metadata says of each column; nothing if there is none."""
+    """The ``huggingface`` entry of the schema's metadata for each column; empty if there is none."""
     try:
         told = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return {name: feature for name, feature in told.items() if isinstance(feature, dict)}
@@ -177,7 +177,7 @@ def _image_column(schema: Any, features: dict[str, Any], options: Options, where
     given = options.image_column
     if given is not None and given in schema.names and given not in fitting:
         raise DatasetError(
-            f"--image-column {given}: in {where} it holds {schema.field(given).type}, no bytes; "
+            f"--image-column {given}: in {where} it holds {schema.field(given).type}, not bytes; "
             f"{', '.join(fitting) or 'no column'} does"
         )
     told = [name for name in fitting if features.get(name, {}).get("_type") == "Image"]
@@ -207,7 +207,7 @@ def _label_column(schema: Any, features: dict[str, Any], options: Options, image
         kind = kind.value_type
     if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         raise DatasetError(
-            f"{where}: the column {column} holds {kind}, no whole numbers or names; say --label-column: it has "
+            f"{where}: the column {column} holds {kind}, not integers or names; choose with --label-column: it has "
             f"{', '.join(schema.names)}"
         )
     return column
@@ -228,7 +228,7 @@ def _labels(where: Location, size: int, image: str, label: str) -> _Labels:
     file = _opened(where, size)
     missing = [name for name in (image, label) if name not in file.schema_arrow.names]
     if missing:
-        raise DatasetError(f"{where} has no column {missing[0]}, which other files have; leave it out by a pattern")
+        raise DatasetError(f"{where} has no column {missing[0]}, which other files have; exclude it by a pattern")
     groups = []
     for number in range(file.num_row_groups):
         group = file.metadata.row_group(number)
@@ -298,7 +298,7 @@ def _read_group(reader: ParquetReader, path: str, group: int) -> tuple[int, Any]
 
 
 def _bytes(images: Any, row: int) -> bytes:
-    """The image in this row; no bytes, which no image is, where the value is null."""
+    """The image in this row; empty, which is not a valid image, if the value is null."""
     value = images[row].as_py()
     if isinstance(value, dict):
         value = value.get("bytes")
@@ -309,7 +309,7 @@ _one_at_a_time = threading.Lock()
 
 
 def _held_group(reader: ParquetReader, path: str, group: int) -> tuple[int, Any]:
-    with _one_at_a_time:  # neighbours want the same row group
+    with _one_at_a_time:  # neighbours need the same row group
         return _cached_group(reader, path, group)
 
 

@@ -1,8 +1,8 @@
-"""WebDataset tars: which members make a sample, and what its label is.
+"""Read samples and their labels from the members of WebDataset tars.
 
 The rules are WebDataset's own: a member's key is its path up to the first dot of the file name, what follows is its
-extension, and neighbours with the same key are one sample. Tars are indexed where they lie (``prepare.tars``); with
-``copies`` their samples go through the ordinary preparation, into shards of our own.
+extension, and neighbours with the same key are one sample. Tars are indexed in place (``prepare.tars``); with
+``copies`` their samples go through the ordinary preparation, into new shards.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ _LABELS = ("cls", "json", "txt")
 _JSON_LABELS = ("label", "cls", "class")
 _SPLITS = ("train", "validation", "test")
 _OWN_FOLDERS = ("build", "index")
-"""what stoker writes beside tars that it indexes in place"""
+"""what stoker writes next to tars that it indexes in place"""
 _MOST_CLASSES = 1_000_000
-"""that numbers alone may claim: a label beyond is a mistake rather than a class"""
+"""without class names; a larger label is a mistake rather than a class"""
 _COMPRESSED = re.compile(r"\.(tar\.(gz|bz2|xz|zst|lz4)|tgz|tbz2?|txz)$", re.IGNORECASE)
 _SCANNERS = 16
 _HEADER_AHEAD = 2048
-"""bytes that a look at a header fetches: itself, a long name, and mostly the label behind it"""
+"""bytes that reading a header fetches: itself, a long name, and mostly the label behind it"""
 
 
 class BadSample(Exception):
-    """Members that make no sample; says why."""
+    """Members that are not a valid sample; the text is the reason."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """One file of a sample: its extension in small letters, and where its bytes lie in the tar; ``data`` if read."""
+    """One file of a sample: its extension in lower case, and the place of its bytes in the tar; ``data`` if read."""
 
     name: str
     extension: str
@@ -57,12 +57,12 @@ class Member:
 
 
 def is_used(extension: str) -> bool:
-    """Whether a member with this extension says anything: an image, a sound or a label."""
+    """Whether a member with this extension is used: an image, audio or a label."""
     return extension in _PAYLOADS or extension in _LABELS
 
 
 def holds_tars(location: Location, files: FileStats, folders: list[str]) -> bool:
-    """Whether the folder holds tars, by itself or in folders called as splits are, and no other folder."""
+    """Whether the folder holds tars, by itself or in folders named after splits, and no other folder."""
     folders = [name for name in folders if name not in _OWN_FOLDERS]
     if any(split_name(name) is None for name in folders):
         return False
@@ -78,7 +78,7 @@ def open_webdataset(location: Location, options: Options) -> Source:
     A tar's split is that of its folder or else of a word in its name (``imagenet-val-0003.tar``), else train.
 
     Raises:
-        DatasetError: there is none, one is compressed, or an option asks for what only copies can be.
+        DatasetError: no tars, a compressed one, or an option that needs ``copies``.
         StorageError: the place cannot be read.
     """
     tars = _tars(location)
@@ -113,7 +113,7 @@ def pick(members: Iterable[Member], classes: tuple[str, ...]) -> tuple[Member, i
     """(the member with the image or sound, the label) of a sample.
 
     Raises:
-        BadSample: it lacks one of both, has one twice, or its label is no class.
+        BadSample: either is missing, a member occurs twice, or the label is not a class.
     """
     by_extension: dict[str, Member] = {}
     for member in members:
@@ -134,10 +134,10 @@ def _label(member: Member, classes: tuple[str, ...]) -> int:
     text: object = member.data.decode(errors="replace").strip()
     if member.extension == "json":
         try:
-            told = json.loads(member.data)
+            content = json.loads(member.data)
         except ValueError:
             raise BadSample("its json member is no JSON") from None
-        found = [told[name] for name in _JSON_LABELS if name in told] if isinstance(told, dict) else [told]
+        found = [content[name] for name in _JSON_LABELS if name in content] if isinstance(content, dict) else [content]
         if not found:
             raise BadSample(f"its json member says none of {', '.join(_JSON_LABELS)}")
         text = found[0]
@@ -169,7 +169,9 @@ def _members(archive: tarfile.TarFile, where: Location, reads: Callable[[str], b
             data = None if file is None else file.read()
             yield key, Member(name, extension, member.offset_data, member.size, data)
     except (tarfile.TarError, EOFError) as error:
-        raise DatasetError(f"{where}: no whole tar ({error}); write it again, or take it out of the folder") from None
+        raise DatasetError(
+            f"{where}: not a complete tar ({error}); write it again, or move it out of the folder"
+        ) from None
 
 
 def _key(name: str) -> str | None:
@@ -193,7 +195,7 @@ def _tars(location: Location) -> FileStats:
     for path in sorted(found):
         if _COMPRESSED.search(path):
             raise DatasetError(
-                f"{location / path} is compressed, so samples in it cannot be read alone; unpack it first"
+                f"{location / path} is compressed, so its samples cannot be read individually; decompress it first"
             )
     return found
 
@@ -217,9 +219,7 @@ def _refuse_changes(options: Options) -> None:
     }
     for option, value in asked.items():
         if value:
-            raise DatasetError(
-                f"{option}: tars that are indexed where they lie stay as they are; leave it out, or --copy"
-            )
+            raise DatasetError(f"{option}: tars that are indexed in place are not changed; omit it, or add --copy")
 
 
 def _class_names(path: str) -> tuple[str, ...]:
@@ -227,9 +227,11 @@ def _class_names(path: str) -> tuple[str, ...]:
     try:
         names = tuple(line.strip() for line in where.read().decode().splitlines() if line.strip())
     except (FileNotFoundError, UnicodeDecodeError) as error:
-        raise DatasetError(f"--classes {where} cannot be read as text ({error}); name a file, a class a line") from None
+        raise DatasetError(
+            f"--classes {where} cannot be read as text ({error}); give a file with one class a line"
+        ) from None
     if not names or len(set(names)) < len(names):
-        raise DatasetError(f"--classes {where} names a class twice or none at all; it must say each once, in a line")
+        raise DatasetError(f"--classes {where} names a class twice or none at all; list each once, one a line")
     return names
 
 
