@@ -109,8 +109,8 @@ def test_columns_that_cannot_be_guessed_are_named_by_options(
     assert code == 2
     assert err.count("\n") == 1
     assert (
-        "list.csv has no column that clearly names files; choose with --image-column: it has thumb, picture, animal, page"
-        in err
+        "list.csv has no column that clearly names files; choose with --image-column: it has thumb, picture, animal, "
+        "page" in err
     )
     code, _, err = run_here(monkeypatch, capfd, source, tmp_path / "data", "--image-column", "pictur")
     assert code == 2

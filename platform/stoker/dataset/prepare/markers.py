@@ -45,7 +45,7 @@ class Rewritten:
 
 
 def choose_interval(columns: int, mcu_pixels: int) -> int:
-    """Choose the MCUs of a restart interval, a divisor of ``columns``: rows have ``columns`` MCUs of ``mcu_pixels`` pixels.
+    """Choose the MCUs of a restart interval: a divisor of ``columns``, a row's MCUs, of ``mcu_pixels`` pixels each.
 
     A crop of w of a row's MCUs takes n = (w - 1) / k + 1 intervals of k MCUs on average. Short intervals decode few
     MCUs outside the crop; but each one costs the decoder its last MCU twice (libjpeg-turbo's fast path stops at a
