@@ -101,7 +101,7 @@ def test_a_fault_that_stays_is_one_clear_error_within_the_patience(
 def test_many_reads_under_many_faults_are_all_exact(place: Location, proxy: FaultProxy) -> None:
     reads = Reads(deadline_s=20.0)
     kinds = [kind for kind, _ in PASSING if not kind.startswith("stall")]
-    with proxy.faults(*(Fault(kind, share=0.05) for kind in kinds)):
+    with proxy.faults(*(Fault(kind, probability=0.05) for kind in kinds)):
         for start in range(0, 500_000, 25_000):
             assert read(place, reads, start, start + 100_000) == DATA[start : start + 100_000]
         done = proxy.done.total()

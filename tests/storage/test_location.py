@@ -1,4 +1,4 @@
-"""Places on a local disk and in memory."""
+"""Locations on a local disk and in memory."""
 
 from __future__ import annotations
 

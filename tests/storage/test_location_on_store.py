@@ -1,4 +1,4 @@
-"""Places on a real S3 store: one winner among racing writers, one clear line for what is refused or out of reach."""
+"""Locations on a real S3 store: one winner among racing writers, one clear line for what is refused or out of reach."""
 
 from __future__ import annotations
 

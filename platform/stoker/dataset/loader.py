@@ -161,7 +161,7 @@ class Loader:
         """Upper bound of this loader's memory, in bytes; docs/streaming.md lists what counts.
 
         Encoded samples (``data.memory_mb``, or one window of each slot if that is more), a second time those of reads
-        under way, indexes, batches that are ready or being made, and what the store's clients and the threads take;
+        in flight, indexes, batches that are ready or being made, and what the store's clients and the threads take;
         and half more, because freed blocks of various sizes leave gaps that the C library keeps (a third was measured,
         at 256 slots of ImageNet's size).
         """

@@ -4,7 +4,7 @@
     range reads, the most urgent first  ──reader threads──▶  checked samples  ──▶  one sample a slot and step
 
 The scheduler admits windows in the order of need while the bytes in flight and waiting stay under ``memory_bytes``; a
-window that the step under way needs is admitted in any case, so that a bound that is too small makes the stream slow
+window that the current step needs is admitted in any case, so that a bound that is too small makes the stream slow
 but never blocks it. A start or a seek costs no more than a batch: the samples of the first step are read by themselves,
 before their blocks, nothing is read until all of them are requested, and then one block at a time until the second
 step is requested. The order does not depend on threads or timing.

@@ -122,7 +122,7 @@ class ObstoreClient:
         client = filesystem.s3
         self._credentials = fsspec.asyn.sync(filesystem.loop, filesystem.session.get_credentials)
         if self._credentials is None:
-            return "there are no credentials"
+            return "no credentials were found"
         # a signed URL shows botocore's endpoint and addressing style for this bucket
         url = fsspec.asyn.sync(
             filesystem.loop, client.generate_presigned_url, "get_object", {"Bucket": self._bucket, "Key": "key"}

@@ -1,4 +1,4 @@
-"""Sound through the loader: the very frames of the files, wherever the clip lies and whoever asks for it."""
+"""Audio through the loader: exactly the frames of the files, at any position and on any rank."""
 
 from __future__ import annotations
 

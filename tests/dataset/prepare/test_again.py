@@ -1,4 +1,4 @@
-"""A second time, interrupted, replaced, damaged."""
+"""Preparations that are repeated, interrupted, replaced or damaged."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Oddities that are taken, files that are not, and how they are reported."""
+"""Unusual images that are accepted, files that are not, and how they are reported."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""What a user mistypes or forgets: one clear line, exit status 2, and nothing is written."""
+"""Invalid input of a user: one clear line, exit status 2, and nothing is written."""
 
 import runpy
 import sys

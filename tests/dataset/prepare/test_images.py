@@ -1,4 +1,4 @@
-"""What becomes of one image, and of a folder with every oddity that ImageNet has."""
+"""The stored form of one image, and of a folder with every oddity that ImageNet has."""
 
 import io
 import json

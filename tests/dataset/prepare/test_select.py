@@ -1,4 +1,4 @@
-"""Which samples are taken and where they go: keys, the held-out part, the limit, duplicates, the order."""
+"""The selection of samples and their splits: keys, the held-out part, the limit, duplicates, the order."""
 
 import json
 from collections import Counter
@@ -46,9 +46,9 @@ def test_a_name_that_is_not_utf8_is_refused_and_named() -> None:
 
 
 def test_what_is_held_out_is_a_share_of_each_class_never_all_and_does_not_hang_on_the_order() -> None:
-    def chosen(paths: list[str], share: float, seed: int = 0) -> set[str]:
+    def chosen(paths: list[str], fraction: float, seed: int = 0) -> set[str]:
         entries = listing(paths)
-        mask = held_out(entries, share, seed)
+        mask = held_out(entries, fraction, seed)
         return {path for path, is_chosen in zip(paths, mask, strict=True) if is_chosen}
 
     paths = [f"a/{i}" for i in range(50)]
@@ -65,10 +65,10 @@ def test_what_is_held_out_is_a_share_of_each_class_never_all_and_does_not_hang_o
 @given(
     train=st.lists(st.integers(1, 40), min_size=1, max_size=6),
     test=st.lists(st.integers(0, 9), min_size=0, max_size=6),
-    share=st.floats(0.01, 1),
+    fraction=st.floats(0.01, 1),
 )
 def test_a_limit_is_met_exactly_and_keeps_every_class_of_every_split(
-    train: list[int], test: list[int], share: float
+    train: list[int], test: list[int], fraction: float
 ) -> None:
     splits = {}
     for name, counts in (("train", train), ("validation", [1]), ("test", test[: len(train)])):
@@ -78,7 +78,7 @@ def test_a_limit_is_met_exactly_and_keeps_every_class_of_every_split(
     source = open_source("torchvision://FakeData?size=2&image_size=3,8,8", PLAIN).with_splits(splits)
     cells = [(name, label) for name, entries in splits.items() for label in set(entries.label.tolist())]
     total = sum(map(len, splits.values()))
-    limit = max(len(cells), round(share * total))
+    limit = max(len(cells), round(fraction * total))
 
     limited = select(source, Options(limit=limit)).splits
 

@@ -1,4 +1,4 @@
-"""What a preparation makes: shards, indexes, splits."""
+"""The result of a preparation: shards, indexes, splits."""
 
 import io
 import tarfile

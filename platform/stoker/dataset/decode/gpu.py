@@ -119,7 +119,7 @@ class TrainingImagesOnGpu:
         shape = (count, 3, self._image_size, self._image_size)
         with self._on_stream():
             out = torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last, device=self._device)
-        if self._stream:  # whoever takes the batch uses it there, and must be done before the memory is used again
+        if self._stream:  # the consumer uses the batch there, and must be done before the memory is reused
             out.record_stream(torch.cuda.default_stream(self._device))
         return out
 

@@ -4,7 +4,7 @@
                             │ no                                                            ▲
                           claim ─▶ drop duplicates ─▶ build shards ─▶ bad files ─▶ manifest ─ publish
 
-What the destination holds at each of these steps is in ``destination``; tasks run wherever ``map`` says (``workers``).
+What the destination holds at each of these steps is in ``destination``; tasks run on threads or on Ray (``workers``).
 """
 
 from __future__ import annotations

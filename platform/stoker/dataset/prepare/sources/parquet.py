@@ -86,11 +86,11 @@ def open_parquet(location: Location, options: Options) -> Source:
     """
     folder, listed = _files(location)
     split_of = {path: _split(path) for path in listed}
-    told = sorted({split for split in split_of.values() if split})
+    named = sorted({split for split in split_of.values() if split})
     unnamed = next((path for path, split in split_of.items() if split is None), None)
-    if told and unnamed:
+    if named and unnamed:
         raise DatasetError(
-            f"{folder / unnamed}: its name has no split, while others have {', '.join(told)}; rename it to begin with "
+            f"{folder / unnamed}: its name has no split, while others have {', '.join(named)}; rename it to begin with "
             "one, or exclude it by a pattern"
         )
     paths = sorted(listed)
@@ -160,8 +160,8 @@ def _split(path: str) -> str | None:
 def _hub_features(schema: Any) -> dict[str, Any]:
     """The ``huggingface`` entry of the schema's metadata for each column; empty if there is none."""
     try:
-        told = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return {name: feature for name, feature in told.items() if isinstance(feature, dict)}
+        described = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return {name: feature for name, feature in described.items() if isinstance(feature, dict)}
     except (KeyError, ValueError, TypeError, AttributeError):
         return {}
 
@@ -180,12 +180,12 @@ def _image_column(schema: Any, features: dict[str, Any], options: Options, where
             f"--image-column {given}: in {where} it holds {schema.field(given).type}, not bytes; "
             f"{', '.join(fitting) or 'no column'} does"
         )
-    told = [name for name in fitting if features.get(name, {}).get("_type") == "Image"]
-    words = told if len(told) == 1 else fitting if len(fitting) == 1 else ()
+    marked = [name for name in fitting if features.get(name, {}).get("_type") == "Image"]
+    words = marked if len(marked) == 1 else fitting if len(fitting) == 1 else ()
     return choose_column(
         schema.names,
         given or (words[0] if words else None),
-        [name.lower() for name in told or fitting],
+        [name.lower() for name in marked or fitting],
         option="--image-column",
         purpose="holds images (bytes, or a struct with bytes)",
         where=str(where),
@@ -193,11 +193,11 @@ def _image_column(schema: Any, features: dict[str, Any], options: Options, where
 
 
 def _label_column(schema: Any, features: dict[str, Any], options: Options, image: str, where: Location) -> str:
-    told = [name for name in schema.names if features.get(name, {}).get("_type") == "ClassLabel" and name != image]
+    marked = [name for name in schema.names if features.get(name, {}).get("_type") == "ClassLabel" and name != image]
     column = choose_column(
         schema.names,
-        options.label_column or (told[0] if len(told) == 1 else None),
-        [name.lower() for name in told] or LABEL_COLUMNS,
+        options.label_column or (marked[0] if len(marked) == 1 else None),
+        [name.lower() for name in marked] or LABEL_COLUMNS,
         option="--label-column",
         purpose="holds labels",
         where=str(where),

@@ -150,9 +150,9 @@ class _Set:
         try:
             self._set = _class(name)(**dict(arguments))
         except Exception as error:  # whatever the data set's class raises is about its arguments or files
-            told = " ".join(str(error).split()).replace(" You can use download=True to download it", "")
+            reason = " ".join(str(error).split()).replace(" You can use download=True to download it", "")
             raise (_UnknownSplit if isinstance(error, ValueError) else DatasetError)(
-                f"torchvision's {name} cannot be opened ({told[:200] or type(error).__name__}); check that it is "
+                f"torchvision's {name} cannot be opened ({reason[:200] or type(error).__name__}); check that it is "
                 f"at root={self._root}: nothing is downloaded"
             ) from None
         self._lock = threading.Lock()
@@ -229,8 +229,8 @@ class _Set:
             try:
                 picture, target = self._set[number]
             except Exception as error:  # as above
-                told = " ".join(str(error).split())[:200] or type(error).__name__
-                raise DatasetError(f"torchvision's {self._name}: sample {number} cannot be read ({told})") from None
+                reason = " ".join(str(error).split())[:200] or type(error).__name__
+                raise DatasetError(f"torchvision's {self._name}: sample {number} cannot be read ({reason})") from None
         return picture, target
 
     def _pairs(self) -> list[tuple[Any, Any]] | None:

@@ -100,7 +100,7 @@ def open_webdataset(location: Location, options: Options) -> Source:
 def samples_of(
     archive: tarfile.TarFile, where: Location, reads: Callable[[str], bool]
 ) -> Iterator[tuple[str, list[Member]]]:
-    """(key, members) of each sample; the data of members whose extension ``reads`` says so are read.
+    """(key, members) of each sample; the data of members whose extension ``reads`` accepts are read.
 
     Raises:
         DatasetError: the tar is damaged.
@@ -185,11 +185,11 @@ def _key(name: str) -> str | None:
 
 def _tars(location: Location) -> FileStats:
     files, folders = files_in(location)
-    found = {name: told for name, told in files.items() if _is_tar(name)}
+    found = {name: stats for name, stats in files.items() if _is_tar(name)}
     for folder in folders:
         if split_name(folder):
             inside = files_in(location / folder)[0]
-            found |= {f"{folder}/{name}": told for name, told in inside.items() if _is_tar(name)}
+            found |= {f"{folder}/{name}": stats for name, stats in inside.items() if _is_tar(name)}
     if not found:
         raise DatasetError(f"no tars at {location}: neither there nor in folders train, validation or test of it")
     for path in sorted(found):
