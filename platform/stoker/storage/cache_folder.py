@@ -115,7 +115,7 @@ class CacheFolder:
             self.path.mkdir(mode=0o700)
         found = self.path.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-            raise PermissionError(f"{self.path} is not a folder of this user; give another folder")
+            raise PermissionError(f"{self.path} is not a folder of this user")
         if stat.S_IMODE(found.st_mode) != 0o700:
             self.path.chmod(0o700)
 
