@@ -82,7 +82,7 @@ def test_a_fault_that_passes_is_read_again_and_counted(
 
 @pytest.mark.usefixtures("client")
 @pytest.mark.parametrize(("kind", "counter"), PASSING)
-def test_a_fault_that_stays_is_one_clear_error_within_the_patience(
+def test_a_fault_that_stays_is_one_clear_error_within_the_timeout(
     kind: str, counter: str, place: Location, proxy: FaultProxy
 ) -> None:
     reads = Reads(deadline_s=20.0)
