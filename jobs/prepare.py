@@ -1,14 +1,8 @@
-"""Make a data set of labelled images: ray job submit --working-dir . -- python jobs/prepare.py SOURCE DEST
+"""Prepare a data set of labelled images: ray job submit --working-dir . -- python jobs/prepare.py SOURCE DEST
 
-SOURCE is one of
-    a folder               of one folder of images a class, or train/ and validation/ with such folders in each
-    ImageNet's archives    a folder with ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and the devkit
-    Parquet                a file, a folder or a pattern, with a column of images and one of labels
-    a list                 .csv or .jsonl with the columns path and label
-    torchvision            torchvision://CIFAR10?root=FOLDER, any of its classification data sets that is on disk
-DEST is where the WebDataset shards, their indexes and the manifest go. Paths or URLs (s3://...). Submitted to a
-cluster, the work is spread over it; called directly, it runs on this machine. Interrupted, the same command goes on.
-docs/data.md shows each in use.
+Reads the images at SOURCE and writes WebDataset shards, their indexes and a manifest to DEST; both are paths or URLs
+(s3://...). Submitted to a cluster, the work is distributed over it; called directly, it runs on this machine. Run the
+same command again to resume an interrupted preparation. docs/data.md shows each kind of source in use.
 """
 
 import argparse

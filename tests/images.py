@@ -24,7 +24,7 @@ JOB = Path(__file__).parents[1] / "jobs" / "prepare.py"
 
 
 def encoded(number: int, kind: str = "JPEG", mode: str = "RGB", **options: object) -> bytes:
-    """A picture of 48 by 36 pixels that is another one for each number."""
+    """An image of 48 by 36 pixels, a different one for each number."""
     pixels = np.random.default_rng(number).integers(0, 255, (6, 8, 3), dtype=np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).resize((48, 36)).convert(mode).save(file, kind, **options)
@@ -66,7 +66,7 @@ def samples(made: Prepared) -> dict[str, list[tuple[str, str, bytes]]]:
 
 
 def objects(root: Path) -> dict[str, str]:
-    """sha256 of each file below; what a killed write left, a hidden file, does not count."""
+    """sha256 of each file below; hidden files, which a killed write leaves, are ignored."""
     files = (path for path in root.rglob("*") if path.is_file() and not path.name.startswith("."))
     return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 

@@ -20,9 +20,10 @@ __all__ = ["write_dataset", "write_samples"]
 def write_dataset(
     url: str, shards: dict[str, Sequence[int]], *, classes: int = 3, size: tuple[int, int] = (40, 36), broken: int = -1
 ) -> Location:
-    """A data set at ``url`` with noise for pictures; ``shards`` are samples a shard by split.
+    """A data set at ``url`` with noise as images; ``shards`` are samples a shard by split.
 
-    The label of sample n is n modulo ``classes``; sample ``broken`` of each split is no image (its checksum is right).
+    The label of sample n is n modulo ``classes``; sample ``broken`` of each split is not a valid image, but
+    its checksum is correct.
     """
     root = locate(url)
     rng = np.random.default_rng(0)
@@ -86,7 +87,7 @@ def _shard(
 
 
 def _jpeg(rng: np.random.Generator, size: tuple[int, int], label: int, classes: int) -> bytes:
-    """Noise around a brightness that tells the class, so that a model can learn it."""
+    """Noise around a brightness that depends on the class, so that a model can learn it."""
     level = 255 * (label + 1) // (classes + 1)
     noise = rng.integers(-30, 31, (8, 8, 3))
     picture = Image.fromarray(np.clip(level + noise, 0, 255).astype(np.uint8)).resize(size)

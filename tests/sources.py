@@ -1,4 +1,4 @@
-"""Small sources of every kind, made as the real ones are."""
+"""Small sources of every kind, in the layout of real ones."""
 
 from __future__ import annotations
 

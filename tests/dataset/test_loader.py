@@ -127,8 +127,8 @@ def test_padding_is_marked_and_comes_last(root: Location) -> None:
 class _Faults:
     """Makes reads of shards late, short, wrong or failing, at random."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, share: float) -> None:
-        self.count, self._share, self._random, self._lock = 0, share, random.Random(1), threading.Lock()
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, probability: float) -> None:
+        self.count, self._probability, self._random, self._lock = 0, probability, random.Random(1), threading.Lock()
         original = ranges.read_file_range
 
         def read_file_range(path: str, start: int, stop: int) -> bytes:
@@ -136,7 +136,7 @@ class _Faults:
             with self._lock:
                 draw, kind = self._random.random(), self._random.randrange(3)
                 time.sleep(self._random.random() * 0.002)
-            if not path.endswith(".tar") or draw >= self._share:
+            if not path.endswith(".tar") or draw >= self._probability:
                 return data
             self.count += 1
             if kind == 0:
@@ -203,5 +203,5 @@ def test_samples_are_read_by_number_in_the_order_asked_for(root: Location) -> No
 
 
 def test_a_data_set_that_is_not_there_gets_one_line(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"no data set at .*: dataset\.json is not there"):
+    with pytest.raises(DatasetError, match=r"no data set at .*: dataset\.json not found"):
         Loader(str(tmp_path / "nothing"), "train", global_batch=4, micro_batch=4)

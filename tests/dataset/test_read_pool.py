@@ -1,4 +1,4 @@
-"""The threads that read: the most urgent first, and little beside the first step's samples until it is made."""
+"""The pool of reads: the most urgent first, and at most one other during the first step."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A real HTTP proxy between a client and the object store that does to answers what networks and stores do.
+"""A real HTTP proxy between a client and the object store that injects the faults of networks and stores.
 
     proxy = FaultProxy(store.object_store.endpoint, seed=1)        the fixture ``proxy`` gives one, in the environment
-    with proxy.faults(Fault("slow_down", times=3), Fault("flip", share=0.01)):
+    with proxy.faults(Fault("slow_down", times=3), Fault("flip", probability=0.01)):
         ...                                                        read through it
     proxy.done["flip"]                                             how many were done
 
@@ -29,14 +29,14 @@ KINDS = frozenset(
         "error",  # 500 InternalError
         "slow_down",  # 503 SlowDown
         "answer",  # the status and code of the fault
-        "refuse",  # the connection is reset before any answer
+        "refuse",  # the connection is reset before any response
         "reset",  # and in the middle of the body
         "cut",  # the connection is closed in an orderly way before the length that was declared
-        "short",  # a shorter length is declared, and that many bytes come
-        "stall_headers",  # nothing comes for ``seconds``
-        "stall",  # the body stops coming for ``seconds``, then the connection is closed
+        "short",  # a shorter length is declared, and that many bytes are sent
+        "stall_headers",  # nothing is sent for ``seconds``
+        "stall",  # the body stalls for ``seconds``, then the connection is closed
         "flip",  # one bit of the body is wrong
-        "slow",  # the body comes at ``bytes_per_s``
+        "slow",  # the body is sent at ``bytes_per_s``
     }
 )
 _PIECE = 64 * 1024
@@ -44,15 +44,15 @@ _PIECE = 64 * 1024
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens to a GET whose path holds ``path``.
+    """A fault of responses to GETs whose path contains ``path``.
 
-    It happens to the first ``times`` that it meets (None: to all), each with the probability ``share``. ``at`` is the
-    share of the body that comes before it. ``client`` is part of the client's User-Agent.
+    It applies to the first ``times`` of them (None: to all), each with ``probability``. ``at`` is the fraction of the
+    body that is sent before it. ``client`` is part of the client's User-Agent.
     """
 
     kind: str
     times: int | None = None
-    share: float = 1.0
+    probability: float = 1.0
     path: str = ""
     client: str = ""
     at: float = 0.5
@@ -62,7 +62,7 @@ class Fault:
     code: str = "BadRequest"
 
     def __post_init__(self) -> None:
-        assert self.kind in KINDS, f"no fault is called {self.kind}; there are {', '.join(sorted(KINDS))}"
+        assert self.kind in KINDS, f"unknown fault {self.kind}; choose from {', '.join(sorted(KINDS))}"
 
 
 class FaultProxy:
@@ -115,7 +115,7 @@ class FaultProxy:
                 fault, left = rule
                 if method != "GET" or left == 0 or fault.path not in path or fault.client not in client:
                     continue
-                if fault.share < 1 and self._random.random() >= fault.share:
+                if fault.probability < 1 and self._random.random() >= fault.probability:
                     continue
                 if left is not None:
                     rule[1] = left - 1

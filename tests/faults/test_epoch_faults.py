@@ -69,7 +69,7 @@ def assert_equal(
 @pytest.mark.parametrize("kind", ["error", "slow_down", "refuse", "reset", "cut", "short", "stall", "flip"])
 @pytest.mark.usefixtures("client")
 def test_an_epoch_under_one_kind_of_fault_is_exact(kind: str, url: str, proxy: FaultProxy, undisturbed: Epoch) -> None:
-    fault = Fault(kind, times=4 if kind == "stall" else None, share=0.2, path="/train/", seconds=5)
+    fault = Fault(kind, times=4 if kind == "stall" else None, probability=0.2, path="/train/", seconds=5)
     with proxy.faults(fault):
         disturbed = loader(url)
         assert_equal(epoch(disturbed), undisturbed)
@@ -82,7 +82,7 @@ def test_an_epoch_under_all_faults_at_once_is_exact_on_three_ranks(
     url: str, proxy: FaultProxy, undisturbed: Epoch
 ) -> None:
     kinds = ("error", "slow_down", "refuse", "reset", "cut", "short", "flip")
-    with proxy.faults(*(Fault(kind, share=0.05, path="/train/") for kind in kinds)):
+    with proxy.faults(*(Fault(kind, probability=0.05, path="/train/") for kind in kinds)):
         ranks = [loader(url, rank=rank, world_size=3, hedge_percentile=90) for rank in range(3)]
         assert_equal(epoch(*ranks), undisturbed)
         assert sum(proxy.done.values()) > 5
@@ -142,11 +142,11 @@ def test_a_cache_that_is_deleted_and_damaged_under_way_changes_no_sample(
                 file.seek(path.stat().st_size // 2)
                 file.write(os.urandom(64))
 
-    mended = loader(url, cache_dir=str(tmp_path), cache_mb=100)
+    repaired = loader(url, cache_dir=str(tmp_path), cache_mb=100)
 
-    assert_equal(epoch(mended), undisturbed)
-    assert mended.metrics()["cache_damaged"] > 0
-    assert mended.metrics()["cache_hits"] > 0
+    assert_equal(epoch(repaired), undisturbed)
+    assert repaired.metrics()["cache_damaged"] > 0
+    assert repaired.metrics()["cache_hits"] > 0
 
 
 def test_a_cache_too_small_for_the_data_set_changes_no_sample(url: str, tmp_path: Path, undisturbed: Epoch) -> None:

@@ -1,4 +1,4 @@
-"""A preparation that is killed with SIGKILL in the middle and started again ends as if nothing had happened."""
+"""A preparation that is killed with SIGKILL and started again has the same result as an undisturbed one."""
 
 from __future__ import annotations
 

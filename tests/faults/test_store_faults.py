@@ -82,7 +82,7 @@ def test_a_fault_that_passes_is_read_again_and_counted(
 
 @pytest.mark.usefixtures("client")
 @pytest.mark.parametrize(("kind", "counter"), PASSING)
-def test_a_fault_that_stays_is_one_clear_error_within_the_patience(
+def test_a_fault_that_stays_is_one_clear_error_within_the_timeout(
     kind: str, counter: str, place: Location, proxy: FaultProxy
 ) -> None:
     reads = Reads(deadline_s=20.0)
@@ -92,7 +92,7 @@ def test_a_fault_that_stays_is_one_clear_error_within_the_patience(
         with pytest.raises(StorageError) as raised:
             read(place.with_timeout(0.6), reads)
         assert time.monotonic() - began < 10  # not the deadline, not the stall
-    assert f"cannot read {place.url}: no good answer in 0.6 s" in str(raised.value)
+    assert f"cannot read {place.url}: no valid response in 0.6 s" in str(raised.value)
     assert "\n" not in str(raised.value)
     assert reads.counters.snapshot()[counter] >= 1
 
@@ -101,7 +101,7 @@ def test_a_fault_that_stays_is_one_clear_error_within_the_patience(
 def test_many_reads_under_many_faults_are_all_exact(place: Location, proxy: FaultProxy) -> None:
     reads = Reads(deadline_s=20.0)
     kinds = [kind for kind, _ in PASSING if not kind.startswith("stall")]
-    with proxy.faults(*(Fault(kind, share=0.05) for kind in kinds)):
+    with proxy.faults(*(Fault(kind, probability=0.05) for kind in kinds)):
         for start in range(0, 500_000, 25_000):
             assert read(place, reads, start, start + 100_000) == DATA[start : start + 100_000]
         done = proxy.done.total()

@@ -95,7 +95,7 @@ def test_a_global_batch_larger_than_the_split(recipe: str) -> None:
 
 def test_a_data_set_url_without_a_data_set(recipe: str, tmp_path: Path) -> None:
     assert line_of("train", recipe, f"data.url={tmp_path}/nothing") == (
-        f"no data set at {tmp_path}/nothing: dataset.json is not there; jobs/prepare.py makes one, or check the URL"
+        f"no data set at {tmp_path}/nothing: dataset.json not found; check the URL, or make one with jobs/prepare.py"
     )
 
 
@@ -132,7 +132,7 @@ def test_a_store_that_cannot_be_reached(recipe: str) -> None:
             AWS_ACCESS_KEY_ID="any",
             AWS_SECRET_ACCESS_KEY="any",
         )
-    assert line.startswith("cannot read s3://stoker/data/dataset.json: no good answer in 5 s")
+    assert line.startswith("cannot read s3://stoker/data/dataset.json: no valid response in 5 s")
     assert "check that the store runs and that its address is right" in line
 
 

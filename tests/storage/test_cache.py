@@ -290,7 +290,7 @@ def test_a_full_disk_keeps_no_more_blocks_and_says_so_once(small_disk: Path, cap
         assert 5 < held == cache.counters.stored < 50
         assert cache.counters.refused == 50 - held
     (said,) = warnings_of(caplog)
-    assert "no more blocks are kept in" in said
+    assert "stores no more blocks" in said
     assert "the disk is full" in said
     assert files(small_disk, ".new") == []
 
@@ -335,7 +335,7 @@ def test_links_are_not_followed(tmp_path: Path, caplog: pytest.LogCaptureFixture
     with BlockCache(tmp_path / "cache", 2**30) as cache:
         cache.put("a", block(1))
     assert list(elsewhere.iterdir()) == []
-    assert "no folder of this user" in warnings_of(caplog)[0]
+    assert "not a folder of this user" in warnings_of(caplog)[0]
 
 
 def test_a_link_in_place_of_a_block_is_a_miss(cache: BlockCache, tmp_path: Path) -> None:

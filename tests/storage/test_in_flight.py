@@ -1,4 +1,4 @@
-"""The number of requests under way, on a simulated store and clock."""
+"""The number of concurrent requests, on a simulated store and clock."""
 
 from __future__ import annotations
 

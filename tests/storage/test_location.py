@@ -1,4 +1,4 @@
-"""Places on a local disk and in memory."""
+"""Locations on a local disk and in memory."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_listing_is_sorted_and_leaves_out_hidden_names(place: Location) -> None:
 
 def test_a_range_past_the_end_is_a_failed_read(place: Location) -> None:
     (place / "a").write(b"0123456789")
-    with pytest.raises(StorageError, match=r"cannot read .*a: no good answer.*asked for bytes 5 to 20"):
+    with pytest.raises(StorageError, match=r"cannot read .*a: no valid response.*asked for bytes 5 to 20"):
         (place / "a").with_timeout(0.2).read_range(5, 20)
 
 
@@ -87,7 +87,7 @@ def test_swap_needs_the_version_that_is_there(place: Location) -> None:
     found = (place / "a").version()
     assert found is not None
     (place / "a").swap(b"two", found[1])
-    with pytest.raises(Conflict, match="changed by somebody else"):
+    with pytest.raises(Conflict, match="changed by another writer"):
         (place / "a").swap(b"three", found[1])
     assert (place / "a").read() == b"two"
 

@@ -1,4 +1,4 @@
-"""Places on a real S3 store: one winner among racing writers, one clear line for what is refused or out of reach."""
+"""Locations on a real S3 store: one winner among racing writers, one clear line for what is refused or out of reach."""
 
 from __future__ import annotations
 
@@ -161,6 +161,6 @@ def test_a_bucket_that_is_not_there_is_not_found() -> None:
 @pytest.mark.usefixtures("store")
 def test_a_store_out_of_reach_is_one_clear_line() -> None:
     said = read_elsewhere("s3://stoker/a", {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_ports(1)[0]}"})
-    assert said.startswith("error: cannot read s3://stoker/a: no good answer in 2 s")
+    assert said.startswith("error: cannot read s3://stoker/a: no valid response in 2 s")
     assert "AWS_ENDPOINT_URL" in said
     assert said.count("\n") == 1

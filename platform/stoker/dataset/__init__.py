@@ -1,6 +1,18 @@
-"""Data sets in object storage: prepare them once, stream them exactly, in any training loop.
+"""Data sets in object storage: prepare them once, then stream them deterministically into any training loop.
 
-Names are imported when they are asked for: a program that only looks at a manifest does not wait for torch.
+How samples reach a training step, from the store to a batch:
+
+0. ``prepare``  writes source images to shards, indexes and a manifest, once; ``format`` describes these files
+1. ``order``    (seed, epoch, step, slot) ─▶ sample number: a keyed permutation, no I/O, no torch
+2. ``stream``   sample numbers ─▶ range reads of whole blocks, ahead of the loop and bounded in bytes; ``read_pool``
+                runs the most urgent first, ``samples`` locates samples in shards and verifies checksums
+3. ``decode``   encoded bytes ─▶ pixels: only the crop of a training image is decoded, on threads of ``decode.pool``
+4. ``batch``    decoded samples ─▶ uint8 [m, 3, H, W] micro-batches; what happens to samples that cannot be decoded
+5. ``loader``   ties 1 to 4 together and keeps the position; ``ahead`` keeps a few batches ready
+
+Next to that path: ``iterable`` wraps a loader for PyTorch's DataLoader, ``cost`` estimates an epoch's requests.
+
+Names are imported lazily: a program that only reads a manifest does not import torch.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""Results a few ahead of whoever takes them."""
+"""Prefetch results: keep a few ready ahead of their consumer."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _LOOK_EVERY_S = 0.1
 
 
 def ahead(source: Iterator[Callable[[], T]], most: int) -> Generator[T, None, None]:
-    """What the callables of ``source`` return, in order; a thread of its own drives ``source`` up to ``most`` ahead.
+    """Yield what the callables of ``source`` return, in order; a thread advances ``source`` up to ``most`` ahead.
 
-    ``source`` starts work and yields how to wait for it. An exception in it is raised where its result would be.
-    Close the generator to end the thread.
+    ``source`` starts work and yields callables that wait for it. An exception in it is raised where its result would
+    be. Close the generator to stop the thread.
     """
     ready: queue.Queue[Callable[[], T] | None] = queue.Queue(most)
     is_closed = threading.Event()
@@ -32,7 +32,7 @@ def ahead(source: Iterator[Callable[[], T]], most: int) -> Generator[T, None, No
                 continue
         return False
 
-    def drive() -> None:
+    def advance() -> None:
         try:
             for pending in source:
                 if not put(pending):
@@ -46,7 +46,7 @@ def ahead(source: Iterator[Callable[[], T]], most: int) -> Generator[T, None, No
 
             put(fail)
 
-    thread = threading.Thread(target=drive, name="stoker-ahead", daemon=True)
+    thread = threading.Thread(target=advance, name="stoker-ahead", daemon=True)
     thread.start()
     try:
         while (take := ready.get()) is not None:

@@ -1,4 +1,4 @@
-"""Micro-batches, and how samples become one: each decoded into its place by a few threads."""
+"""Assemble micro-batches: a few threads decode each sample directly into its place."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Batch:
 
     @property
     def inputs(self) -> Tensor:
-        """``images`` by a name that fits other kinds of sample too."""
+        """``images``, under a name that suits other kinds of sample too."""
         return self.images
 
     @property
@@ -50,7 +50,7 @@ class Batch:
 
 
 class BatchMaker:
-    """Makes batches with ``decoder``, each in ``parts`` calls; says what becomes of samples that cannot be decoded."""
+    """Makes batches with ``decoder``, each in ``parts`` calls; replaces or reports samples that cannot be decoded."""
 
     def __init__(
         self, decoder: Decoder, *, parts: int, on_corrupt: Literal["fail", "skip"], corrupt_limit: int
@@ -61,12 +61,12 @@ class BatchMaker:
         self.corrupt = 0
         """samples that were replaced so far"""
         self.decode_s = 0.0
-        """time in decoding so far, in seconds, summed over threads"""
+        """seconds spent decoding so far, summed over threads"""
 
     def start(
         self, pool: ThreadPoolExecutor, streamed: list[Streamed | None], key: int, place: tuple[int, int, int]
     ) -> Callable[[], Batch]:
-        """Begin the batch of ``streamed`` (None is padding, which comes last); the callable waits until it is made.
+        """Start the batch of ``streamed`` (None is padding, which comes last); the callable waits for it.
 
         ``key`` and the samples' numbers decide their draws; ``place`` is (epoch, step, micro-batch).
         """
@@ -86,8 +86,8 @@ class BatchMaker:
                 at = part.start + i
                 labels[at] = self._replace(members[i], error, draws[at : at + 1], inputs[at : at + 1])
 
-        share = -(-len(present) // self._parts) or 1
-        parts = [slice(a, min(a + share, len(present))) for a in range(0, len(present), share)]
+        members_per_part = -(-len(present) // self._parts) or 1
+        parts = [slice(a, min(a + members_per_part, len(present))) for a in range(0, len(present), members_per_part)]
         filling = [pool.submit(fill, part) for part in parts]
 
         def finished() -> Batch:
@@ -98,7 +98,7 @@ class BatchMaker:
         return finished
 
     def _replace(self, streamed: Streamed, error: UndecodableSample, draws: NDArray[np.float64], out: Tensor) -> int:
-        """Put the next good sample of the block into ``out``, if the user allows it; its label."""
+        """Decode the next valid sample of the block into ``out``, if the user allows it; returns its label."""
         sample = streamed.sample
         where = f"{sample.shard}, sample {sample.key} at offset {sample.offset}"
         if self._on_corrupt == "fail":
@@ -108,7 +108,10 @@ class BatchMaker:
         with self._lock:
             self.corrupt += 1
         if self.corrupt > self._corrupt_limit:
-            raise DatasetError(f"{where}: the {self.corrupt}th corrupt sample, above data.corrupt_limit")
+            raise DatasetError(
+                f"{where}: corrupt sample {self.corrupt}, above data.corrupt_limit ({self._corrupt_limit}); "
+                "prepare the data set again"
+            )
         block = streamed.block
         at = next(i for i, other in enumerate(block) if other.number == sample.number)
         for other in block[at + 1 :] + block[:at]:

@@ -1,4 +1,4 @@
-"""What an epoch will ask of the store, before it starts: requests, bytes, time and cost, by arithmetic alone.
+"""Estimate the requests, bytes, time and cost of an epoch before it starts, by arithmetic alone.
 
 Reads are those of ``stoker.dataset.order`` without the joining of neighbours: one for each block, and one more where
 a slot's run or a shard ends inside a block. Each rank reads the index of each shard that it touches, again where its
@@ -12,22 +12,22 @@ from dataclasses import dataclass
 
 from stoker.dataset.format.manifest import Split
 
-__all__ = ["EpochPlan", "Prices", "Shape", "Store", "plan_epoch"]
+__all__ = ["EpochCost", "Prices", "Shape", "Store", "estimate_epoch"]
 
 
 @dataclass(frozen=True)
 class Store:
-    """What the store and the way to it give: to each rank, and in how many requests at a time."""
+    """Bandwidth and latency of the store, as each rank sees them."""
 
     bandwidth_mb_s: float = 1000.0
     """to one rank, in 10^6 bytes a second"""
     latency_ms: float = 30.0
-    """to the first byte of a request: an assumption, to be replaced by what a store was seen to take"""
+    """to the first byte of a request: an assumption, to be replaced by a measurement"""
 
 
 @dataclass(frozen=True)
 class Prices:
-    """In dollars; the defaults are list prices of Amazon S3 (standard, us-east-1) read from the same region."""
+    """Prices in dollars; the defaults are list prices of Amazon S3 (standard, us-east-1) read from the same region."""
 
     million_requests: float = 0.40
     gb: float = 0.0
@@ -36,7 +36,7 @@ class Prices:
 
 @dataclass(frozen=True)
 class Shape:
-    """How an epoch is run: the sizes that decide its reads."""
+    """The sizes of an epoch that determine its reads."""
 
     global_batch: int
     ranks: int = 1
@@ -44,12 +44,12 @@ class Shape:
     read_threads: int = 8
     index_cache_bytes: int = 256 * 2**20
     images_per_s: float | None = None
-    """that one rank trains on, where it is known; else the plan is of the reading alone"""
+    """throughput of training on one rank, if known; None estimates the reading alone"""
 
 
 @dataclass(frozen=True)
-class EpochPlan:
-    """An epoch of ``samples`` samples: what all ranks ask for together, and how long and how much that is."""
+class EpochCost:
+    """Estimated requests, bytes, time and cost of an epoch of ``samples`` samples, over all ranks."""
 
     samples: int
     steps: int
@@ -58,15 +58,15 @@ class EpochPlan:
     index_requests: int
     index_bytes: int
     read_s: float
-    """seconds until the last byte, at the store's bandwidth and latency"""
+    """seconds to read everything, at the store's bandwidth and latency"""
     seconds: float
-    """of the epoch: of reading or of training, whichever takes longer"""
+    """of the epoch: the longer of reading and training"""
     cost: float
     """in dollars"""
 
     @property
     def requests(self) -> int:
-        """All of them, with one a rank for the manifest."""
+        """All requests, including one for the manifest on each rank."""
         return self.data_requests + self.index_requests
 
     @property
@@ -75,17 +75,17 @@ class EpochPlan:
 
     @property
     def requests_per_s(self) -> float:
-        """That the store sees, in the mean."""
+        """Mean request rate at the store."""
         return self.requests / self.seconds
 
     @property
     def bytes_per_s(self) -> float:
-        """That the store gives, in the mean."""
+        """Mean throughput of the store."""
         return self.bytes / self.seconds
 
 
-def plan_epoch(split: Split, shape: Shape, store: Store | None = None, prices: Prices | None = None) -> EpochPlan:
-    """Plan an epoch over ``split``.
+def estimate_epoch(split: Split, shape: Shape, store: Store | None = None, prices: Prices | None = None) -> EpochCost:
+    """Estimate the cost of an epoch over ``split``.
 
     Raises:
         ValueError: a size is not positive, or the split is empty.
@@ -102,7 +102,7 @@ def plan_epoch(split: Split, shape: Shape, store: Store | None = None, prices: P
     latency_s = requests * store.latency_ms / 1e3 / (shape.read_threads * shape.ranks)
     read_s = max(bandwidth_s, latency_s)
     train_s = split.samples / (shape.images_per_s * shape.ranks) if shape.images_per_s else 0.0
-    return EpochPlan(
+    return EpochCost(
         samples=split.samples,
         steps=math.ceil(split.samples / shape.global_batch),
         data_requests=data_requests,
@@ -126,7 +126,7 @@ def _block_reads(split: Split, shape: Shape) -> int:
 
 
 def _index_reads(split: Split, shape: Shape) -> tuple[int, int]:
-    """(requests, bytes) for indexes: a rank's blocks fall on shards at random, so it touches most shards or few."""
+    """(requests, bytes) for indexes: a rank's blocks fall on random shards, so it touches most or few of them."""
     shards = len(split.shards)
     mean_bytes = sum(shard.index_bytes for shard in split.shards) / shards
     blocks = math.ceil(split.samples / shape.block_samples / shape.ranks)

@@ -1,6 +1,6 @@
-"""A loader as an iterable data set of PyTorch, for frameworks that ask for one.
+"""Wrap a loader as an IterableDataset of PyTorch, for frameworks that require one.
 
-The loader makes whole batches on threads of its own, so whatever wraps the data set adds neither batching nor
+The loader makes whole batches on its own threads, so a DataLoader around it must add neither batching nor worker
 processes: ``DataLoader(LoaderDataset(loader), batch_size=None, num_workers=0)``.
 """
 
@@ -18,14 +18,14 @@ __all__ = ["LoaderDataset"]
 
 
 class LoaderDataset(IterableDataset[tuple[Tensor, Tensor] | Batch]):
-    """Iterating gives the loader's micro-batches to the epoch's end: pairs (inputs, labels), or with
+    """Iterates over the loader's micro-batches until the end of the epoch: pairs (inputs, labels), or with
     ``as_pairs=False`` each :class:`Batch`.
 
     Pairs hold no padding: where an epoch's last global batch is padded (``data.last_batch``, evaluation), the last pair
     may be shorter, and pairs without a sample are left out. The length is that of a whole epoch, in micro-batches of
     this rank, such empty ones included. Position and resume are the loader's (``state_dict``, by
-    the convention of torchdata's StatefulDataLoader); the loader's rank and world size say who gets what, so nothing
-    around it may shard again.
+    the convention of torchdata's StatefulDataLoader); the loader's rank and world size already
+    shard the data, so nothing around it may shard it again.
 
     Raises:
         ValueError: iterated in a worker process of a DataLoader. The loader would be copied there, and neither the
@@ -42,7 +42,7 @@ class LoaderDataset(IterableDataset[tuple[Tensor, Tensor] | Batch]):
         worker = get_worker_info()
         if worker is not None:
             raise ValueError(
-                f"the loader has its own threads, but the DataLoader runs it in worker process {worker.id} of "
+                f"the loader has its own threads, but a DataLoader runs it in worker process {worker.id} of "
                 f"num_workers={worker.num_workers}; set num_workers=0 and batch_size=None"
             )
         for batch in self._loader:

@@ -1,4 +1,4 @@
-"""The loader: a plain iterable of uint8 batches that knows nothing of Ray, usable in anybody's training loop.
+"""Load batches of a data set in a deterministic order: a plain iterable, independent of Ray, for any training loop.
 
     shards ──BlockStream──▶ encoded samples ──decode threads──▶ uint8 micro-batches, a few ahead of the loop
 
@@ -26,24 +26,24 @@ from stoker.storage import BlockCache, InFlight, Location, Reads, locate
 __all__ = ["Loader"]
 
 _AHEAD = 4
-"""micro-batches that are ready before they are asked for"""
+"""micro-batches that are decoded ahead of the training loop"""
 _CLIENTS_BYTES = 64 * 2**20
 """of the store's clients and the threads' stacks, above what imports take"""
 
 
 class Loader:
-    """Iterating gives the micro-batches of this rank to the epoch's end, then stands at the next epoch's beginning.
+    """Iterates over the micro-batches of this rank until the end of the epoch; the next iteration is the next epoch.
 
     ``global_batch`` samples a step over all ranks, in micro-batches of ``micro_batch``; ``rank`` and ``world_size``
-    choose which of them come here and change nothing else. ``shuffled=False`` gives every sample once in its own
-    order, resized and centre-cropped (``resize``), with the last batch padded: an evaluation. ``decoder`` makes samples
-    of another kind, or images in another way, into batches.
+    select those of this process and change nothing else. ``shuffled=False`` yields every sample once in its stored
+    order, resized and centre-cropped (``resize``), with the last batch padded: an evaluation. A ``decoder`` of your own
+    decodes other kinds of sample, or images in another way.
 
     Raises:
-        RecipeError: ``data.decode`` is gpu where there is no GPU that decodes.
+        RecipeError: ``data.decode`` is gpu, but no GPU can decode here.
         DatasetError: the data set is missing or damaged; while iterating, a sample cannot be decoded.
-        StorageError: the store refuses or does not answer within the location's timeout.
-        ValueError: sizes or ranks that cannot be.
+        StorageError: the store refuses, or does not respond within the location's timeout.
+        ValueError: invalid sizes or ranks.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Loader:
         self._root = locate(root) if isinstance(root, str) else root
         self._data = data if data is not None else Data(url=self._root.url)
         self._decoder = decoder or _image_decoder(self._data, resize, is_training=shuffled)
-        # nvJPEG wants many images in a call, a thread of the CPU its share of them
+        # nvJPEG is fastest with many images in a call; on the CPU each thread gets a part
         parts = 1 if isinstance(self._decoder, TrainingImagesOnGpu) else self._data.decode_threads
         self._follows_epoch = decoder is None and shuffled and self._data.resizing is not None
         self._maker = BatchMaker(
@@ -119,7 +119,7 @@ class Loader:
         return cls(
             root,
             recipe.data.validation_split,
-            # nothing is mixed, so nothing more than a block is held
+            # nothing is shuffled, so a window is one block
             data=recipe.data.model_copy(
                 update={"image_size": recipe.evaluation_image_size, "resizing": None, "window_blocks": 1}
             ),
@@ -133,7 +133,7 @@ class Loader:
 
     @property
     def micro_batches(self) -> range:
-        """The micro-batches of each step that come here."""
+        """The micro-batches of each step that this rank loads."""
         return self._micro_batches
 
     @property
@@ -158,10 +158,10 @@ class Loader:
 
     @property
     def memory_bound_bytes(self) -> int:
-        """The most memory that this loader takes, in bytes; docs/streaming.md tells what counts.
+        """Upper bound of this loader's memory, in bytes; docs/streaming.md lists what counts.
 
         Encoded samples (``data.memory_mb``, or one window of each slot if that is more), a second time those of reads
-        under way, indexes, batches that are ready or being made, and what the store's clients and the threads take;
+        in flight, indexes, batches that are ready or being made, and what the store's clients and the threads take;
         and half more, because freed blocks of various sizes leave gaps that the C library keeps (a third was measured,
         at 256 slots of ImageNet's size).
         """
@@ -175,10 +175,10 @@ class Loader:
         return (encoded + indexes + batches + _CLIENTS_BYTES) * 3 // 2
 
     def metrics(self) -> dict[str, float]:
-        """What became of the reads so far, by name: of the store (``read_…``) and of the cache (``cache_…``).
+        """Counters of the reads so far, by name: of the store (``read_…``) and of the cache (``cache_…``).
 
-        Among them every failure by kind, what was tried again and what a second request won; ``decode_s`` is the time
-        in decoding, summed over threads; see docs/streaming.md.
+        They include failures by kind, retries and won hedges; ``decode_s`` is the time spent decoding, summed over
+        threads; see docs/streaming.md.
         """
         found = {f"read_{name}": float(value) for name, value in self._reads.counters.snapshot().items()}
         if self._cache:
@@ -206,15 +206,15 @@ class Loader:
         return self._data.last_batch if self._shuffled else "pad"
 
     def state_dict(self) -> dict[str, int]:
-        """The position ``{"epoch", "step"}`` of the first step that was not given out whole to this rank."""
+        """The position ``{"epoch", "step"}`` of the first step that this rank has not been given in full."""
         return {"epoch": self._epoch, "step": self._step}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go to a position; the next iteration begins there. Costs no reading."""
+        """Seek to a position, at which the next iteration starts; reads nothing."""
         self._epoch, self._step = int(state["epoch"]), int(state["step"])
 
     def close(self) -> None:
-        """End the use of the node's cache, whose blocks stay; also done when the process ends."""
+        """Release the node's cache, whose blocks are kept; also done when the process exits."""
         if self._cache:
             self._cache.close()
 
@@ -255,8 +255,10 @@ class Loader:
                 members = samples[i * self._micro_batch : (i + 1) * self._micro_batch]
                 made = self._maker.start(pool, members, key, (epoch, step, number))
                 yield made
-            if step == first_step:  # the stream goes to work when it is asked for more: not while this one is made
-                with suppress(Exception):  # which is raised where the batch is taken
+            if (
+                step == first_step
+            ):  # the stream starts its other reads at the next request: not while this batch is made
+                with suppress(Exception):  # raised again where the batch is consumed
                     made()
 
 

@@ -1,4 +1,4 @@
-"""Threads that do the most urgent read first."""
+"""A thread pool that runs the most urgent read first."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ T = TypeVar("T")
 
 
 class ReadPool(Generic[T]):
-    """Up to ``threads`` threads; of what was submitted they take what has the lowest ``urgency``, then what came first.
+    """Up to ``threads`` threads that run submitted reads by lowest ``urgency``, then in the order of submission.
 
-    Nothing is read before :meth:`begin`, so that the most urgent read is the first one wherever in the queue it came.
-    Then no more than one read that is less urgent than ``first`` is under way until :meth:`open`: whatever waits for
-    the first has the processor and the network nearly to itself. The threads are daemons: a read that hangs does
-    not keep the process from its end.
+    Nothing is read before :meth:`begin`, so that the most urgent read runs first whenever it was submitted. Then at
+    most one read that is less urgent than ``first`` runs at a time until :meth:`open`: the reads of the first step have
+    the processor and the network nearly to themselves. The threads are daemons: a read that hangs does not keep the
+    process from exiting.
     """
 
     def __init__(self, threads: int, first: int) -> None:
         self._most = threads
         self._first = first
         self._later = 0
-        """reads under way that are less urgent than the first"""
+        """running reads that are less urgent than the first"""
         self._is_open = False
         self._threads = 0
         self._idle = 0
@@ -38,7 +38,7 @@ class ReadPool(Generic[T]):
         self._is_closed = False
 
     def submit(self, urgency: int, read: Callable[[], T]) -> Future[T]:
-        """The future of what ``read()`` returns."""
+        """Schedule ``read()``; returns its future."""
         future: Future[T] = Future()
         with self._change:
             heapq.heappush(self._waiting, (urgency, next(self._count), future, read))
@@ -47,14 +47,14 @@ class ReadPool(Generic[T]):
         return future
 
     def begin(self) -> None:
-        """Start to read."""
+        """Start reading."""
         with self._change:
             if not self._has_begun:
                 self._has_begun = True
                 self._wake(len(self._waiting))
 
     def open(self) -> None:
-        """Read as many at once as there are threads, from now on."""
+        """Use all threads from now on."""
         if self._is_open:
             return
         with self._change:
@@ -68,7 +68,7 @@ class ReadPool(Generic[T]):
             threading.Thread(target=self._work, name=f"stoker-read-{self._threads}", daemon=True).start()
 
     def close(self) -> None:
-        """Start no further read; those under way end by themselves, those not begun are cancelled."""
+        """Start no further read; running reads finish by themselves, waiting ones are cancelled."""
         with self._change:
             self._is_closed = True
             for _, _, future, _ in self._waiting:

@@ -1,4 +1,4 @@
-"""From sample numbers to checked bytes: which shard, where in it, and one range read for neighbours."""
+"""Read samples by number: locate their shards, read neighbours in one request, and verify checksums."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from stoker.storage.retry import BadBody
 __all__ = ["INDEX_BYTES", "Sample", "SampleReader", "ShardReader"]
 
 INDEX_BYTES = 256 * 2**20
-"""of indexes that a reader holds at most (or one index, if that is larger)"""
+"""most bytes of indexes that a reader caches (or one index, if that is larger)"""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One sample as it is stored.
 
-    ``data`` holds the encoded bytes; ``shard`` (a URL) and ``offset`` say where they came from. ``orientation`` is
-    EXIF's, 1 to 8; ``marks`` say where a JPEG can be cut (``stoker.dataset.format.jpeg``).
+    ``data`` holds the encoded bytes; ``shard`` (a URL) and ``offset`` are where they were read. ``orientation`` is
+    EXIF's, 1 to 8; ``marks`` are where a JPEG can be cut (``stoker.dataset.format.jpeg``).
     """
 
     number: int
@@ -44,9 +44,9 @@ class Sample:
 class ShardReader:
     """Reads samples of one split by number. Safe to use from many threads.
 
-    Indexes are read when their shard is first needed and kept up to a bound in bytes, the least recently used leaving
-    first. With a ``cache``, whole blocks of ``block`` samples are read and kept there, so that whoever needs another
-    part of one, in this epoch or a later one, finds it.
+    Indexes are read when their shard is first needed and cached up to a bound in bytes; the least recently used are
+    evicted first. With a ``cache``, whole blocks of ``block`` samples are read and stored there, for later reads of
+    other parts in this epoch or the next.
     """
 
     def __init__(
@@ -69,17 +69,17 @@ class ShardReader:
         self._loading: dict[int, threading.Lock] = {}
 
     def expected_bytes(self, first: int, stop: int) -> int:
-        """About how many bytes the samples ``first`` to ``stop`` take, from the manifest alone."""
+        """Approximate size in bytes of the samples ``first`` to ``stop``, from the manifest alone."""
         shard = self._shards[self._shard_of(first)]
         return int((stop - first) * shard.bytes / max(1, shard.samples))
 
     def read(self, first: int, stop: int, *, is_alone: bool = False) -> list[Sample]:
         """The samples ``first`` to ``stop``, in order: one range read for each shard that they touch.
 
-        ``is_alone`` reads no more than these where the cache does not have their block, and keeps nothing.
+        ``is_alone`` reads these samples only, and caches nothing, where their block is not in the cache.
 
         Raises:
-            StorageError: no read within the timeout gave the bytes that the index promises; names shard and keys.
+            StorageError: no read within the timeout returned the bytes that the index describes; names shard and keys.
             DatasetError: an index is missing or damaged.
         """
         found: list[Sample] = []
@@ -102,7 +102,9 @@ class ShardReader:
             index = self._index(number)
             start, body = self._bytes(number, index, first, stop, is_alone=is_alone)
         except FileNotFoundError:
-            raise DatasetError(f"{where}: missing, although the manifest names it; prepare it again") from None
+            raise DatasetError(
+                f"{where}: missing, although the manifest names it; prepare the data set again"
+            ) from None
         offsets = index.offset[first:stop].tolist()
         lengths = index.length[first:stop].tolist()
         labels = index.label[first:stop].tolist()
@@ -162,7 +164,7 @@ class ShardReader:
 
 
 class _Rows:
-    """The bytes of rows ``first`` to ``stop`` of a shard: ``start`` to ``end`` of the tar, and what they must be."""
+    """The bytes of rows ``first`` to ``stop`` of a shard: ``start`` to ``end`` of the tar, and their checksums."""
 
     def __init__(self, index: ShardIndex, first: int, stop: int) -> None:
         self._index, self._first, self._stop = index, first, stop
@@ -170,7 +172,7 @@ class _Rows:
         self.end = int((index.offset[first:stop] + index.length[first:stop]).max())
 
     def check(self, body: memoryview) -> None:
-        """Raises :class:`BadBody` unless ``body`` holds each sample as the index knows it."""
+        """Raise :class:`BadBody` unless ``body`` holds each sample with the checksum of the index."""
         index, rows = self._index, range(self._first, self._stop)
         begins = (index.offset[rows.start : rows.stop] - self.start).tolist()
         lengths = index.length[rows.start : rows.stop].tolist()
@@ -181,10 +183,10 @@ class _Rows:
 
 
 class SampleReader:
-    """Samples of a data set by number, one at a time or several: for a look, a test, a comparison.
+    """Reads samples of a data set by number: for inspection, tests and comparisons.
 
     Raises:
-        DatasetError: there is no data set at ``root``, or no such split in it.
+        DatasetError: there is no data set at ``root``, or it does not have the split.
     """
 
     def __init__(self, root: Location, split: str) -> None:
@@ -203,7 +205,7 @@ class SampleReader:
         """
         for number in numbers:
             if not 0 <= number < self._samples:
-                raise IndexError(f"the split holds samples 0 to {self._samples - 1}, there is no {number}")
+                raise IndexError(f"sample {number} not found: the split holds samples 0 to {self._samples - 1}")
         found: list[Sample] = []
         for _, run in itertools.groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0]):
             members = [number for _, number in run]

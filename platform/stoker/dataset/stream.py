@@ -1,13 +1,13 @@
-"""The samples of some slots, step by step, read ahead of need.
+"""Prefetch the samples of some slots, step by step, within a memory bound.
 
-    windows of all slots, by the step that first needs them  ──planner thread──▶  range reads, many in flight
+    windows of all slots, by the step that first needs them  ──scheduler thread──▶  range reads, many in flight
     range reads, the most urgent first  ──reader threads──▶  checked samples  ──▶  one sample a slot and step
 
-The planner admits windows in the order of need while the bytes in flight and waiting stay under ``memory_bytes``; a
-window that the step under way needs is admitted in any case, so that a bound that is too small makes the stream slow
-but never still. A start or a seek costs no more than a batch: the samples of the first step are read by themselves,
-before their blocks, nothing is read until all of them are asked for, and then one block at a time until the second
-step is asked for. Nothing of the order depends on threads or time.
+The scheduler admits windows in the order of need while the bytes in flight and waiting stay under ``memory_bytes``; a
+window that the current step needs is admitted in any case, so that a bound that is too small makes the stream slow
+but never blocks it. A start or a seek costs no more than a batch: the samples of the first step are read by themselves,
+before their blocks, nothing is read until all of them are requested, and then one block at a time until the second
+step is requested. The order does not depend on threads or timing.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ class _Piece:
 
 @dataclass(frozen=True, slots=True)
 class Streamed:
-    """A sample as it came, and the piece of its window that it belongs to."""
+    """A sample, and the piece of its window that it was read with."""
 
     sample: Sample
     piece: _Piece
 
     @property
     def block(self) -> list[Sample]:
-        """The samples of its block, itself included: where a replacement for a corrupt one comes from. May wait."""
+        """The samples of its block, including itself, from which a corrupt one is replaced. May block."""
         begin = self.piece.read_first
         return self.piece.read.result()[self.piece.first - begin : self.piece.stop - begin]
 
 
 class _Held:
-    """A window, the reads that fill it, and what it counts against the bound."""
+    """A window, the reads that fill it, and its size in bytes, which counts against the bound."""
 
     def __init__(self, window: Window, bytes_: int) -> None:
         self.window = window
@@ -71,10 +71,10 @@ class _Held:
 
 
 class BlockStream:
-    """Iterates over the steps of an epoch from ``from_step`` on; use it as a context manager, so that threads end.
+    """Iterates over the steps of an epoch from ``from_step`` on; a context manager, which stops its threads.
 
-    Whoever takes the samples may hold on to those of the last ``decoding_steps`` steps: a window counts against
-    ``memory_bytes`` until then.
+    The consumer may hold the samples of the last ``decoding_steps`` steps: a window counts against ``memory_bytes``
+    until then.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class BlockStream:
         self._from_step = from_step
         self._memory_bytes, self._decoding_steps = memory_bytes, decoding_steps
         self._pool: ReadPool[list[Sample]] = ReadPool(read_threads, from_step)
-        self._planner = threading.Thread(target=self._plan, name="stoker-plan", daemon=True)
+        self._scheduler = threading.Thread(target=self._schedule, name="stoker-schedule", daemon=True)
         self._change = threading.Condition()
         self._admitted: dict[int, deque[_Held]] = {slot: deque() for slot in self._slots}
         self._held_bytes = 0
@@ -105,11 +105,11 @@ class BlockStream:
 
     @property
     def most_bytes(self) -> int:
-        """The most that was ever in flight and waiting, in bytes, as the manifest expects it."""
+        """Peak of the bytes in flight and waiting, by the sizes that the manifest gives."""
         return self._most_bytes
 
     def __enter__(self) -> BlockStream:
-        self._planner.start()
+        self._scheduler.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -117,7 +117,7 @@ class BlockStream:
             self._is_closed = True
             self._change.notify_all()
         self._pool.close()
-        self._planner.join()
+        self._scheduler.join()
 
     def __iter__(self) -> Iterator[list[Streamed | None]]:
         """For each step the samples of the slots, in their order; None where a slot is padding."""
@@ -160,7 +160,7 @@ class BlockStream:
             self._held_bytes -= held.bytes
             self._change.notify_all()
 
-    def _plan(self) -> None:
+    def _schedule(self) -> None:
         try:
             upcoming = [self._order.windows(slot, self._from_step) for slot in self._slots]
             heads = [(w.first_step, i, w) for i, ws in enumerate(upcoming) if (w := next(ws, None)) is not None]
@@ -211,7 +211,7 @@ class BlockStream:
         return True
 
     def _reads_of(self, window: Window) -> list[_Read]:
-        """What to read for ``window``: neighbouring pieces together, nothing that lies before the first step.
+        """What to read for ``window``: neighbouring pieces together, nothing before the first step.
 
         The first step's own sample does not count where others of its piece follow: it is read alone, too.
         """
@@ -236,7 +236,7 @@ class BlockStream:
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """Samples ``first`` to ``stop`` in one go, first needed at step ``needed_at``."""
+    """One read of the samples ``first`` to ``stop``, first needed at step ``needed_at``."""
 
     first: int
     stop: int

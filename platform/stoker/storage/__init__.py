@@ -1,4 +1,4 @@
-"""Any URL as a place to read and write: retries, exact lengths, atomic publishing. Knows nothing of what is stored."""
+"""Read and write objects at any URL, with retries, exact lengths and atomic publication."""
 
 from stoker.storage.cache import BlockCache
 from stoker.storage.in_flight import InFlight

@@ -1,7 +1,7 @@
-"""Blocks kept on the node's own disk, so that the second epoch reads nothing from the store.
+"""Cache blocks on the node's disk, so that later epochs read nothing from the store.
 
-Everything that can go wrong with a disk makes a miss, never a failure: a damaged block is read from the store again, a
-full or unwritable disk keeps no more blocks and says so once, and the folder may be deleted at any time.
+Any problem with the disk is a miss, never a failure: a damaged block is read from the store again, a full or unwritable
+disk stores no more blocks and logs this once, and the folder may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ logger = logging.getLogger(__name__)
 
 _HEADER = struct.Struct("<8sq16s16s16x")  # magic, the data's bytes, xxh3_128 of the key, xxh3_128 of the data
 _MAGIC = b"stokerB1"
-_REFUSED_FOR_S = 30.0  # a full cache is listed no more often than that to see whether somebody deleted from it
+_REFUSED_FOR_S = 30.0  # a full cache is not listed more often to see whether files were deleted from it
 
 
 @dataclass
 class CacheCounters:
-    """What became of the calls so far. ``hits`` gave ``bytes`` bytes; of the misses, ``damaged`` were there but wrong.
+    """Counters of a cache: ``hits`` of ``bytes`` bytes; ``misses``, of which ``damaged`` were found but invalid.
 
-    ``stored`` blocks of ``stored_bytes`` bytes were put, ``refused`` ones were not, and ``evicted`` left for them.
+    ``stored`` blocks of ``stored_bytes`` bytes, ``refused`` ones, and those ``evicted`` to make room.
     """
 
     hits: int = 0
@@ -57,17 +57,17 @@ class CacheCounters:
                 setattr(self, name, getattr(self, name) + count)
 
     def snapshot(self) -> dict[str, int]:
-        """The counters by name, all taken at one moment."""
+        """A consistent copy of the counters, by name."""
         with self._lock:
             return {f.name: getattr(self, f.name) for f in fields(self) if f.init}
 
 
 class BlockCache:
-    """At most ``bytes_`` bytes below ``folder``, shared by the processes of a node that give the same folder.
+    """A cache of at most ``bytes_`` bytes below ``folder``, shared by the processes of a node with the same folder.
 
-    The blocks lie in ``folder/stoker-blocks``, which only this user can read. Safe to use from many threads. Blocks
-    that the processes now using the cache have put or got stay until the last of them is gone; when there is no room
-    beside them, others are not admitted (:mod:`stoker.storage.cache_folder` says why).
+    The blocks are in ``folder/stoker-blocks``, which only this user can read. Safe to use from many threads. Blocks
+    that the processes now using the cache have stored or read are kept until the last of them exits; when these leave
+    no room, others are not admitted (:mod:`stoker.storage.cache_folder` explains why).
     """
 
     def __init__(self, folder: str | os.PathLike[str], bytes_: int) -> None:
@@ -89,7 +89,7 @@ class BlockCache:
         self.close()
 
     def close(self) -> None:
-        """End the use of the folder; the blocks stay."""
+        """Release the folder; the blocks are kept."""
         if self._folder is not None:
             self._folder.close()
             self._folder = None
@@ -97,8 +97,8 @@ class BlockCache:
     def get(self, key: str, check: Callable[[Any], None] | None = None) -> memoryview | None:
         """The block stored under ``key``, as a memoryview of unsigned bytes, or None.
 
-        ``check(block)``, if given, decides whether the bytes are right, by raising :class:`BadBody`; otherwise the
-        block's own checksum does. A block that is not right is deleted.
+        ``check(block)``, if given, validates the bytes, by raising :class:`BadBody`; otherwise the block's own
+        checksum does. An invalid block is deleted.
         """
         block = self._read(key, check) if self._folder is not None else None
         if block is None:
@@ -108,7 +108,7 @@ class BlockCache:
         return block
 
     def put(self, key: str, data: bytes | memoryview) -> None:
-        """Keep ``data`` under ``key``, if there is room; visible to others whole or not at all."""
+        """Store ``data`` under ``key``, if there is room; visible to others whole or not at all."""
         folder = self._folder
         size = _HEADER.size + len(data)
         if folder is None or not self._admits or size > self._bytes or time.monotonic() < self._refuses_until_s:
@@ -120,7 +120,7 @@ class BlockCache:
         except BufferError:
             self._refuses_until_s = time.monotonic() + _REFUSED_FOR_S
             self.counters.add(refused=1)
-        except FileNotFoundError:  # the folder was deleted under us
+        except FileNotFoundError:  # the folder was deleted meanwhile
             self.counters.add(refused=1)
         except OSError as error:
             self.counters.add(refused=1)
@@ -144,11 +144,11 @@ class BlockCache:
                 return None
             stored = os.read(file, size)  # into memory of its own, the interpreter's lock released
             block = memoryview(stored)[_HEADER.size :]
-            if _is_right(key, stored, block, check):
+            if _is_valid(key, stored, block, check):
                 if status.st_mtime_ns < folder.since_ns:
                     os.utime(file)
                 return block
-        except OSError as error:  # a disk that cannot be read: as good as damaged
+        except OSError as error:  # a disk that cannot be read counts as damaged
             logger.debug("cannot read %s: %s", path, error)
         finally:
             os.close(file)
@@ -165,7 +165,7 @@ class BlockCache:
         file, path, evicted = begun
         try:
             written = os.writev(file, [header, data])
-            if written != size:  # its room was set aside, so the disk is not simply full
+            if written != size:  # its room was reserved, so the disk is not simply full
                 raise OSError(errno.EIO, f"{written} of {size} bytes were written")
             os.rename(path, folder.block(name))
         except BaseException:
@@ -180,8 +180,8 @@ class BlockCache:
         if self._admits:
             reason = "the disk is full" if error.errno in {errno.ENOSPC, errno.EDQUOT} else str(error)
             logger.warning(
-                "no more blocks are kept in %s: %s; the others are read from the store. Give a folder on a disk with "
-                "more room, or a smaller bound",
+                "the block cache in %s stores no more blocks: %s; further blocks are read from the store. Use a folder "
+                "on a disk with more room, or a smaller bound",
                 self._path,
                 reason,
             )
@@ -192,7 +192,7 @@ def _header(key: str, data: bytes | memoryview) -> bytes:
     return _HEADER.pack(_MAGIC, len(data), xxhash.xxh3_128_digest(key.encode()), xxhash.xxh3_128_digest(data))
 
 
-def _is_right(key: str, stored: bytes, block: memoryview, check: Callable[[Any], None] | None) -> bool:
+def _is_valid(key: str, stored: bytes, block: memoryview, check: Callable[[Any], None] | None) -> bool:
     if len(stored) < _HEADER.size:
         return False
     magic, size, key_sum, data_sum = _HEADER.unpack_from(stored)

@@ -1,16 +1,16 @@
-"""The folder of a block cache: how full it is, who uses it, what may leave it. Shared by the processes of a node.
+"""The folder of a block cache: size, users and eviction. Shared by the processes of a node.
 
 ==================  ================================================================================================
-``usage``           the bytes in the folder, believed until the next scan; locked (flock) while it is changed
-``users``           locked (flock, shared) by each process that uses the folder; touched when the first one comes
-``<name>.block``    one block; its modification time is when it was put, or first used by the present users
-``<name>.*.new``    a block being written, locked by its writer; what nobody locks was left by one that died
+``usage``           the bytes in the folder as of the last scan; locked (flock) while it is changed
+``users``           locked (flock, shared) by each process that uses the folder; touched when the first one opens it
+``<name>.block``    one block; its modification time is when it was stored, or first used by the present users
+``<name>.*.new``    a block being written, locked by its writer; an unlocked one was left by a dead writer
 ==================  ================================================================================================
 
-Why an entry that the present users have used never leaves: an epoch reads every block once, in another order each
-time, so what was used longest ago is what comes soonest, and evicting by last use turns a cache of half the data into
-one that never hits. Keeping what is there hits half the time (Mohan and others, *Analyzing and Mitigating Data Stalls
-in DNN Training*, VLDB 2021, section 4.1). What earlier runs left goes first, the longest unused before the others.
+Why entries that the present users have used are never evicted: an epoch reads every block once, in another order each
+time, so the least recently used block is needed soonest, and eviction by last use turns a cache of half the data
+into one that never hits. Keeping the present blocks hits half the time (Mohan and others, *Analyzing and Mitigating
+Data Stalls in DNN Training*, VLDB 2021, section 4.1). Blocks of earlier runs are evicted, the longest unused first.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["CacheFolder"]
 
 _USAGE = struct.Struct("<8sq")
 _MAGIC = b"stoker01"
-_EVICTED_SHARE = 0.05  # of the bound at a time, as each eviction lists the folder
+_EVICTED_FRACTION = 0.05  # of the bound at a time, as each eviction lists the folder
 
 
 class _Entry(NamedTuple):
@@ -39,10 +39,10 @@ class _Entry(NamedTuple):
 
 
 class CacheFolder:
-    """Bytes bounded over all processes. Each method is for any thread.
+    """Stores at most ``bound`` bytes over all processes. Each method may be called from any thread.
 
     Raises:
-        OSError: the folder cannot be made, written or locked, or is somebody else's.
+        OSError: the folder cannot be created, written or locked, or belongs to another user.
     """
 
     def __init__(self, path: Path, bound: int) -> None:
@@ -55,14 +55,14 @@ class CacheFolder:
                 fcntl.flock(self._users, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 pass
-            else:  # nobody else is here: a new time begins, by the clock that stamps the files
+            else:  # no other user: a new period starts, by the clock that stamps the files
                 os.utime(self._users)
                 self._write(usage, sum(entry.bytes for entry in self._scan()))
             fcntl.flock(self._users, fcntl.LOCK_SH)
         self.since_ns = os.fstat(self._users).st_mtime_ns
 
     def close(self) -> None:
-        """Stop counting as a user."""
+        """Release the folder: this process no longer counts as a user."""
         os.close(self._users)
 
     def block(self, name: str) -> str:
@@ -70,10 +70,13 @@ class CacheFolder:
         return f"{self.path}/{name}.block"
 
     def begin(self, name: str, size: int) -> tuple[int, str, int] | None:
-        """Make room for a block and open it for writing, with its bytes set aside on the disk.
+        """Make room for a block and open it for writing, with its bytes reserved on the disk.
 
-        Returns a locked file descriptor, the path to rename from, and how many blocks had to leave; None if the block
-        is there already or nothing may leave.
+        Returns a locked file descriptor, the path to rename from, and the number of evicted blocks; None if the block
+        exists already.
+
+        Raises:
+            BufferError: there is no room, and nothing may be evicted.
         """
         with self._locked() as usage:
             if os.path.lexists(self.block(name)):
@@ -88,7 +91,7 @@ class CacheFolder:
             file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX)
-                os.posix_fallocate(file, 0, size)  # a full disk says so here, and a scan sees what is promised
+                os.posix_fallocate(file, 0, size)  # a full disk fails here, and a scan counts the reserved bytes
             except OSError:
                 os.close(file)
                 os.unlink(path)
@@ -97,7 +100,7 @@ class CacheFolder:
             return file, path, evicted
 
     def remove(self, path: str, size: int) -> None:
-        """Take a file away, if it is still there, and its bytes from the count."""
+        """Delete a file, if it still exists, and subtract its size from the usage."""
         with contextlib.suppress(FileNotFoundError), self._locked() as usage:
             os.unlink(path)
             total = self._read(usage)
@@ -112,7 +115,7 @@ class CacheFolder:
             self.path.mkdir(mode=0o700)
         found = self.path.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-            raise PermissionError(f"{self.path} is no folder of this user")
+            raise PermissionError(f"{self.path} is not a folder of this user")
         if stat.S_IMODE(found.st_mode) != 0o700:
             self.path.chmod(0o700)
 
@@ -121,7 +124,7 @@ class CacheFolder:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             file = os.open(self.path / "usage", flags, 0o600)
-        except FileNotFoundError:  # somebody deleted the folder, as they may
+        except FileNotFoundError:  # the folder was deleted, which is allowed
             self._make()
             file = os.open(self.path / "usage", flags, 0o600)
         try:
@@ -141,7 +144,7 @@ class CacheFolder:
         os.pwrite(usage, _USAGE.pack(_MAGIC, total), 0)
 
     def _make_room(self, size: int) -> tuple[int, int]:
-        """Evict for ``size`` bytes, if enough may leave; the bytes that are there then, and how many blocks left."""
+        """Evict for ``size`` bytes, if enough may be; returns the bytes left and the number of evicted blocks."""
         entries = self._scan()
         total = sum(entry.bytes for entry in entries)
         need = total + size - self._bound
@@ -152,7 +155,7 @@ class CacheFolder:
             return total, 0
         freed, count = 0, 0
         for entry in old:
-            if freed >= max(need, _EVICTED_SHARE * self._bound):
+            if freed >= max(need, _EVICTED_FRACTION * self._bound):
                 break
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(entry.path)
@@ -160,7 +163,7 @@ class CacheFolder:
         return total - freed, count
 
     def _scan(self) -> list[_Entry]:
-        """All that takes room; what a dead writer left is removed. The caller holds the lock."""
+        """All entries that take room; files of dead writers are deleted. The caller holds the lock."""
         found: list[_Entry] = []
         with os.scandir(self.path) as entries:
             for entry in entries:
@@ -171,7 +174,7 @@ class CacheFolder:
                         os.unlink(entry.path)
                         continue
                     status = entry.stat(follow_symlinks=False)
-                    # what is being written is nothing to evict
+                    # a block being written is never evicted
                     used_ns = status.st_mtime_ns if entry.name.endswith(".block") else 2**63
                     found.append(_Entry(used_ns, status.st_size, entry.path))
         return found
@@ -184,7 +187,7 @@ def _is_left_behind(path: str) -> bool:
     except FileNotFoundError:
         return False
     except OSError:
-        return True  # a link: nothing that we write
+        return True  # a link, which stoker never writes
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

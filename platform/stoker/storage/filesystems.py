@@ -1,4 +1,4 @@
-"""The fsspec filesystem of this process for a protocol, with the libraries' own retries off: ours act and count."""
+"""Create fsspec filesystems per process and environment, with the libraries' own retries off: ours act and count."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ import fsspec
 
 from stoker.errors import StorageError
 
-__all__ = ["filesystem_of", "is_s3", "surroundings"]
+__all__ = ["environment_of", "filesystem_of", "is_s3"]
 
 _S3 = frozenset({"s3", "s3a"})
 
 
 def filesystem_of(protocol: str) -> Any:
-    """The filesystem for ``protocol`` under the environment of now.
+    """The filesystem for ``protocol`` under the current environment.
 
     Raises:
         StorageError: the protocol is unknown or its package is not installed.
     """
-    return _filesystem(protocol, os.getpid(), surroundings(protocol))
+    return _filesystem(protocol, os.getpid(), environment_of(protocol))
 
 
 def is_s3(url: str) -> bool:
-    """Whether ``url`` is of S3 or a store that speaks its API."""
+    """Whether ``url`` is of S3 or a store with its API."""
     return url.partition("://")[0] in _S3
 
 
-def surroundings(protocol: str) -> tuple[tuple[bytes, bytes], ...]:
-    """What the environment says about the store: other credentials or another endpoint make another filesystem."""
+def environment_of(protocol: str) -> tuple[tuple[bytes, bytes], ...]:
+    """The environment variables that a filesystem depends on: credentials, endpoint, region."""
     if protocol not in _S3:
         return ()
-    # environb, as it is asked for at each request and os.environ decodes every variable: 60 us against 10
+    # environb, as this runs at each request and os.environ decodes every variable: 60 us against 10
     names = sorted(name for name in os.environb if name.startswith(b"AWS_"))
     return tuple((name, os.environb.get(name, b"")) for name in names)
 
 
 @functools.lru_cache(maxsize=32)
-def _filesystem(protocol: str, process: int, surroundings: tuple[tuple[bytes, bytes], ...]) -> Any:
+def _filesystem(protocol: str, process: int, environment: tuple[tuple[bytes, bytes], ...]) -> Any:
     """The filesystem for ``protocol`` of this process (a fork gets its own, as connections cannot be shared).
 
     Retries are ours, so the libraries' own are off.

@@ -1,8 +1,8 @@
-"""A second request for the slowest few: the first good answer wins.
+"""Hedge the slowest requests: send a second one, and take the first valid response.
 
 Hedged requests after Dean and Barroso, *The Tail at Scale*, CACM 56(2), 2013: the second is sent when the first has
-taken longer than a high percentile of the recent ones of about its size. A budget bounds them to twice the share that
-the percentile leaves, so that a store which is slow for everybody does not get twice the load.
+taken longer than a high percentile of the recent ones of about its size. A budget bounds them to twice the fraction
+above the percentile, so that a store that is slow for all requests does not get twice the load.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ __all__ = ["Hedging"]
 T = TypeVar("T")
 
 _KEPT = 256  # latencies of each size
-_LEAST = 32  # of them, before a percentile means something
-_MOST_SAVED = 8.0  # hedges that a quiet time may save up
+_LEAST = 32  # latencies before a percentile is meaningful
+_MOST_SAVED = 8.0  # hedges that can accumulate
 
 
 class Hedging:
-    """When to send a second request. Safe to use from many threads."""
+    """Decides when to send a second request. Safe to use from many threads."""
 
     def __init__(self, percentile: float) -> None:
         self._percentile = percentile
@@ -32,13 +32,13 @@ class Hedging:
         self._budget = 1.0
 
     def observe(self, bytes_: int, latency_s: float) -> None:
-        """Take note of a good answer of ``bytes_`` bytes after ``latency_s`` seconds."""
+        """Record a valid response of ``bytes_`` bytes after ``latency_s`` seconds."""
         with self._lock:
             self._latencies.setdefault(bytes_.bit_length(), deque(maxlen=_KEPT)).append(latency_s)
             self._budget = min(_MOST_SAVED, self._budget + 2 * (1 - self._percentile / 100))
 
     def delay_s(self, bytes_: int) -> float | None:
-        """After how many seconds a request of ``bytes_`` bytes is among the slowest; None before that is known."""
+        """Seconds after which a request of ``bytes_`` bytes is among the slowest; None before enough were observed."""
         with self._lock:
             seen = sorted(self._latencies.get(bytes_.bit_length(), ()))
         if len(seen) < _LEAST:
@@ -46,7 +46,7 @@ class Hedging:
         return seen[min(len(seen) - 1, int(len(seen) * self._percentile / 100))]
 
     def spend(self) -> bool:
-        """Whether the budget allows one more second request now; it is then spent."""
+        """Take one hedge from the budget; False if it is exhausted."""
         with self._lock:
             if self._budget < 1:
                 return False
@@ -54,10 +54,10 @@ class Hedging:
             return True
 
     def run(self, request: Callable[[], T], bytes_: int, on_hedge: Callable[[bool], None]) -> T:
-        """The result of ``request``, or of a second one beside it that was first to succeed.
+        """Run ``request``, and if it is slow a second one concurrently; returns the first result.
 
-        ``request`` may run in two threads at once, and the slower one ends later on its own, so it needs a time-out.
-        ``on_hedge`` is told when a second request is sent (False) and when it won (True).
+        ``request`` may run in two threads at once, and the slower one finishes later by itself, so it needs a timeout.
+        ``on_hedge`` is called with False when a second request is sent, and with True when it won.
 
         Raises:
             Whatever the first request raised, if none succeeded.
@@ -94,5 +94,5 @@ class Hedging:
 
 
 def _start(run: Callable[[int], None], number: int) -> None:
-    # A daemon: a request that lost must not keep the process from its end.
+    # a daemon: a request that lost must not keep the process from exiting
     threading.Thread(target=run, args=(number,), name=f"stoker-hedge-{number}", daemon=True).start()

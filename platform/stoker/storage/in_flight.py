@@ -1,10 +1,11 @@
-"""How many requests to have under way: grows while the store answers as fast as it can, shrinks when they queue.
+"""Adapt the number of concurrent requests: grow while latency stays low, shrink when requests queue.
 
 The scheme is TCP Vegas (Brakmo, O'Malley and Peterson, *TCP Vegas: New Techniques for Congestion Detection and
 Avoidance*, SIGCOMM 1994), as Netflix applied it to requests (Netflix/concurrency-limits, ``VegasLimit``): with
-``limit`` requests under way, a window's mean latency against the least seen lately tells how many of them only wait,
-``limit * (1 - least / mean)``. A request that the store refuses for its load, or that does not answer, shrinks the
-limit by a share at once (additive increase, multiplicative decrease: Chiu and Jain, 1989).
+``limit`` concurrent requests, a window's mean latency compared with the least seen lately estimates how many of them
+only queue,
+``limit * (1 - least / mean)``. A request that the store refuses because of its load, or without a response, shrinks the
+limit by a factor at once (additive increase, multiplicative decrease: Chiu and Jain, 1989).
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from stoker.storage.retry import failure_kind
 __all__ = ["InFlight"]
 
 _SHRINK = 0.7
-_FEW, _MANY = 3, 6  # requests that only wait, times log10(limit): VegasLimit's alpha and beta
+_FEW, _MANY = 3, 6  # queued requests, times log10(limit): VegasLimit's alpha and beta
 _LEAST_WINDOW = 8  # requests
-_PROBE_EVERY = 30  # windows: then the least latency is measured anew, with half as many under way
+_PROBE_EVERY = 30  # windows: then the least latency is measured again, with half as many requests
 
 
 class InFlight:
@@ -43,7 +44,7 @@ class InFlight:
         self._least, self._most, self._clock = least, most, clock
         self._limit = float(start)
         self._change = threading.Condition()
-        self._under_way = 0
+        self._running = 0
         self._base_s = math.inf
         self._windows = 0
         self._probe_windows, self._probed_limit = 0, 0.0
@@ -52,18 +53,18 @@ class InFlight:
 
     @property
     def limit(self) -> int:
-        """How many requests may be under way now."""
+        """The current bound on concurrent requests."""
         return int(self._limit)
 
     @contextmanager
     def slot(self) -> Iterator[None]:
-        """One request's place; waits until there is one. What is raised inside counts as a sign of overload if it is
-        a time-out, a slow-down or a connection that failed, and is raised on."""
+        """Wait for and hold the place of one request. A timeout, a slow-down or a failed connection that is raised
+        inside counts as a sign of overload; every exception is passed on."""
         with self._change:
-            while self._under_way >= self.limit:
+            while self._running >= self.limit:
                 self._change.wait()
-            self._under_way += 1
-            was_full = self._under_way >= self.limit
+            self._running += 1
+            was_full = self._running >= self.limit
         began = self._clock()
         failure: BaseException | None = None
         try:
@@ -73,7 +74,7 @@ class InFlight:
             raise
         finally:
             with self._change:
-                self._under_way -= 1
+                self._running -= 1
                 if failure is None:
                     self._answered(self._clock() - began, was_full)
                 elif failure_kind(failure) in {"deadlines", "resets", "slow_downs"}:
@@ -94,11 +95,11 @@ class InFlight:
     def _end_window(self, mean_s: float) -> None:
         if self._probe_windows:
             self._probe_windows -= 1
-            if not self._probe_windows:  # the first window only drained what was under way before
+            if not self._probe_windows:  # the first window only drained earlier requests
                 self._base_s, self._limit = mean_s, self._probed_limit
             return
         self._base_s = min(self._base_s, mean_s)
-        if not self._was_full:  # the reader, not the limit, held back: nothing was learnt
+        if not self._was_full:  # limited by the reader, not by the limit: nothing was learnt
             return
         self._windows += 1
         if self._windows % _PROBE_EVERY == 0:
@@ -113,7 +114,7 @@ class InFlight:
             self._limit = max(float(self._least), self._limit - step)
 
     def _overloaded(self, began: float) -> None:
-        if began < self._cut_at:  # sent before the last cut: the same sign once more
+        if began < self._cut_at:  # sent before the last cut: the same overload again
             return
         self._limit = max(float(self._least), self._limit * _SHRINK)
         self._probe_windows = 0

@@ -1,4 +1,4 @@
-"""Files of this machine: written whole or not at all, created by one of many, read without a copy."""
+"""Local files: atomic writes, creation by one of many processes, reads without a copy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["create_file", "locked", "read_file_range", "write_file"]
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Replace the file's content; its folders are made."""
+    """Replace the file's content atomically, creating its folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -26,7 +26,7 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def create_file(path: Path, data: bytes) -> None:
-    """Make the file with ``data``; FileExistsError if there is one."""
+    """Create the file with ``data``; raises FileExistsError if it exists."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -39,18 +39,18 @@ def create_file(path: Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Keep other processes and threads out of this block, for the same ``path``."""
+    """Exclude other processes and threads from this block, for the same ``path``."""
     with open(path.with_name(f".{path.name}.lock"), "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def read_file_range(path: str, start: int, stop: int) -> bytes:
-    """The bytes ``[start, stop)`` of a file, fewer where it ends earlier."""
+    """Read the bytes ``[start, stop)`` of a file, fewer if it ends earlier."""
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         data = os.pread(file, stop - start, start)
-        if len(data) == stop - start:  # a read of up to 2 GiB comes whole; no copy is made
+        if len(data) == stop - start:  # a read of up to 2 GiB is complete; no copy is made
             return data
         parts = [data]
         while parts[-1] and sum(map(len, parts)) < stop - start:

@@ -1,14 +1,14 @@
-"""A place at a URL: ``Location`` reads, writes and publishes there, whatever fsspec filesystem it is.
+"""Read, write and publish objects at a URL, on any filesystem of fsspec.
 
-Three promises that plain fsspec calls do not give:
-- a read returns exactly the bytes asked for or fails; a caller's check (a checksum) is part of the read, so wrong
-  bytes are read again instead of passed on;
+Three guarantees that plain fsspec calls do not give:
+- a read returns exactly the requested bytes or fails; a caller's check (a checksum) is part of the read, so a read of
+  wrong bytes is retried;
 - a write becomes visible whole or not at all, also on a local disk;
 - ``create`` and ``swap`` have one winner among concurrent writers where the store has conditional writes (S3 and
   those that speak its API: RFC 9110 section 13, If-None-Match and If-Match; local files: a lock).
 
-A location is only its URL: it can be sent to another process without carrying a secret, which a pickled fsspec
-filesystem would.
+A location is only its URL: it can be sent to another process without secrets, which a pickled fsspec filesystem
+would include.
 """
 
 from __future__ import annotations
@@ -36,14 +36,13 @@ Check = Callable[[Any], None]  # of bytes from read, of a memoryview of bytes fr
 
 
 class Conflict(StorageError):
-    """Somebody else wrote first: the object is there already, or is not the version that was expected."""
+    """Another writer was first: the object already exists, or is not the expected version."""
 
 
 def locate(url: str | os.PathLike[str], *, timeout_s: float = 60.0) -> Location:
-    """The location at ``url`` (``s3://…``, ``gs://…``, ``file://…``, ``memory://…`` or a bare path).
+    """Create the location at ``url`` (``s3://…``, ``gs://…``, ``file://…``, ``memory://…`` or a bare path).
 
-    ``timeout_s`` is how long, in seconds, each operation there is tried again before it fails. Nothing is
-    contacted yet.
+    ``timeout_s``: seconds for which each operation there is retried before it fails. Nothing is contacted yet.
 
     Raises:
         StorageError: the protocol is unknown or its package is not installed.
@@ -60,7 +59,7 @@ def locate(url: str | os.PathLike[str], *, timeout_s: float = 60.0) -> Location:
 
 @dataclass(frozen=True, order=True)
 class Location:
-    """One object or prefix. Immutable, cheap, picklable; ``location / "name"`` is a place below it."""
+    """An object or prefix at a URL. Immutable, cheap, picklable; ``location / "name"`` is a location below it."""
 
     url: str
     timeout_s: float = 60.0
@@ -73,7 +72,7 @@ class Location:
 
     @property
     def name(self) -> str:
-        """The last part of the URL."""
+        """The last component of the URL."""
         return self.url.rstrip("/").rpartition("/")[2]
 
     @property
@@ -84,7 +83,7 @@ class Location:
 
     @property
     def path(self) -> str:
-        """The URL without its protocol, as the filesystem wants it."""
+        """The URL without its protocol, as the filesystem expects it."""
         return str(self.filesystem._strip_protocol(self.url))
 
     @property
@@ -92,17 +91,17 @@ class Location:
         return isinstance(self.filesystem, LocalFileSystem)
 
     def with_timeout(self, timeout_s: float) -> Location:
-        """The same place, with another timeout in seconds."""
+        """The same location, with another timeout in seconds."""
         return replace(self, timeout_s=timeout_s)
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
     def read(self, check: Check | None = None) -> bytes:
-        """The whole object. ``check(data)`` may raise :class:`BadBody`; the object is then read again.
+        """Read the whole object. ``check(data)`` may raise :class:`BadBody`, after which the read is retried.
 
         Raises:
-            FileNotFoundError: there is no such object.
-            StorageError: refused, or no good answer within the timeout.
+            FileNotFoundError: the object does not exist.
+            StorageError: refused, or no valid response within the timeout.
         """
 
         def once() -> bytes:
@@ -116,19 +115,19 @@ class Location:
     def read_range(
         self, start: int, stop: int, check: Check | None = None, *, reads: Reads | None = None
     ) -> memoryview:
-        """The bytes ``[start, stop)``, exactly as many as asked for, as a memoryview of unsigned bytes.
+        """Read exactly the bytes ``[start, stop)``, as a memoryview of unsigned bytes.
 
-        ``check`` as in :meth:`read`, given the memoryview. ``reads`` says how long a request may take and counts what
-        happens to it; the timeout of this place bounds all of its requests together.
+        ``check`` is as in :meth:`read`, called with the memoryview. ``reads`` is the policy of the requests and counts
+        their results; the timeout of this location bounds all of them together.
 
         Raises:
-            FileNotFoundError: there is no such object.
-            StorageError: refused, or no good answer within the timeout.
+            FileNotFoundError: the object does not exist.
+            StorageError: refused, or no valid response within the timeout.
         """
         return read_range(self, start, stop, check, reads or Reads())
 
     def exists(self) -> bool:
-        """Whether an object (not a prefix) is there now."""
+        """Whether an object (not a prefix) exists here."""
         try:
             return self._retry(lambda: self.filesystem.info(self.path)["type"] == "file", "look at")
         except FileNotFoundError:
@@ -138,7 +137,7 @@ class Location:
         """The object's length in bytes.
 
         Raises:
-            FileNotFoundError: there is no such object.
+            FileNotFoundError: the object does not exist.
         """
         return int(self._retry(lambda: self.filesystem.info(self.path)["size"], "look at"))
 
@@ -158,7 +157,7 @@ class Location:
         return sorted(name for name in found if not name.startswith("."))
 
     def walk(self) -> Iterator[tuple[str, int]]:
-        """(path relative to here, bytes) of every object below, in sorted order, hidden ones left out."""
+        """(relative path, size in bytes) of every object below, sorted, hidden ones left out."""
 
         def once() -> dict[str, Any]:
             self.filesystem.invalidate_cache()
@@ -176,18 +175,18 @@ class Location:
     # -- writing ---------------------------------------------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
-        """Put ``data`` here, replacing what was; visible whole or not at all."""
+        """Write ``data`` here, replacing the previous content; it becomes visible whole or not at all."""
         if self.is_local:
             self._retry(lambda: write_file(Path(self.path), data), "write")
         else:
             self._retry(lambda: self.filesystem.pipe_file(self.path, data), "write")
 
     def create(self, data: bytes) -> None:
-        """Put ``data`` here only if nothing is here yet.
+        """Write ``data`` here only if nothing exists here yet.
 
         Raises:
-            Conflict: something else is here. (Finding our own bytes counts as success: the answer to an attempt
-                that had worked may have been lost.)
+            Conflict: something else exists here. (Finding our own bytes counts as success: the response to an
+                attempt that succeeded may have been lost.)
         """
         try:
             if self.is_local:
@@ -196,10 +195,12 @@ class Location:
                 self._retry(lambda: self._create_remote(data), "create")
         except FileExistsError:
             if self.read() != data:
-                raise Conflict(f"{self.url} exists already; it is never overwritten", url=self.url) from None
+                raise Conflict(
+                    f"{self.url} exists already and is never overwritten; choose another name", url=self.url
+                ) from None
 
     def version(self) -> tuple[bytes, str] | None:
-        """(content, a token for :meth:`swap`), or None when nothing is here."""
+        """(content, a token for :meth:`swap`), or None if nothing exists here."""
         try:
             data = self.read()
         except FileNotFoundError:
@@ -207,29 +208,29 @@ class Location:
         return data, version_of(data)
 
     def swap(self, data: bytes, expected: str | None) -> None:
-        """Replace the content only if it is still the one that ``expected`` (from :meth:`version`) stands for.
+        """Replace the content only if it still is the version ``expected`` (from :meth:`version`).
 
-        ``expected`` None means that nothing is here. Atomic on S3 and on local files; on other stores the check and
+        ``expected`` None means that nothing exists here. Atomic on S3 and on local files; on other stores the check and
         the write are two requests.
 
         Raises:
-            Conflict: somebody else changed it in between.
+            Conflict: another writer changed it in between.
         """
         if expected is None:
             self.create(data)
             return
         if self.is_local:
             with locked(Path(self.path)):
-                self._must_be(expected)
+                self._check_version(expected)
                 self.write(data)
         elif hasattr(self.filesystem, "call_s3"):
             self._retry(lambda: self._swap_s3(data, expected), "write")
         else:
-            self._must_be(expected)
+            self._check_version(expected)
             self.write(data)
 
     def delete(self) -> None:
-        """Remove the object, or the prefix with everything below it; nothing there is no error."""
+        """Delete the object, or the prefix with everything below it, if it exists."""
         with contextlib.suppress(FileNotFoundError):
             self._retry(lambda: self.filesystem.rm(self.path, recursive=True), "delete")
 
@@ -238,10 +239,10 @@ class Location:
     def _retry(self, action: Callable[[], Any], what: str) -> Any:
         return call_with_retries(action, what=what, url=self.url, timeout_s=self.timeout_s)
 
-    def _must_be(self, expected: str) -> None:
+    def _check_version(self, expected: str) -> None:
         now = self.version()
         if now is None or now[1] != expected:
-            raise Conflict(f"{self.url} was changed by somebody else; read it again and repeat", url=self.url)
+            raise Conflict(f"{self.url} was changed by another writer; read it again and repeat", url=self.url)
 
     def _create_remote(self, data: bytes) -> None:
         try:
@@ -258,19 +259,19 @@ class Location:
         if version_of(now) != expected:
             if now == data:
                 return
-            raise Conflict(f"{self.url} was changed by somebody else; read it again and repeat", url=self.url)
+            raise Conflict(f"{self.url} was changed by another writer; read it again and repeat", url=self.url)
         try:
             self.filesystem.call_s3("put_object", Bucket=bucket, Key=key, Body=data, IfMatch=etag)
         except Exception as error:
             if _says_precondition_failed(error):
                 raise Conflict(
-                    f"{self.url} was changed by somebody else; read it again and repeat", url=self.url
+                    f"{self.url} was changed by another writer; read it again and repeat", url=self.url
                 ) from error
             raise
 
 
 def version_of(data: bytes) -> str:
-    """The token for :meth:`Location.swap` that stands for the content ``data``."""
+    """The token of the content ``data`` for :meth:`Location.swap`."""
     return hashlib.sha256(data).hexdigest()
 
 

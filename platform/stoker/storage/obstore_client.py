@@ -1,8 +1,8 @@
-"""Range reads of S3 by obstore: the Rust client ``object_store``, which takes about a third of s3fs's time in the CPU.
+"""Read ranges from S3 by obstore: the Rust client ``object_store``, with about a third of s3fs's CPU time.
 
-It is asked for ranges only, beside s3fs, and is told by s3fs's own client where the store is and who we are: one
-reading of the AWS environment, profiles and roles, so that both see the same. Its own retries are off; ours act and
-count. What it raises is turned into what retries understand.
+It is used for ranges only, next to s3fs, whose client supplies its endpoint and credentials: the AWS environment,
+profiles and roles are read once, so that both see the same. Its own retries are off; ours act and count. Its errors
+are translated to those that the retries understand.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import fsspec.asyn
 
 from stoker.errors import StorageError
-from stoker.storage.filesystems import filesystem_of, surroundings
+from stoker.storage.filesystems import environment_of, filesystem_of
 from stoker.storage.retry import StoreAnswer
 
 __all__ = ["ObstoreClient", "obstore_client"]
@@ -28,10 +28,10 @@ __all__ = ["ObstoreClient", "obstore_client"]
 logger = logging.getLogger(__name__)
 
 _CHOICES = ("s3fs", "obstore")
-# s3fs's session, which renews those of a role in time, is asked anew every 5 minutes: obstore asks 5 minutes before the
-# end that it is told, and, if that is nearer, ten times a second.
+# s3fs's session, which renews those of a role in time, is asked again every 5 minutes: obstore asks 5 minutes before
+# the expiry that it is given, and, if that is nearer, ten times a second.
 _CREDENTIALS_LIVE = timedelta(minutes=10)
-_MOST_STORES = 8  # one for each time-out: it is a property of obstore's store, not of a request
+_MOST_STORES = 8  # one for each timeout: it is a property of obstore's store, not of a request
 _STATUS = re.compile(r"non-2xx status code: (\d{3})")
 _CODE = re.compile(r"<Code>(\w{1,64})</Code>")
 # Keys that object_store would write otherwise than S3 reads them.
@@ -41,21 +41,21 @@ _making = threading.Lock()
 
 
 def obstore_client(bucket: str, key: str) -> ObstoreClient | None:
-    """The client for ranges of ``key`` in ``bucket``, or None where s3fs is to be used.
+    """The client for ranges of ``key`` in ``bucket``, or None to use s3fs.
 
-    ``STOKER_S3_CLIENT`` (``s3fs`` or ``obstore``) chooses outright; otherwise obstore is used where it is installed
-    and can be told all that s3fs knows.
+    ``STOKER_S3_CLIENT`` (``s3fs`` or ``obstore``) selects the client; otherwise obstore is used where it is installed
+    and supports what s3fs is configured with.
 
     Raises:
-        StorageError: the variable names another client, or one that cannot be used here.
+        StorageError: the variable names an unknown client, or one that cannot be used here.
     """
     choice = os.environ.get("STOKER_S3_CLIENT", "")
     if choice == "s3fs":
         return None
     if choice not in {"", *_CHOICES}:
-        raise StorageError(f"STOKER_S3_CLIENT is {choice!r}; set it to {' or '.join(_CHOICES)}, or not at all")
-    with _making:  # many threads ask at once when a stream begins; one client has the connections of all
-        client = _client(bucket, os.getpid(), surroundings("s3"))
+        raise StorageError(f"STOKER_S3_CLIENT is {choice!r}; set it to {' or '.join(_CHOICES)}, or unset it")
+    with _making:  # many threads ask at once when a stream starts; one client holds all connections
+        client = _client(bucket, os.getpid(), environment_of("s3"))
     reason = client.reason
     if _UNUSUAL_KEY.search(key):
         reason = reason or f"it cannot read the key {key!r} with its empty or dotted part"
@@ -83,21 +83,21 @@ class ObstoreClient:
         raise TypeError("a client belongs to its process; send the Location instead")
 
     @property
-    def may_give_up(self) -> bool:
-        """Whether s3fs may take over: not where the user chose this client."""
+    def may_fall_back(self) -> bool:
+        """Whether s3fs may be used instead: not where the user selected this client."""
         return os.environ.get("STOKER_S3_CLIENT", "") != "obstore"
 
-    def give_up(self, reason: str) -> None:
-        """Leave this bucket to s3fs from now on; ``reason`` says why."""
+    def fall_back(self, reason: str) -> None:
+        """Read this bucket by s3fs from now on, because of ``reason``."""
         if not self.reason:
-            logger.warning("reading s3://%s by s3fs from now on: %s", self._bucket, reason)
+            logger.warning("falling back to s3fs for s3://%s: %s", self._bucket, reason)
         self.reason = reason
 
     def read_range(self, key: str, start: int, stop: int, timeout_s: float) -> memoryview:
         """One request for the bytes ``[start, stop)``; the memory is obstore's own, not copied.
 
         Raises:
-            FileNotFoundError, PermissionError, TimeoutError, StoreAnswer, ConnectionError: as the store answered.
+            FileNotFoundError, PermissionError, TimeoutError, StoreAnswer, ConnectionError: by the store's response.
         """
         import obstore
         from obstore.exceptions import BaseError
@@ -110,7 +110,7 @@ class ObstoreClient:
             raise FileNotFoundError(_first_line(error)) from None
 
     def _prepare(self) -> str:
-        """Learn from s3fs's client where the store is; returns why it cannot be done, or nothing."""
+        """Configure from s3fs's client; returns the reason why this is not possible, or an empty string."""
         global _first_user  # noqa: PLW0603 - it is about the process, as tokio's threads are
         try:
             import obstore  # noqa: F401
@@ -122,8 +122,8 @@ class ObstoreClient:
         client = filesystem.s3
         self._credentials = fsspec.asyn.sync(filesystem.loop, filesystem.session.get_credentials)
         if self._credentials is None:
-            return "there are no credentials"
-        # A signed URL shows what botocore makes of endpoint, region and addressing style for this bucket.
+            return "no credentials were found"
+        # a signed URL shows botocore's endpoint and addressing style for this bucket
         url = fsspec.asyn.sync(
             filesystem.loop, client.generate_presigned_url, "get_object", {"Bucket": self._bucket, "Key": "key"}
         )
@@ -181,7 +181,7 @@ def _client(bucket: str, process: int, environment: tuple[tuple[bytes, bytes], .
 
 
 def _translated(error: Exception) -> Exception:
-    """obstore's error as Python's own; it says what happened only in its text."""
+    """Translate obstore's error to one of Python's; only its text has the details."""
     text = str(error)
     line = _first_line(error)
     status = _STATUS.search(text)
@@ -199,5 +199,5 @@ def _translated(error: Exception) -> Exception:
 
 
 def _first_line(error: Exception) -> str:
-    """Without the trace that obstore appends."""
+    """The message without the trace that obstore appends."""
     return " ".join(str(error).partition("\n\nDebug source:")[0].split())

@@ -1,4 +1,4 @@
-"""A file to read and seek in, made of exact range reads at a location: for parsers that ask for a file."""
+"""A seekable file of exact range reads at a location, for parsers that need a file."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ __all__ = ["RangeFile"]
 class RangeFile(io.RawIOBase):
     """The bytes ``[start, start + size)`` of the object at ``location``.
 
-    fsspec's own files may be short or spliced without an error; these reads are exact and tried again. ``ahead`` is
-    how many bytes a read fetches at least: a parser that reads little and often then asks less.
+    fsspec's own files may be short or spliced without an error; these reads are exact and retried. ``ahead``: least
+    bytes that a request fetches, which saves requests for a parser that reads little and often.
     """
 
     def __init__(self, location: Location, size: int, *, start: int = 0, ahead: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""A range of an object, read until it is right: the client at hand, deadline, second request, check and retries."""
+"""Read a range of an object: client, deadline, hedging, check and retries."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from stoker.storage.retry import BadBody, StoreAnswer, call_with_retries
 __all__ = ["read_range"]
 
 _SHORTEST_TIMEOUT_S = 0.05
-# What a client answers that takes the store for another than it is (region, signature): s3fs may know better.
-_MISTAKEN = frozenset({301, 307, 400})
+# responses to a client that is configured wrongly for the store (region, signature): s3fs may know better
+_MISCONFIGURED = frozenset({301, 307, 400})
 
 
 class Place(Protocol):
-    """What a read needs of a :class:`stoker.storage.Location`."""
+    """The attributes of a :class:`stoker.storage.Location` that a read needs."""
 
     @property
     def url(self) -> str: ...
@@ -79,14 +79,14 @@ def read_range(location: Place, start: int, stop: int, check: Callable[[Any], No
 
 
 def _timeout_s(deadline_s: float, left_s: float) -> float:
-    """The deadline, or what is left of the timeout in one of few steps, as obstore keeps a client for each."""
+    """The deadline, or the rest of the timeout rounded down to one of few steps, as obstore keeps a client for each."""
     if left_s >= deadline_s:
         return deadline_s
     return 2 ** (math.floor(4 * math.log2(max(_SHORTEST_TIMEOUT_S, left_s))) / 4)
 
 
 def _request(location: Place, start: int, stop: int, timeout_s: float) -> memoryview:
-    """One request by the client at hand. Raises what the client raises, TimeoutError after ``timeout_s`` seconds."""
+    """Send one request. Raises what the client raises, TimeoutError after ``timeout_s`` seconds."""
     if is_s3(location.url):
         bucket, _, key = location.url.partition("://")[2].partition("/")
         client = obstore_client(bucket, key) if key and stop > start else None
@@ -94,9 +94,9 @@ def _request(location: Place, start: int, stop: int, timeout_s: float) -> memory
             try:
                 return client.read_range(key, start, stop, timeout_s)
             except StoreAnswer as error:
-                if error.status not in _MISTAKEN or not client.may_give_up:
+                if error.status not in _MISCONFIGURED or not client.may_fall_back:
                     raise
-                client.give_up(str(error))
+                client.fall_back(str(error))
     elif location.is_local:
         return memoryview(read_file_range(location.path, start, stop))
     filesystem, path = location.filesystem, location.path

@@ -1,6 +1,6 @@
-"""How range reads behave, and what became of them: one object for all the reads of a stream.
+"""Policy and counters of range reads: one object for all the reads of a stream.
 
-The policy is fixed when it is made; the counters grow while reads run and are what a metric shows.
+The policy is immutable; the counters grow while reads run and are exported as metrics.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ __all__ = ["ReadCounters", "Reads"]
 
 @dataclass
 class ReadCounters:
-    """What became of the requests so far. Safe to use from many threads.
+    """Counters of requests. Safe to use from many threads.
 
-    ``requests`` were sent, ``bytes`` came and were good. Failures by kind: ``bad_bodies`` (wrong length or checksum),
-    ``deadlines`` (no answer in time), ``slow_downs`` (429, 503), ``server_errors`` (other 5xx), ``resets`` (the
-    connection failed), ``refusals`` (missing or not permitted), ``other_failures``. ``retries`` were tried again after
-    one of them, ``backoff_s`` seconds later in sum. ``hedges`` are second requests, ``hedges_won`` those that were
-    first to answer.
-    ``request_s`` is the time in requests, summed over threads.
+    ``requests`` sent; valid ``bytes`` received. Failures by kind: ``bad_bodies`` (wrong length or checksum),
+    ``deadlines`` (no response in time), ``slow_downs`` (429, 503), ``server_errors`` (other 5xx), ``resets`` (the
+    connection failed), ``refusals`` (missing or not permitted), ``other_failures``. ``retries`` after one of them, and
+    their pauses ``backoff_s`` in seconds. ``hedges`` are second requests, ``hedges_won`` those that responded first.
+    ``request_s`` is the time in requests, in seconds, summed over threads.
     """
 
     requests: int = 0
@@ -54,11 +53,11 @@ class ReadCounters:
         self.add(**{failure_kind(error): 1})
 
     def hedged(self, has_won: bool) -> None:
-        """Count a second request that is sent, and later, if it was first to answer, that it won."""
+        """Count a second request when it is sent, and again if it responded first."""
         self.add(**{"hedges_won" if has_won else "hedges": 1})
 
     def snapshot(self) -> dict[str, float]:
-        """The counters by name, all taken at one moment."""
+        """A consistent copy of the counters, by name."""
         with self._lock:
             return {f.name: getattr(self, f.name) for f in fields(self) if f.init}
 
@@ -67,10 +66,10 @@ class ReadCounters:
 class Reads:
     """The policy of range reads.
 
-    A request that has not answered after ``deadline_s`` seconds is given up and sent again. With
-    ``hedge_percentile`` p, a request that takes longer than p percent of the recent ones of about its size gets a
-    second one beside it, and the first good answer wins (Dean and Barroso, *The Tail at Scale*, CACM 2013); None
-    sends no second request. ``in_flight``, if given, bounds how many requests are under way at once.
+    A request without a response after ``deadline_s`` seconds is cancelled and retried. With ``hedge_percentile`` p, a
+    request that takes longer than p percent of the recent ones of about its size is sent a second time concurrently,
+    and the first valid response wins (Dean and Barroso, *The Tail at Scale*, CACM 2013); None
+    disables this. ``in_flight``, if given, bounds the number of concurrent requests.
 
     Raises:
         ValueError: a deadline that is not positive, or a percentile outside of 50 to 100.

@@ -1,8 +1,8 @@
-"""Try again what may pass, give up at once on what will not.
+"""Retry transient failures of storage; fail at once on permanent ones.
 
 Exponential back-off with full jitter (Brooker, *Exponential Backoff And Jitter*, AWS Architecture Blog, 2015).
-Missing objects and refused credentials are final; everything else that a store answers (5xx, slow-down, reset,
-time-out, a short or wrong body) is tried again until the caller's timeout, in seconds, is used up.
+Missing objects and refused credentials are final; everything else (5xx, slow-down, reset, timeout, a short or wrong
+body) is retried until the caller's timeout, in seconds, has passed.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _LONGEST_DELAY_S = 5.0
 _FINAL_CODES = frozenset(
     {"AccessDenied", "ExpiredToken", "InvalidAccessKeyId", "InvalidBucketName", "SignatureDoesNotMatch"}
 )
-_PASSING_CODES = frozenset({"InternalError", "RequestTimeout", "SlowDown"})
-# names of errors, and of their causes, when a connection failed or ended before the answer did
-_BROKEN_OFF = (
+_TRANSIENT_CODES = frozenset({"InternalError", "RequestTimeout", "SlowDown"})
+# names of errors, and of their causes, when a connection failed or ended before the response did
+_CONNECTION_ERRORS = (
     "Connection",
     "Disconnected",
     "IncompleteRead",
@@ -36,7 +36,7 @@ _BROKEN_OFF = (
     "BrokenPipe",
     "ClientOSError",
 )
-# botocore's and google's errors that no repetition mends, by name: their modules need not be installed
+# botocore's and google's errors that no retry fixes, by name: their modules need not be installed
 _FINAL_NAMES = frozenset(
     {
         "DefaultCredentialsError",
@@ -50,11 +50,11 @@ _FINAL_NAMES = frozenset(
 
 
 class BadBody(OSError):
-    """A body came with the wrong length or the wrong checksum: a failed read, never data."""
+    """A response body has the wrong length or checksum: a failed read, never data."""
 
 
 class StoreAnswer(OSError):
-    """A store answered with the HTTP status ``status`` and, where it gave one, the error code ``code``."""
+    """The store responded with the HTTP status ``status`` and, if it sent one, the error code ``code``."""
 
     def __init__(self, message: str, status: int, code: str = "") -> None:
         super().__init__(message)
@@ -62,10 +62,10 @@ class StoreAnswer(OSError):
 
 
 def is_final(error: BaseException) -> bool:
-    """Whether trying again cannot help: not found, not permitted, already there, or not a store's answer at all."""
+    """Whether a retry cannot help: not found, not permitted, exists already, or not a response of the store at all."""
     if isinstance(error, (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)):
         return True
-    if isinstance(error, StoreAnswer) and error.code not in _FINAL_CODES and error.code not in _PASSING_CODES:
+    if isinstance(error, StoreAnswer) and error.code not in _FINAL_CODES and error.code not in _TRANSIENT_CODES:
         return error.status < 500 and error.status not in {408, 425, 429}
     code = _code(error)
     if code in _FINAL_CODES or code in {"403", "404", "NoSuchKey", "NoSuchBucket", "PreconditionFailed"}:
@@ -76,7 +76,7 @@ def is_final(error: BaseException) -> bool:
 
 
 def failure_kind(error: BaseException) -> str:
-    """What kind of failure of one request ``error`` is, as a name that metrics use.
+    """Classify the failure of one request, by the name that metrics use.
 
     One of bad_bodies, refusals, deadlines, slow_downs, server_errors, resets (the connection failed or ended early)
     and other_failures.
@@ -94,7 +94,7 @@ def failure_kind(error: BaseException) -> str:
     if isinstance(error, TimeoutError) or "Timeout" in names:
         return "deadlines"
     causes = f"{names} {type(error.__cause__).__name__} {type(error.__context__).__name__}"
-    return "resets" if any(word in causes for word in _BROKEN_OFF) else "other_failures"
+    return "resets" if any(word in causes for word in _CONNECTION_ERRORS) else "other_failures"
 
 
 def _status(error: BaseException) -> int:
@@ -129,14 +129,14 @@ def call_with_retries(
     timeout_s: float,
     on_retry: Callable[[BaseException, float], None] | None = None,
 ) -> T:
-    """The result of ``action``, tried until it succeeds, fails for good, or ``timeout_s`` seconds have passed.
+    """Call ``action`` until it succeeds, fails permanently, or ``timeout_s`` seconds have passed; returns its result.
 
     ``what`` is a verb for the message ("read", "write"); ``url`` names the place.
-    ``on_retry`` is told each failure that is tried again, and the seconds of the pause before.
+    ``on_retry`` is called with each failure that is retried and the pause before the retry in seconds.
 
     Raises:
-        FileNotFoundError, FileExistsError: unchanged, for callers to whom absence is an answer; our own errors too.
-        StorageError: the place refuses us, or did not answer in time; names the URL and the last cause.
+        FileNotFoundError, FileExistsError: unchanged, for callers that expect absence; stoker's own errors too.
+        StorageError: refused, or no valid response in time; names the URL and the last cause.
     """
     deadline = time.monotonic() + timeout_s
     delay = _FIRST_DELAY_S
@@ -153,12 +153,12 @@ def call_with_retries(
             pause = random.uniform(0, delay)
             if time.monotonic() + pause > deadline:
                 raise StorageError(
-                    f"cannot {what} {url}: no good answer in {timeout_s:g} s and {attempt} attempts "
+                    f"cannot {what} {url}: no valid response in {timeout_s:g} s and {attempt} attempts "
                     f"({_cause(error)}); check that the store runs and that its address is right"
                     f"{_endpoint_hint(url)}",
                     url=url,
                 ) from error
-            logger.debug("%s %s failed (%s), attempt %d, again in %.2f s", what, url, _cause(error), attempt, pause)
+            logger.debug("%s %s failed (%s), attempt %d, retrying in %.2f s", what, url, _cause(error), attempt, pause)
             if on_retry is not None:
                 on_retry(error, pause)
             time.sleep(pause)

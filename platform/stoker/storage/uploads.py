@@ -1,8 +1,8 @@
-"""Objects that are written piece by piece, so that nobody has to hold them whole, and what broken writes left behind.
+"""Write objects piece by piece, without holding them in memory, and abort uploads that were left unfinished.
 
-On S3 an object above one part becomes a multipart upload: each part is tried again by itself, so that an outage in the
+On S3 an object above one part becomes a multipart upload: each part is retried by itself, so that an outage in the
 middle costs the part and not the object, and nothing is visible before the completion. A writer that is killed leaves
-an upload that no listing of objects shows and that is paid for; :func:`abandon_uploads` finds and ends those.
+an upload that no listing of objects shows and that is billed; :func:`abandon_uploads` finds and aborts those.
 """
 
 from __future__ import annotations
@@ -22,26 +22,27 @@ from stoker.storage.retry import call_with_retries
 
 __all__ = ["Written", "abandon_uploads", "write_pieces"]
 
-Pieces = Callable[[], Iterable[bytes | memoryview]]  # called again where a write has to start from the beginning
+Pieces = Callable[[], Iterable[bytes | memoryview]]  # called again when a write restarts
 
 _PART_BYTES = 32 << 20
 
 
 @dataclass(frozen=True)
 class Written:
-    """What was written: its length in bytes and its sha256 in hexadecimal."""
+    """Length in bytes and sha256 in hexadecimal of a written object."""
 
     bytes: int
     sha256: str
 
 
 def write_pieces(place: Location, pieces: Pieces, *, part_bytes: int = _PART_BYTES) -> Written:
-    """Write the concatenation of ``pieces()`` at ``place``, replacing what was; visible whole or not at all.
+    """Write the concatenation of ``pieces()`` at ``place``, replacing the previous content; visible whole or not at
+    all.
 
-    At most ``part_bytes`` (5 MiB at least, S3's smallest part) are held beside the pieces themselves.
+    At most ``part_bytes`` (5 MiB at least, S3's smallest part) are held in addition to the pieces themselves.
 
     Raises:
-        StorageError: refused, or no good answer within the place's timeout for one part.
+        StorageError: refused, or no valid response for one part within the place's timeout.
     """
     if place.is_local:
         return call_with_retries(
@@ -55,12 +56,12 @@ def write_pieces(place: Location, pieces: Pieces, *, part_bytes: int = _PART_BYT
 
 
 def abandon_uploads(place: Location) -> int:
-    """End every unfinished multipart upload below ``place``; returns how many there were (0 where there are none).
+    """Abort every unfinished multipart upload below ``place``; returns their number.
 
     Only for a prefix with one writer, and between its writes.
 
     Raises:
-        StorageError: refused, or no good answer within the timeout.
+        StorageError: refused, or no valid response within the timeout.
     """
     if not hasattr(place.filesystem, "call_s3"):
         return 0
@@ -68,7 +69,7 @@ def abandon_uploads(place: Location) -> int:
     prefix = f"{key.rstrip('/')}/" if key else ""
     found = 0
     for upload in list(_unfinished(place, bucket, prefix)):
-        with contextlib.suppress(FileNotFoundError):  # it was ended, or completed, meanwhile
+        with contextlib.suppress(FileNotFoundError):  # it was aborted or completed in the meantime
             _call(place, "abort_multipart_upload", Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
         found += 1
     return found
@@ -119,15 +120,17 @@ def _write_s3(place: Location, parts: Iterator[bytes]) -> Written:
             part, following = following, next(parts, b"")
         _complete(place, {"Bucket": bucket, "Key": key, "UploadId": upload, "MultipartUpload": {"Parts": done}}, total)
     except BaseException:
-        with contextlib.suppress(Exception):  # what is left is found by abandon_uploads
+        with contextlib.suppress(Exception):  # abandon_uploads finds what is left
             place.filesystem.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=upload)
         raise
     return Written(total, digest.hexdigest())
 
 
 def _complete(place: Location, request: dict[str, Any], total: int) -> None:
-    """Complete the upload, and see that it is there: an answer may be lost, or be a 200 with an error inside."""
-    with contextlib.suppress(FileNotFoundError):  # no such upload: an attempt whose answer was lost may have worked
+    """Complete the upload, and verify it: a response may be lost, or be a 200 with an error inside."""
+    with contextlib.suppress(
+        FileNotFoundError
+    ):  # the upload is gone: an attempt whose response was lost may have succeeded
         _call(place, "complete_multipart_upload", **request)
     try:
         found = place.size()

@@ -80,7 +80,7 @@ def make_stoker_set(place: Place, kinds: set[str], store: dict[str, str]) -> flo
             filesystem.rm(place.key(kind), recursive=True)
     command = [sys.executable, "jobs/prepare.py", str(place.local("folder")), place.url("stoker")]
     done = subprocess.run(
-        [*command, "--validation-share", "0", "--local", "--replace"],
+        [*command, "--validation-fraction", "0", "--local", "--replace"],
         cwd=CHECKOUT,
         env=child_environment(store),
         capture_output=True,

@@ -62,7 +62,15 @@ def _make_set(folder: Path, store_url: str, images: int) -> str:
         logger.info("making %d images (once)", images)
         write_images(source / "images", images, CLASSES, 0, os.cpu_count() or 1)
         (source / "made").touch()
-    command = [sys.executable, "jobs/prepare.py", str(source / "images"), url, "--validation-share", "0.1", "--local"]
+    command = [
+        sys.executable,
+        "jobs/prepare.py",
+        str(source / "images"),
+        url,
+        "--validation-fraction",
+        "0.1",
+        "--local",
+    ]
     done = subprocess.run(command, cwd=CHECKOUT, env=child_environment(), capture_output=True, text=True, check=False)
     if done.returncode:
         raise StokerError(f"jobs/prepare.py failed: {(done.stderr.strip().splitlines() or ['no output'])[-1]}")

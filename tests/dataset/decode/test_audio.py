@@ -1,4 +1,4 @@
-"""Sound through the loader: the very frames of the files, wherever the clip lies and whoever asks for it."""
+"""Audio through the loader: exactly the frames of the files, at any position and on any rank."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def _with_a_byte_changed(data: bytes) -> bytes:
     ("data", "reason"),
     [
         (b"", "the sound is empty"),
-        (b"OggS of another kind", "begins as no WAV and no FLAC"),
+        (b"OggS of another kind", "its first bytes are not those of a WAV or FLAC"),
         (b"RIFF\x04\x00\x00\x00WAVE", "the wav sound is truncated"),
         (encoded(frames(400), "wav")[:-1], "the wav sound is truncated: 843 bytes where 844"),
         (encoded(frames(400), "rf64")[:-1], "the wav sound is truncated"),
@@ -255,5 +255,5 @@ def test_silence_is_the_logarithm_of_the_floor() -> None:
 
 @pytest.mark.parametrize("options", [{"mels": 200}, {"low_hz": 5000.0}, {"high_hz": 4001.0}])
 def test_mels_that_cannot_be_are_refused(options: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=r"too many for a window|must lie within 0 to 4000"):
+    with pytest.raises(ValueError, match=r"too many for a window|must be within 0 to 4000"):
         LogMel(RATE, **options)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The table of a JPEG's intervals: it says what a look through the bytes says, and decoders do not see it."""
+"""The table of a JPEG's intervals: it agrees with a scan of the bytes, and decoders ignore it."""
 
 from __future__ import annotations
 

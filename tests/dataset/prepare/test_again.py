@@ -1,4 +1,4 @@
-"""A second time, interrupted, replaced, damaged."""
+"""Preparations that are repeated, interrupted, replaced or damaged."""
 
 import os
 import shutil
@@ -86,7 +86,7 @@ def test_tasks_on_ray_make_the_same_bytes_and_their_errors_are_ours(folder: Path
         import sys, ray
         from dataclasses import replace
         from stoker.dataset.prepare import Options, on_ray, open_source, prepare
-        from stoker.dataset.prepare.sources.folder import FileReader
+        from stoker.dataset.prepare.sources.readers import FileReader
         from stoker.errors import DatasetError
         from stoker.storage import locate
         destination, gone, sorted_ = map(locate, sys.argv[2:5])

@@ -1,4 +1,4 @@
-"""Oddities that are taken, files that are not, and how they are reported."""
+"""Unusual images that are accepted, files that are not, and how they are reported."""
 
 import io
 import json
@@ -55,7 +55,7 @@ def odd_folder(at: Path) -> Path:
 def test_oddities_are_taken_and_bad_files_left_out_with_a_report(tmp_path: Path) -> None:
     source = odd_folder(tmp_path / "images")
 
-    ran = run_job(source, tmp_path / "data", "--on-bad", "skip", "--validation-share", "0", "--local")
+    ran = run_job(source, tmp_path / "data", "--on-bad", "skip", "--validation-fraction", "0", "--local")
 
     assert ran.returncode == 0, ran.stderr
     assert "left out 6 files" in ran.stdout
@@ -108,5 +108,5 @@ def test_bad_files_are_grouped_by_reason_with_the_first_of_each(tmp_path: Path) 
 def test_a_class_without_one_good_image_is_named(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "images", {"cat": 3, "dog": 0})
     (folder / "dog" / "1.jpg").write_bytes(b"woof")
-    with pytest.raises(DatasetError, match="no good image is left of class 'dog'"):
+    with pytest.raises(DatasetError, match="no valid image is left of class 'dog'"):
         make(folder, tmp_path / "data", Options(jpeg="original", on_bad="skip"))

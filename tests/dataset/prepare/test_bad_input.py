@@ -1,4 +1,4 @@
-"""What a user mistypes or forgets: one clear line, exit status 2, and nothing is written."""
+"""Invalid input of a user: one clear line, exit status 2, and nothing is written."""
 
 import runpy
 import sys
@@ -46,7 +46,7 @@ def _empty_class_in_a_split(at: Path) -> tuple[list[str | Path], str]:
 def _unknown_class_in_a_split(at: Path) -> tuple[list[str | Path], str]:
     make_folder(at / "images" / "train", {"cat": 3})
     make_folder(at / "images" / "validation", {"cow": 3})
-    return [at / "images", at / "data"], "validation/cow: there is no such class"
+    return [at / "images", at / "data"], "validation/cow: unknown class, not in"
 
 
 def _file_as_source(at: Path) -> tuple[list[str | Path], str]:
@@ -55,7 +55,7 @@ def _file_as_source(at: Path) -> tuple[list[str | Path], str]:
 
 
 def _inside(at: Path) -> tuple[list[str | Path], str]:
-    return [make_folder(at / "images", {"cat": 3}), at / "images" / "data"], "lies inside the source"
+    return [make_folder(at / "images", {"cat": 3}), at / "images" / "data"], "is inside the source"
 
 
 def _is_a_file(at: Path) -> tuple[list[str | Path], str]:
@@ -64,15 +64,15 @@ def _is_a_file(at: Path) -> tuple[list[str | Path], str]:
 
 
 def _unreachable(at: Path) -> tuple[list[str | Path], str]:
-    return [make_folder(at / "images", {"cat": 3}), "s3://bucket/data"], "no good answer in 5 s"
+    return [make_folder(at / "images", {"cat": 3}), "s3://bucket/data"], "no valid response in 5 s"
 
 
 def _unknown_protocol(at: Path) -> tuple[list[str | Path], str]:
     return [make_folder(at / "images", {"cat": 3}), "ftpx://there/data"], "unknown protocol"
 
 
-def _share(at: Path) -> tuple[list[str | Path], str]:
-    return [make_folder(at / "images", {"cat": 3}), at / "data", "--validation-share", "1.5"], "must be at least 0"
+def _fraction(at: Path) -> tuple[list[str | Path], str]:
+    return [make_folder(at / "images", {"cat": 3}), at / "data", "--validation-fraction", "1.5"], "must be at least 0"
 
 
 def _quality(at: Path) -> tuple[list[str | Path], str]:
@@ -83,10 +83,10 @@ def _longest_side(at: Path) -> tuple[list[str | Path], str]:
     return [make_folder(at / "images", {"cat": 3}), at / "data", "--longest-side", "0"], "must be at least 1 pixel"
 
 
-def _share_although_split(at: Path) -> tuple[list[str | Path], str]:
+def _fraction_although_split(at: Path) -> tuple[list[str | Path], str]:
     for split in ("train", "val"):
         make_folder(at / "images" / split, {"cat": 3})
-    return [at / "images", at / "data", "--validation-share", "0.5"], "has a validation split already; leave"
+    return [at / "images", at / "data", "--validation-fraction", "0.5"], "has a validation split already; leave"
 
 
 def _no_list(at: Path) -> tuple[list[str | Path], str]:
@@ -95,12 +95,12 @@ def _no_list(at: Path) -> tuple[list[str | Path], str]:
 
 def _empty_list(at: Path) -> tuple[list[str | Path], str]:
     (at / "list.csv").write_text("path,label\n")
-    return [at / "list.csv", at / "data"], "is no list: it has no line with columns"
+    return [at / "list.csv", at / "data"], "is not a valid list: it has no line with columns"
 
 
 def _list_of_nothing(at: Path) -> tuple[list[str | Path], str]:
     (at / "list.jsonl").write_text('{"path": "1.jpg", "label": "a"}\n')
-    return [at / "list.jsonl", at / "data"], "no line of the list names a file that is there"
+    return [at / "list.jsonl", at / "data"], "no line of the list names a file that exists"
 
 
 def _list_in_another_code(at: Path) -> tuple[list[str | Path], str]:
@@ -140,10 +140,10 @@ def _folder_said_to_be_imagenet(at: Path) -> tuple[list[str | Path], str]:
         _inside,
         _is_a_file,
         _unknown_protocol,
-        _share,
+        _fraction,
         _quality,
         _longest_side,
-        _share_although_split,
+        _fraction_although_split,
         _no_list,
         _empty_list,
         _list_of_nothing,

@@ -1,4 +1,4 @@
-"""Every command of docs/data.md is run as it stands there, with only the buckets' names replaced."""
+"""Every command of docs/data.md is run as written, with only the buckets' names replaced."""
 
 import csv
 import json

@@ -54,7 +54,7 @@ def test_archives_on_the_store_are_listed_by_their_headers_alone(store: Store, m
         return real(self, start, stop, *rest)
 
     monkeypatch.setattr(Location, "read_range", counted)
-    source = open_imagenet(root)
+    source = open_imagenet(root, Options())
     members = sum(map(len, source.splits.values()))
     monkeypatch.undo()
 
@@ -83,7 +83,7 @@ TRUTHS: dict[str, dict[str, bytes]] = {
 def test_other_forms_of_the_truth_say_the_same(form: str, tmp_path: Path) -> None:
     files = archives()
     del files["ILSVRC2012_devkit_t12.tar.gz"]
-    source = open_imagenet(put(locate(tmp_path), files | TRUTHS[form]))
+    source = open_imagenet(put(locate(tmp_path), files | TRUTHS[form]), Options())
     labels = {entry.key: source.classes[entry.label] for entry in source.splits["validation"]}
     assert labels == {f"ILSVRC2012_val_{n + 1:08d}": WNIDS[number - 1] for n, number in enumerate(VALIDATION)}
 
@@ -107,13 +107,13 @@ def test_what_is_missing_or_damaged_gets_one_line(
         assert not (tmp_path / "data").exists()
         return err
 
-    assert "holds ILSVRC2012_img_val.tar but not its truth; put ILSVRC2012_devkit_t12.tar.gz" in line()
+    assert "holds ILSVRC2012_img_val.tar but not its labels; put ILSVRC2012_devkit_t12.tar.gz" in line()
     (root / "ILSVRC2012_devkit_t12.tar.gz").write(devkit[: len(devkit) // 2])
-    assert "ILSVRC2012_devkit_t12.tar.gz is no gzipped tar" in line()
+    assert "ILSVRC2012_devkit_t12.tar.gz is not a valid gzipped tar" in line()
     (root / "imagenet_2012_validation_synset_labels.txt").write(b"n01440764\n" * 3)
     assert "no class for ILSVRC2012_val_00000004.JPEG" in line()
     (root / "imagenet_2012_validation_synset_labels.txt").write(b"n77777777\n" * 5)
-    assert "n77777777 is no class of ILSVRC2012_img_train.tar" in line()
+    assert "n77777777 is not a class of ILSVRC2012_img_train.tar" in line()
     whole = files["ILSVRC2012_img_train.tar"]
     (root / "ILSVRC2012_img_train.tar").write(whole[: len(whole) // 2])
     assert "ILSVRC2012_img_train.tar: damaged at or after byte" in line()
@@ -135,4 +135,4 @@ def test_the_same_archives_elsewhere_are_known_as_such(
 
 def test_a_folder_without_the_train_archive_is_refused_when_it_is_said_to_be_imagenet(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"holds no ILSVRC2012_img_train\.tar; put ImageNet's archives there"):
-        open_imagenet(locate(tmp_path))
+        open_imagenet(locate(tmp_path), Options())

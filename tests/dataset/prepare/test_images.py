@@ -1,4 +1,4 @@
-"""What becomes of one image, and of a folder with every oddity that ImageNet has."""
+"""The stored form of one image, and of a folder with every oddity that ImageNet has."""
 
 import io
 import json
@@ -105,7 +105,7 @@ def oddities(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_oddity_of_imagenet_becomes_a_sample_with_the_pixels_of_its_file(
     oddities: Path, tmp_path: Path, metadata: str
 ) -> None:
-    options = Options(on_bad="skip", validation_share=0, metadata=metadata)  # type: ignore[arg-type]
+    options = Options(on_bad="skip", validation_fraction=0, metadata=metadata)  # type: ignore[arg-type]
 
     made = make(oddities, tmp_path / "data", options)
 
@@ -123,7 +123,7 @@ def test_every_oddity_of_imagenet_becomes_a_sample_with_the_pixels_of_its_file(
 
 
 def test_the_index_knows_size_before_rotation_and_the_rotation(oddities: Path, tmp_path: Path) -> None:
-    made = make(oddities, tmp_path / "data", Options(on_bad="skip", validation_share=0))
+    made = make(oddities, tmp_path / "data", Options(on_bad="skip", validation_fraction=0))
     index = read_index(made.root, made.manifest.split("train").shards[0])
     told = {
         key: (w, h, index.orientation(row))
@@ -134,7 +134,7 @@ def test_the_index_knows_size_before_rotation_and_the_rotation(oddities: Path, t
 
 
 def test_the_list_of_bad_files_reads_well(oddities: Path, tmp_path: Path) -> None:
-    told = report(make(oddities, tmp_path / "data", Options(on_bad="skip", validation_share=0)))
+    told = report(make(oddities, tmp_path / "data", Options(on_bad="skip", validation_fraction=0)))
 
     assert f"left out {len(BAD)} files" in told
     listed = [json.loads(line) for line in (tmp_path / "data" / "bad.jsonl").read_text().splitlines()]
@@ -179,7 +179,7 @@ def test_files_that_could_not_be_marked_are_counted_in_the_report(tmp_path: Path
         (tmp_path / "images" / str(number)).mkdir(parents=True)
         (tmp_path / "images" / str(number) / "1.jpg").write_bytes(data)
     told = report(make(tmp_path / "images", tmp_path / "data", Options(checks=False)))
-    assert "stored 1 file as they were, without restart markers: damaged" in told
+    assert "stored 1 file unchanged, without restart markers: damaged" in told
 
 
 def larger() -> Iterator[tuple[str, bytes]]:

@@ -40,7 +40,7 @@ def test_paths_are_relative_to_the_list_absolute_or_urls(tmp_path: Path) -> None
     rows += [[str(tmp_path / "a" / "pictures" / "2.jpg"), "cat"], [f"file://{tmp_path}/b/2.jpg", "dog"]]
     source = write_csv(tmp_path / "a" / "list.csv", ["path", "label"], rows)
 
-    made = make(source, tmp_path / "data", Options(jpeg="original", validation_share=0))
+    made = make(source, tmp_path / "data", Options(jpeg="original", validation_fraction=0))
 
     assert made.manifest.classes == ("cat", "dog")
     found = sorted((name, data) for _, name, data in samples(made)["train"])
@@ -109,13 +109,13 @@ def test_columns_that_cannot_be_guessed_are_named_by_options(
     assert code == 2
     assert err.count("\n") == 1
     assert (
-        "list.csv has no column that clearly names files; say --image-column: it has thumb, picture, animal, page"
-        in err
+        "list.csv has no column that clearly names files; choose with --image-column: it has thumb, picture, animal, "
+        "page" in err
     )
     code, _, err = run_here(monkeypatch, capfd, source, tmp_path / "data", "--image-column", "pictur")
     assert code == 2
     assert "--image-column pictur: " in err
-    assert "has no such column; it has thumb, picture, animal, page" in err
+    assert "which has thumb, picture, animal, page" in err
 
     chosen = ("--image-column", "picture", "--label-column", "animal")
     code, out, err = run_here(monkeypatch, capfd, source, tmp_path / "data", *chosen)
@@ -133,7 +133,7 @@ def test_a_list_on_the_store_names_images_there_and_of_other_places(store: Store
     rows += [f"../more/{n}.jpg,b" for n in range(2, 4)]
     (root / "lists" / "all.csv").write("\n".join(["path,label", *rows]).encode())
 
-    made = make(f"{root}/lists/all.csv", f"{root}/data", Options(jpeg="original", validation_share=0))
+    made = make(f"{root}/lists/all.csv", f"{root}/data", Options(jpeg="original", validation_fraction=0))
 
     found = {(name, data) for _, name, data in samples(made)["train"]}
     assert found == {("a", encoded(n)) for n in range(4)} | {("b", encoded(10 + n)) for n in range(4)}
@@ -151,7 +151,7 @@ def test_images_on_a_web_server_are_read_and_missing_ones_are_bad_files(tmp_path
         site = f"http://127.0.0.1:{server.server_address[1]}"
         rows: list[list[object]] = [[f"{site}/{n}.jpg", "a"] for n in range(7)]
         source = write_csv(tmp_path / "list.csv", ["image_url", "label"], rows)
-        made = make(source, tmp_path / "data", Options(jpeg="original", on_bad="skip", validation_share=0))
+        made = make(source, tmp_path / "data", Options(jpeg="original", on_bad="skip", validation_fraction=0))
         server.shutdown()
 
     assert {data for _, _, data in samples(made)["train"]} == {encoded(n) for n in range(5)}

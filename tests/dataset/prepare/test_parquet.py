@@ -64,7 +64,7 @@ def test_splits_by_folder_a_pattern_and_a_single_file(tmp_path: Path) -> None:
 def test_bytes_of_their_own_and_names_for_labels_need_no_metadata(tmp_path: Path) -> None:
     rows = {"jpeg": [encoded(n) for n in range(9)], "class": [NAMES[n % 3] for n in range(9)]}
     made = make(
-        write_flat(tmp_path / "a.parquet", rows), tmp_path / "data", Options(jpeg="original", validation_share=0)
+        write_flat(tmp_path / "a.parquet", rows), tmp_path / "data", Options(jpeg="original", validation_fraction=0)
     )
     assert content(samples(made)["train"]) == pictures(range(9))
 
@@ -72,11 +72,11 @@ def test_bytes_of_their_own_and_names_for_labels_need_no_metadata(tmp_path: Path
 def test_the_shuffle_is_global_and_its_bytes_hang_on_no_thread(tmp_path: Path) -> None:
     for shard in range(4):
         write_hub(tmp_path / "hub" / f"train-{shard:05d}.parquet", range(30 * shard, 30 * shard + 30))
-    small = Options(jpeg="original", shard_mb=0.02, validation_share=0)  # spills of 40 kB: about two row groups
+    small = Options(jpeg="original", shard_mb=0.02, validation_fraction=0)  # spills of 40 kB: about two row groups
     one = make(tmp_path / "hub", tmp_path / "one", small, map_=on_threads(1))
     make(tmp_path / "hub", tmp_path / "five", small, map_=on_threads(5))
     other = make(
-        tmp_path / "hub", tmp_path / "other", Options(jpeg="original", shard_mb=0.02, validation_share=0, seed=1)
+        tmp_path / "hub", tmp_path / "other", Options(jpeg="original", shard_mb=0.02, validation_fraction=0, seed=1)
     )
 
     assert objects(tmp_path / "one") == objects(tmp_path / "five")
@@ -93,7 +93,7 @@ def test_without_a_shuffle_the_rows_stay_in_their_order(tmp_path: Path) -> None:
     made = make(
         tmp_path / "hub",
         tmp_path / "data",
-        Options(jpeg="original", shard_samples=4, validation_share=0, shuffles=False),
+        Options(jpeg="original", shard_samples=4, validation_fraction=0, shuffles=False),
     )
     assert [data for _, _, data in samples(made)["train"]] == [encoded(n) for n in range(23)]
 
@@ -134,7 +134,7 @@ def test_interrupted_in_either_pass_it_ends_the_same_and_does_nothing_twice(tmp_
     assert objects(data) == objects(tmp_path / "whole")
 
 
-def test_a_damaged_spill_is_never_taken_for_images_and_mended_by_the_same_command(tmp_path: Path) -> None:
+def test_a_damaged_spill_is_never_taken_for_images_and_fixed_by_the_same_command(tmp_path: Path) -> None:
     write_hub(tmp_path / "hub" / "train-00000.parquet", range(60))
     small = Options(jpeg="original", shard_mb=0.02)
     spoiled: list[Path] = []
@@ -150,7 +150,7 @@ def test_a_damaged_spill_is_never_taken_for_images_and_mended_by_the_same_comman
 
     root = locate(tmp_path / "data", timeout_s=0.2)
     source = open_source(str(tmp_path / "hub"), small)
-    with pytest.raises(DatasetError, match=r"000001\.bin: bytes \d+ to \d+ are not what was written; give the same"):
+    with pytest.raises(DatasetError, match=r"000001\.bin: bytes \d+ to \d+ are not what was written; run the same"):
         prepare(source, root, small, map=spoils)
     assert not (tmp_path / "data" / "dataset.json").exists()
 
@@ -165,7 +165,7 @@ def test_rows_without_an_image_or_a_class_are_bad_files(tmp_path: Path) -> None:
     table = pa.table({"image": rows, "label": [0, 1, 0, 1, 0, None, 0, 1]}, schema=hub_schema())
     pq.write_table(table, tmp_path / "train.parquet")
     made = make(
-        tmp_path / "train.parquet", tmp_path / "data", Options(jpeg="original", on_bad="skip", validation_share=0)
+        tmp_path / "train.parquet", tmp_path / "data", Options(jpeg="original", on_bad="skip", validation_fraction=0)
     )
     reasons = {bad.path: bad.reason for bad in made.bad}
     assert reasons["train.parquet/3"] == "the image is empty (0 bytes)"
@@ -191,11 +191,15 @@ def test_files_on_the_store_are_read_by_exact_ranges(store: Store, tmp_path: Pat
     ("columns", "more", "words"),
     [
         ({"a": "image", "b": "image", "label": "number"}, (), "several columns (a, b) could be what holds images"),
-        ({"a": "image", "x": "number", "y": "number"}, (), "no column that clearly holds labels; say --label-column"),
+        (
+            {"a": "image", "x": "number", "y": "number"},
+            (),
+            "no column that clearly holds labels; choose with --label-column",
+        ),
         ({"a": "number", "label": "number"}, (), "no column that clearly holds images"),
         ({"a": "image", "label": "number"}, ("--image-column", "b"), "--image-column b: "),
-        ({"a": "image", "label": "number"}, ("--image-column", "label"), "it holds int64, no bytes; a does"),
-        ({"a": "image", "label": "half"}, (), "the column label holds double, no whole numbers or names"),
+        ({"a": "image", "label": "number"}, ("--image-column", "label"), "it holds int64, not bytes; a does"),
+        ({"a": "image", "label": "half"}, (), "the column label holds double, not integers or names"),
     ],
 )
 def test_columns_that_cannot_be_told_get_one_line(
@@ -220,7 +224,7 @@ def test_files_that_are_none_or_do_not_belong_get_one_line(tmp_path: Path) -> No
     with pytest.raises(DatasetError, match=r"train-1\.parquet cannot be read as Parquet"):
         open_source(str(tmp_path / "hub"), PLAIN)
     (tmp_path / "hub" / "train-1.parquet").rename(tmp_path / "hub" / "extra.parquet")
-    with pytest.raises(DatasetError, match=r"extra\.parquet: its name says no split, while others say train"):
+    with pytest.raises(DatasetError, match=r"extra\.parquet: its name has no split, while others have train"):
         open_source(str(tmp_path / "hub"), PLAIN)
     with pytest.raises(DatasetError, match=r"no Parquet files at .*none-\*\.parquet"):
         open_source(f"{tmp_path}/hub/none-*.parquet", PLAIN)

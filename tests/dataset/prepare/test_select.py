@@ -1,4 +1,4 @@
-"""Which samples are taken and where they go: keys, the held-out part, the limit, duplicates, the order."""
+"""The selection of samples and their splits: keys, the held-out part, the limit, duplicates, the order."""
 
 import json
 from collections import Counter
@@ -46,9 +46,9 @@ def test_a_name_that_is_not_utf8_is_refused_and_named() -> None:
 
 
 def test_what_is_held_out_is_a_share_of_each_class_never_all_and_does_not_hang_on_the_order() -> None:
-    def chosen(paths: list[str], share: float, seed: int = 0) -> set[str]:
+    def chosen(paths: list[str], fraction: float, seed: int = 0) -> set[str]:
         entries = listing(paths)
-        mask = held_out(entries, share, seed)
+        mask = held_out(entries, fraction, seed)
         return {path for path, is_chosen in zip(paths, mask, strict=True) if is_chosen}
 
     paths = [f"a/{i}" for i in range(50)]
@@ -65,10 +65,10 @@ def test_what_is_held_out_is_a_share_of_each_class_never_all_and_does_not_hang_o
 @given(
     train=st.lists(st.integers(1, 40), min_size=1, max_size=6),
     test=st.lists(st.integers(0, 9), min_size=0, max_size=6),
-    share=st.floats(0.01, 1),
+    fraction=st.floats(0.01, 1),
 )
 def test_a_limit_is_met_exactly_and_keeps_every_class_of_every_split(
-    train: list[int], test: list[int], share: float
+    train: list[int], test: list[int], fraction: float
 ) -> None:
     splits = {}
     for name, counts in (("train", train), ("validation", [1]), ("test", test[: len(train)])):
@@ -78,7 +78,7 @@ def test_a_limit_is_met_exactly_and_keeps_every_class_of_every_split(
     source = open_source("torchvision://FakeData?size=2&image_size=3,8,8", PLAIN).with_splits(splits)
     cells = [(name, label) for name, entries in splits.items() for label in set(entries.label.tolist())]
     total = sum(map(len, splits.values()))
-    limit = max(len(cells), round(share * total))
+    limit = max(len(cells), round(fraction * total))
 
     limited = select(source, Options(limit=limit)).splits
 
@@ -136,7 +136,7 @@ def test_of_the_same_bytes_one_stays_and_validation_is_left_as_it_is(
     code, out, err = run_here(monkeypatch, capfd, *arguments)
 
     assert code == 0, err
-    assert "left out 3 files whose bytes another has, listed in" in out
+    assert "left out 3 files with the same bytes as another, listed in" in out
     assert "1  in train, as the same is in validation: train/b/9.jpg = validation/b/000.jpg" in out
     assert "of another class (one of the two labels is wrong): train/b/001.jpg = train/a/8.jpg" in out
     assert "more than one split" not in out
@@ -179,7 +179,7 @@ def test_a_second_look_at_touched_files_compares_duplicates_too(tmp_path: Path) 
 def test_without_a_shuffle_the_samples_stay_in_the_order_of_the_source(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "images", {"a": 9, "b": 8})
     made = make(
-        folder, tmp_path / "data", Options(jpeg="original", shuffles=False, shard_samples=5, validation_share=0)
+        folder, tmp_path / "data", Options(jpeg="original", shuffles=False, shard_samples=5, validation_fraction=0)
     )
     assert [data for _, _, data in samples(made)["train"]] == [encoded(n) for n in range(17)]
 

@@ -1,4 +1,4 @@
-"""What a preparation makes: shards, indexes, splits."""
+"""The result of a preparation: shards, indexes, splits."""
 
 import io
 import tarfile
@@ -31,7 +31,7 @@ def test_the_same_source_gives_the_same_bytes_whatever_order_threads_run_in(fold
 
 
 def test_each_file_is_in_exactly_one_split_once_with_its_own_bytes_and_label(folder: Path, tmp_path: Path) -> None:
-    made = make(folder, tmp_path / "data", Options(jpeg="original", validation_share=0.3, shard_samples=7))
+    made = make(folder, tmp_path / "data", Options(jpeg="original", validation_fraction=0.3, shard_samples=7))
 
     seen: Counter[bytes] = Counter()
     for name in ("train", "validation"):
@@ -70,7 +70,7 @@ def test_a_shard_is_a_plain_tar_and_its_index_points_at_the_images(folder: Path,
 
 def test_shards_mix_the_classes_and_keep_to_the_bound(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "images", {"a": 40, "b": 40})
-    made = make(folder, tmp_path / "data", Options(jpeg="original", shard_samples=20, validation_share=0))
+    made = make(folder, tmp_path / "data", Options(jpeg="original", shard_samples=20, validation_fraction=0))
     assert list(made.manifest.splits) == ["train"]
     for shard in made.manifest.split("train").shards:
         assert shard.samples <= 20

@@ -74,7 +74,7 @@ def test_sets_that_are_made_up_work_too(tmp_path: Path) -> None:
     [
         ("torchvision://MNIS?root=/tmp", "torchvision has no data set called 'MNIS'; its documentation lists them"),
         ("torchvision://mnist?root=/tmp", "did you mean MNIST?"),
-        ("torchvision://MNIST", "say where it lies, as torchvision://MNIST?root=FOLDER"),
+        ("torchvision://MNIST", "give its folder, as torchvision://MNIST?root=FOLDER"),
         ("torchvision://MNIST?root={at}", "torchvision's MNIST cannot be opened (Dataset not found."),
         ("torchvision://MNIST?root={at}&download=1", "nothing is downloaded; it takes root, train"),
         ("torchvision://CIFAR10?root={at}&slit=train", "slit=train: it does not take this"),
@@ -89,7 +89,7 @@ def test_what_is_not_there_or_mistyped_gets_one_line(
     assert not (tmp_path / "data").exists()
 
 
-def test_targets_that_are_no_classes_are_refused(
+def test_targets_that_are_not_classes_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     root = tmp_path / "VOCdevkit" / "VOC2012"
@@ -103,7 +103,7 @@ def test_targets_that_are_no_classes_are_refused(
     source = f"torchvision://VOCSegmentation?root={tmp_path}&image_set=train"
     code, _, err = run_here(monkeypatch, capfd, source, tmp_path / "data")
     assert (code, err.count("\n")) == (2, 1), err
-    assert "torchvision's VOCSegmentation has targets that are no classes" in err
+    assert "torchvision's VOCSegmentation has targets that are not classes" in err
 
 
 def test_cifar_is_read_by_both_of_its_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +118,7 @@ def test_cifar_is_read_by_both_of_its_splits(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
 
     made = make(
-        f"torchvision://CIFAR10?root={tmp_path}", tmp_path / "data", Options(jpeg="original", validation_share=0)
+        f"torchvision://CIFAR10?root={tmp_path}", tmp_path / "data", Options(jpeg="original", validation_fraction=0)
     )
 
     assert {name: split.samples for name, split in made.manifest.splits.items()} == {"train": 50, "test": 10}

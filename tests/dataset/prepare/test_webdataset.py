@@ -79,7 +79,7 @@ def test_shards_of_webdatasets_own_writer_are_read_sample_for_sample_where_they_
 
 def test_shards_of_ours_are_read_by_webdatasets_own_reader_sample_for_sample(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "images", {"a": 9, "b": 8})
-    made = make(folder, tmp_path / "data", Options(shard_samples=5, validation_share=0))
+    made = make(folder, tmp_path / "data", Options(shard_samples=5, validation_fraction=0))
 
     tars = [str(tmp_path / "data" / shard.path) for shard in made.manifest.split("train").shards]
     read = [
@@ -94,13 +94,13 @@ def test_shards_of_ours_are_read_by_webdatasets_own_reader_sample_for_sample(tmp
 def test_tars_indexed_where_they_lie_or_copied_hold_the_same_samples(tmp_path: Path) -> None:
     written = write_by_webdataset(tmp_path / "tars", "train", 12, 5)
 
-    made = make(tmp_path / "tars", tmp_path / "data", Options(copies=True, validation_share=0))
+    made = make(tmp_path / "tars", tmp_path / "data", Options(copies=True, validation_fraction=0))
 
     reader = SampleReader(made.root, "train")
     copied = reader.read(range(len(reader)))
     assert sorted(s.label for s in copied) == sorted(label for _, label, _ in written)
     assert all(s.marks is not None for s in copied)
-    kept = make(tmp_path / "tars", tmp_path / "kept", Options(copies=True, validation_share=0, jpeg="original"))
+    kept = make(tmp_path / "tars", tmp_path / "kept", Options(copies=True, validation_fraction=0, jpeg="original"))
     assert sorted(bytes(s[2]) for s in samples(kept)["train"]) == sorted(image for _, _, image in written)
 
 
@@ -299,9 +299,9 @@ def test_tars_that_cannot_be_indexed_are_named_in_one_line(tmp_path: Path) -> No
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "a.tar").write_bytes((tmp_path / "whole" / "a.tar").read_bytes()[:900])
     for name in ("hidden", "torn"):
-        with pytest.raises(DatasetError, match=rf"{name}/a\.tar: no "):
+        with pytest.raises(DatasetError, match=rf"{name}/a\.tar: not a "):
             make(tmp_path / name, tmp_path / "data" / name, Options())
-    with pytest.raises(DatasetError, match="--limit: tars that are indexed where they lie stay as they are"):
+    with pytest.raises(DatasetError, match="--limit: tars that are indexed in place are not changed"):
         open_source(str(tmp_path / "whole"), Options(limit=3), kind="webdataset")
 
 

@@ -1,6 +1,6 @@
-"""Bytes to arrays: whole images, the crops that training wants of them, and other kinds of sample.
+"""Decode samples to arrays: whole images, the crops that training needs, and other kinds of sample.
 
-A decoder is a small object (:class:`Decoder`): give a :class:`stoker.dataset.Loader` your own for another kind.
+A decoder is a small object (:class:`Decoder`); pass your own to :class:`stoker.dataset.Loader` for another kind.
 """
 
 from stoker.dataset.decode.audio import AudioClips, LogMel, UndecodableAudio

@@ -1,9 +1,9 @@
-"""Sound: WAV and FLAC to clips of one length, and clips to log-mel spectrograms on the device.
+"""Decode WAV and FLAC to clips of equal length, and turn clips into log-mel spectrograms on the device.
 
-    bytes ─▶ header ─▶ where the clip lies ─▶ seek, decode the clip alone ─▶ place in the batch ─▶ LogMel, on the device
+    bytes ─▶ header ─▶ start of the clip  ─▶ seek, decode the clip alone ─▶ place in the batch ─▶ LogMel, on the device
                        (the sample's draw)
 
-It shows what another kind of sample takes: a decoder of a few methods. Needs the extra ``audio`` (soundfile, which
+An example of another kind of sample: it takes a decoder of a few methods. Needs the extra ``audio`` (soundfile, which
 wraps libsndfile and lets other threads run while that decodes).
 """
 
@@ -26,14 +26,14 @@ from stoker.errors import DatasetError
 __all__ = ["AudioClips", "LogMel", "UndecodableAudio"]
 
 _FULL_SCALE = 32768
-"""what an amplitude of 1 is in 16 bits"""
+"""an amplitude of 1 in 16 bits"""
 _MIN_RIFF = 44
 _UNKNOWN_SIZE = 0xFFFFFFFF
-"""what stands for a WAV's size when it was not known, or does not fit and follows behind (RF64, EBU Tech 3306)"""
+"""placeholder for a WAV's size that was unknown, or that does not fit and follows behind (RF64, EBU Tech 3306)"""
 
 
 class UndecodableAudio(UndecodableSample):
-    """Bytes are not sound that can be decoded: empty, truncated, of another kind, or at another sample rate."""
+    """The bytes are not audio that can be decoded: empty, truncated, of another kind, or at another sample rate."""
 
 
 class AudioClips:
@@ -43,12 +43,12 @@ class AudioClips:
     frames, so that every place is as likely as any other; in evaluation it is the middle one, (n - samples) // 2.
     Shorter sounds are followed by zeros. Channels are averaged. Only the clip is decoded.
 
-    Nothing is resampled: which filter does it, and how well, is to be chosen once, when the data are prepared, not in
-    every epoch. A sound at another rate counts as one that cannot be decoded. Damage outside the clip is not seen.
+    Nothing is resampled: choose a filter once, when the data set is prepared, rather than in every epoch. A sound at
+    another rate counts as one that cannot be decoded. Damage outside the clip is not detected.
 
     Raises:
         DatasetError: soundfile or its library is not installed.
-        ValueError: a clip of no frames.
+        ValueError: ``samples`` is below 1.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class LogMel(nn.Module):
     Runs where the module's buffers are, in float32 under autocast too.
 
     Raises:
-        ValueError: frequencies that cannot be, or so many mels that one of them covers no frequency of the transform.
+        ValueError: invalid frequencies, or so many mels that one of them covers no frequency of the transform.
     """
 
     _window: Tensor
@@ -142,7 +142,7 @@ class LogMel(nn.Module):
         super().__init__()
         high_hz = sample_rate / 2 if high_hz is None else high_hz
         if not 0 <= low_hz < high_hz <= sample_rate / 2:
-            raise ValueError(f"low_hz ({low_hz:g}) to high_hz ({high_hz:g}) must lie within 0 to {sample_rate / 2:g}")
+            raise ValueError(f"low_hz ({low_hz:g}) to high_hz ({high_hz:g}) must be within 0 to {sample_rate / 2:g}")
         self._size, self._hop, self._floor = window, hop, floor
         filters = _mel_filters(sample_rate, window // 2 + 1, mels, low_hz, high_hz)
         if not bool((filters > 0).any(dim=0).all()):
@@ -172,7 +172,7 @@ def _kind(data: memoryview) -> str:
     """``wav`` or ``flac``; libsndfile reads more kinds, but not all of them to the frame.
 
     Raises:
-        UndecodableAudio: neither, or a WAV that is shorter than it says, which libsndfile takes for a shorter sound.
+        UndecodableAudio: neither, or a WAV that is shorter than its header says, which libsndfile accepts.
     """
     start = bytes(data[:12])
     if start.startswith(b"fLaC"):
@@ -186,13 +186,13 @@ def _kind(data: memoryview) -> str:
         return "wav"
     if not start:
         raise UndecodableAudio("the sound is empty (0 bytes)")
-    raise UndecodableAudio("not a sound that stoker decodes (it begins as no WAV and no FLAC does)")
+    raise UndecodableAudio("not audio that stoker decodes (its first bytes are not those of a WAV or FLAC)")
 
 
 def _require_soundfile() -> None:
     try:
         import soundfile  # noqa: F401
-    except (ImportError, OSError) as error:  # OSError: the package is there, the library that it wraps is not
+    except (ImportError, OSError) as error:  # OSError: the package is installed, the library that it wraps is not
         raise DatasetError(
-            f"sound cannot be decoded: soundfile does not load ({error}); install it: pip install 'stoker[audio]'"
+            f"audio cannot be decoded: soundfile does not load ({error}); install it: pip install 'stoker[audio]'"
         ) from None

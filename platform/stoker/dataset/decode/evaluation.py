@@ -1,4 +1,4 @@
-"""The preprocessing that evaluation and serving share: the whole image, resized, its centre cropped."""
+"""Preprocess images for evaluation and serving alike: decode, resize, centre-crop."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
-"""The crops that training sees, decoded by the GPU: nvJPEG through torchvision, a whole micro-batch at a time.
+"""Decode training crops on the GPU: nvJPEG through torchvision, a whole micro-batch at a time.
 
     draws ─▶ box ─▶ the crop's own JPEG ─┐ one call  ┌─▶ pixels on the GPU ─crop, resample, flip─▶ place in the batch
                     (or the whole JPEG)  └─ nvJPEG ──┘
-    what nvJPEG does not decode, or not as libjpeg does ─▶ the CPU's decoder ─▶ place in the batch
+    what nvJPEG cannot decode, or decodes unlike libjpeg ─▶ the CPU's decoder ─▶ place in the batch
 
 Same crops, flips and corrupt samples as ``TrainingImages``; pixels differ a little, because nvJPEG rounds the inverse
 transform and enlarges subsampled chroma in its own way. Evaluation therefore stays on the CPU, where it is exact.
 
-Not measured on a GPU yet: neither how fast it is nor, but for the bound that its test states, how near.
+Neither its speed nor its accuracy, beyond the bound in its test, has been measured on a GPU yet.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from stoker.recipe import Augment
 __all__ = ["DecodeBatch", "TrainingImagesOnGpu", "decode_by_nvjpeg"]
 
 DecodeBatch = Callable[[list[Tensor], torch.device], list[Tensor]]
-"""JPEGs (uint8 [bytes], on the CPU) to stored pixels on the device (uint8 [3, H, W], RGB): all, or a RuntimeError"""
+"""JPEGs (uint8 [bytes], on the CPU) to stored pixels on the device (uint8 [3, H, W], RGB): all, or RuntimeError"""
 
 _TURNED = 5
 _ORIENTATIONS = range(1, 9)
@@ -52,13 +52,13 @@ _TRANSFORM = 15
 
 
 def decode_by_nvjpeg(encoded: list[Tensor], device: torch.device) -> list[Tensor]:
-    """A batch of JPEGs by nvJPEG. What ``torchvision.io.decode_jpeg`` calls; here without its deprecation warning."""
+    """Decode a batch of JPEGs by nvJPEG, as ``torchvision.io.decode_jpeg`` does, without its deprecation warning."""
     return torch.ops.image.decode_jpegs_cuda(encoded, ImageReadMode.RGB.value, device)
 
 
 @dataclass(frozen=True)
 class _Cut:
-    """A JPEG for nvJPEG, uint8 [bytes]; ``box``: the crop in its stored pixels, or None if it is yet to be chosen."""
+    """A JPEG for nvJPEG, uint8 [bytes]; ``box``: the crop in its stored pixels, None if not chosen yet."""
 
     encoded: Tensor
     orientation: int
@@ -68,14 +68,14 @@ class _Cut:
 class TrainingImagesOnGpu:
     """Decodes for training on a GPU: uint8 [m, 3, image_size, image_size], channels_last, RGB, upright, on ``device``.
 
-    Crop, flip and the use of the draws are those of :class:`TrainingImages`. JPEGs that are cut short, CMYK or stored
-    as RGB, images of other kinds, and whatever nvJPEG refuses go through the CPU's decoder, which also says what is
-    wrong with a corrupt one. Which way a sample takes depends on its bytes and draws alone.
+    Crop, flip and the use of the draws are those of :class:`TrainingImages`. Truncated JPEGs, those in CMYK or stored
+    as RGB, images of other kinds, and whatever nvJPEG refuses are decoded on the CPU, which also reports what is wrong
+    with a corrupt one. The choice depends on a sample's bytes and draws alone.
 
-    The loader gives it a micro-batch in one call. A batch is ready when it is given out, to be used on the device's
+    The loader passes it a micro-batch in one call. A batch is complete when it is yielded, for use on the device's
     default stream; on another one, call its ``record_stream``.
 
-    ``device`` and ``decode_batch`` are parameters so that everything but nvJPEG runs where there is no GPU.
+    ``device`` and ``decode_batch`` are parameters so that everything but nvJPEG can be tested without a GPU.
 
     Raises:
         RecipeError: there is no CUDA device, or torchvision is built without nvJPEG.
@@ -111,7 +111,7 @@ class TrainingImagesOnGpu:
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             raise RecipeError(
-                f"data.decode is gpu, but torchvision decodes nothing on {self._device} ({reason}); "
+                f"data.decode is gpu, but torchvision cannot decode on {self._device} ({reason}); "
                 "set data.decode to cpu"
             ) from None
 
@@ -119,7 +119,7 @@ class TrainingImagesOnGpu:
         shape = (count, 3, self._image_size, self._image_size)
         with self._on_stream():
             out = torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last, device=self._device)
-        if self._stream:  # whoever takes the batch uses it there, and must be done before the memory is used again
+        if self._stream:  # the consumer uses the batch there, and must be done before the memory is reused
             out.record_stream(torch.cuda.default_stream(self._device))
         return out
 
@@ -127,7 +127,7 @@ class TrainingImagesOnGpu:
         self, samples: Sequence[Sample], draws: NDArray[np.float64], out: Tensor
     ) -> dict[int, UndecodableSample]:
         cuts = {i: cut for i, sample in enumerate(samples) if (cut := self._cut(sample, draws[i].tolist()))}
-        # One at a time: nvJPEG takes turns anyway, and pixels are let go only when the stream is done with them.
+        # One call at a time: nvJPEG serialises anyway, and pixels are released only when the stream is done with them.
         with self._lock, self._on_stream():
             pixels = self._pixels({i: cut.encoded for i, cut in cuts.items()})
             for i, whole in pixels.items():
@@ -137,7 +137,7 @@ class TrainingImagesOnGpu:
         return self._decode_on_cpu(samples, draws, out, [i for i in range(len(samples)) if i not in pixels])
 
     def _cut(self, sample: Sample, draws: list[float]) -> _Cut | None:
-        """What nvJPEG is to decode of a sample, or None if the CPU is to."""
+        """The JPEG for nvJPEG to decode, or None if the CPU must decode the sample."""
         marks, orientation = sample.marks, sample.orientation
         if marks is None:
             return _whole_jpeg(sample.data)
@@ -148,11 +148,11 @@ class TrainingImagesOnGpu:
         try:
             encoded, within = crop_jpeg(sample.data, marks, box)
         except ValueError:
-            return None  # the CPU's way says what is wrong
+            return None  # the CPU's decoder reports what is wrong
         return _Cut(torch.frombuffer(encoded, dtype=torch.uint8), orientation, within)
 
     def _pixels(self, encoded: dict[int, Tensor]) -> dict[int, Tensor]:
-        """The pixels of those that can be decoded; torchvision gives none of a batch in which one cannot."""
+        """The pixels of those that can be decoded; torchvision fails the whole batch if one cannot be."""
         if not encoded:
             return {}
         try:
@@ -194,15 +194,15 @@ class TrainingImagesOnGpu:
         return {places[k]: error for k, error in failed.items()}
 
     def _on_stream(self) -> AbstractContextManager[object]:
-        """A stream of the decoder's own, so that decoding and the training step overlap."""
+        """The decoder's own stream, so that decoding and the training step overlap."""
         return torch.cuda.stream(self._stream) if self._stream else nullcontext()
 
 
 def _whole_jpeg(data: memoryview) -> _Cut | None:
-    """An unmarked JPEG as a whole, or None if the CPU is to decode it and to say what is wrong with it."""
+    """An unmarked JPEG as a whole, or None if the CPU must decode it or report what is wrong with it."""
     try:
         stored = bytes(data)
-        # nvJPEG may take an image that is cut short; the last EOI is then that of a thumbnail in front of the scan
+        # nvJPEG may accept a truncated image; the last EOI is then that of a thumbnail in front of the scan
         if image_kind(data) != "jpg" or stored.rfind(_EOI) < stored.rfind(_SOS):
             return None
         with Image.open(io.BytesIO(stored), formats=("JPEG",)) as image:

@@ -1,4 +1,4 @@
-"""Encoded image bytes to the pixels of the whole image.
+"""Decode encoded image bytes to the pixels of the whole image.
 
 Pixels are uint8 [3, H, W], RGB. Images are turned upright by their EXIF orientation, so that the model sees what
 people see. Decoders and resampling release the interpreter's lock: call from threads.
@@ -26,11 +26,11 @@ _PILLOW_ERRORS = (OSError, ValueError, SyntaxError, EOFError, struct.error, Imag
 
 
 class UndecodableImage(UndecodableSample):
-    """Bytes are not an image that can be decoded: empty, truncated, or of another kind."""
+    """The bytes are not an image that can be decoded: empty, truncated, or of another kind."""
 
 
 def image_kind(data: bytes | memoryview) -> str:
-    """What the bytes begin as, whatever their file's name says: ``jpg``, ``png``, ``webp`` or ``gif``.
+    """The kind of image by its first bytes, whatever the file's name: ``jpg``, ``png``, ``webp`` or ``gif``.
 
     Raises:
         UndecodableImage: none of these.
@@ -46,14 +46,16 @@ def image_kind(data: bytes | memoryview) -> str:
         return "gif"
     if not start:
         raise UndecodableImage("the image is empty (0 bytes)")
-    raise UndecodableImage("not an image that stoker decodes (it begins as no JPEG, PNG, WebP or GIF does)")
+    raise UndecodableImage(
+        "not an image that stoker decodes (its first bytes are not those of a JPEG, PNG, WebP or GIF)"
+    )
 
 
 def image_size(data: bytes | memoryview) -> tuple[int, int]:
-    """(width, height) in pixels by the image's header alone, before any EXIF rotation; no pixel is decoded.
+    """(width, height) in pixels by the image's header alone, before any EXIF rotation; no pixels are decoded.
 
     Raises:
-        UndecodableImage: the header is not that of an image, or promises more than 179 million pixels.
+        UndecodableImage: the header is not that of an image, or declares more than 179 million pixels.
     """
     kind = image_kind(data)
     try:
@@ -64,16 +66,16 @@ def image_size(data: bytes | memoryview) -> tuple[int, int]:
 
 
 def decode(data: bytes | memoryview) -> Tensor:
-    """The whole image in ``data`` (JPEG, PNG, WebP or GIF; the first picture if it moves): uint8 [3, H, W], upright.
+    """The whole image in ``data`` (JPEG, PNG, WebP or GIF; the first frame if animated): uint8 [3, H, W], upright.
 
     Grey, palette and CMYK become RGB, transparency is dropped, 16 bits a channel become 8.
 
     torchvision decodes JPEG and still WebP. PNG never goes there: its decoder ends the process (SIGSEGV, torchvision
-    0.29.2) on a PNG whose data is damaged in the middle, and a server takes pictures from anybody. Pillow decodes PNG
+    0.29.2) on a PNG whose data is damaged in the middle, and a server accepts images from anybody. Pillow decodes PNG
     and whatever else torchvision cannot.
 
     Raises:
-        UndecodableImage: ``data`` is no such image, is truncated, or is damaged so that it shows.
+        UndecodableImage: ``data`` is not such an image, is truncated, or is visibly damaged.
     """
     kind = image_kind(data)
     if kind == "jpg":
@@ -82,7 +84,7 @@ def decode(data: bytes | memoryview) -> Tensor:
         try:
             return torch.ops.image.decode_webp(torch.frombuffer(bytearray(data), dtype=torch.uint8), _RGB)
         except (RuntimeError, ValueError):
-            pass  # Pillow decodes it or says in plain words why not
+            pass  # Pillow decodes it, or reports clearly why it cannot
     if kind == "png" and bytes(data).rfind(_PNG_END) < 0:
         raise UndecodableImage("the png image cannot be decoded (it is truncated)")
     return _decode_by_pillow(data, kind)
@@ -98,14 +100,14 @@ def decode_jpeg(data: bytearray, *, is_turned: bool = True) -> Tensor:
         # what torchvision.io.decode_jpeg calls; here without a deprecation warning an image
         return torch.ops.image.decode_jpeg(torch.frombuffer(data, dtype=torch.uint8), _RGB, is_turned)
     except (RuntimeError, ValueError):
-        return _decode_by_pillow(data, "jpg", is_turned=is_turned)  # or says in plain words why not
+        return _decode_by_pillow(data, "jpg", is_turned=is_turned)  # or reports clearly why it cannot
 
 
 def resample(pixels: Tensor, height: int, width: int, out: Tensor | None = None) -> Tensor:
     """``pixels`` (uint8 [3, H, W]) resized with antialiased bilinear interpolation: uint8 [3, height, width].
 
     To ``out`` if given, any channels_last view of that shape. Equal in every value to torchvision's resize with
-    ``antialias=True``, at two thirds of its time, because pixels whose channels lie together are not taken apart.
+    ``antialias=True``, at two thirds of its time, because interleaved channels are not separated.
     """
     together = pixels[None].contiguous(memory_format=torch.channels_last)
     if out is None:
@@ -115,9 +117,9 @@ def resample(pixels: Tensor, height: int, width: int, out: Tensor | None = None)
 
 
 def empty_images(count: int, side: int) -> Tensor:
-    """Place for ``count`` images: uint8 [count, 3, side, side], channels_last, in pinned memory if there is a GPU.
+    """Allocate ``count`` images: uint8 [count, 3, side, side], channels_last, in pinned memory if there is a GPU.
 
-    The memory of batches that were let go is used again, by the C library or by PyTorch's pinned-memory cache.
+    The memory of released batches is reused, by the C library or by PyTorch's pinned-memory cache.
     """
     shape = (count, 3, side, side)
     is_pinned = torch.cuda.is_available()
@@ -125,7 +127,7 @@ def empty_images(count: int, side: int) -> Tensor:
 
 
 def _needs_pillow(data: bytes | memoryview) -> bool:
-    """Whether a WebP moves or carries EXIF, which torchvision refuses and ignores (WebP container, extended format)."""
+    """Whether a WebP is animated or has EXIF (extended format), which torchvision refuses or ignores."""
     return bytes(data[12:16]) == b"VP8X" and len(data) > 20 and bool(data[20] & (_WEBP_ANIMATED | _WEBP_EXIF))
 
 

@@ -1,4 +1,4 @@
-"""The threads that decode."""
+"""The thread pool for decoding."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ _lock = threading.Lock()
 
 
 def decode_pool(threads: int) -> ThreadPoolExecutor:
-    """A pool of ``threads`` threads in which PyTorch's operators do not use further threads.
+    """Create a pool of ``threads`` threads in which PyTorch's operators are single-threaded.
 
-    Otherwise each would wake as many as the training loop has (OMP_NUM_THREADS), for a tenth of a millisecond's work.
+    Otherwise each would wake as many threads as the training loop has (OMP_NUM_THREADS), for 0.1 ms of work.
     """
     return ThreadPoolExecutor(threads, thread_name_prefix="stoker-decode", initializer=_work_alone)
 
 
 def _work_alone() -> None:
-    """Let OpenMP use one thread for what this thread calls, and leave the rest of the process as it is.
+    """Limit OpenMP to one thread for calls from this thread, without changing the rest of the process.
 
-    ``torch.set_num_threads`` sets two things: OpenMP's number, which is a thread's own, and the number that threads
-    take over when they first call an operator. The second is put back by a thread made for it.
+    ``torch.set_num_threads`` sets two things: OpenMP's number, which is per thread, and the number that threads
+    inherit when they first call an operator. A helper thread restores the second.
     """
     with _lock:
         before = torch.get_num_threads()

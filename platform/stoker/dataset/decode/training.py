@@ -1,10 +1,10 @@
-"""The crops that training sees: a random box of each image, resized and flipped, and no more decoded than it needs.
+"""Decode random crops for training, resized and flipped, without decoding the rest of the image.
 
     draws ─▶ box ─▶ the crop's own JPEG ─decode─▶ pixels ─resample─▶ place in the batch ─▶ flipped or not
              (from the index's size)  (stoker.dataset.format.jpeg)
 
-An image that cannot be cut (no JPEG, or no restart markers) is decoded whole and cropped then. Either way the pixels
-are those of decoding everything, cropping, and torchvision's antialiased resize, every one.
+An image that cannot be cut (not a JPEG, or without restart markers) is decoded whole and then cropped. Either way
+every pixel equals that of decoding everything, cropping, and torchvision's antialiased resize.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ class TrainingImages:
         if draws[0] >= self._augment.flip:
             self._resized(sample, draws[1:], out)
         else:
-            straight = torch.empty((1, 3, side, side), dtype=torch.uint8, memory_format=torch.channels_last)[0]
-            out.copy_(self._resized(sample, draws[1:], straight).flip(-1))
+            unflipped = torch.empty((1, 3, side, side), dtype=torch.uint8, memory_format=torch.channels_last)[0]
+            out.copy_(self._resized(sample, draws[1:], unflipped).flip(-1))
 
     def _resized(self, sample: Sample, draws: list[float], out: Tensor) -> Tensor:
         marks, orientation = sample.marks, sample.orientation
@@ -90,8 +90,8 @@ class TrainingImages:
         try:
             with Image.open(io.BytesIO(encoded), formats=("JPEG",)) as image:
                 whole = image.size
-                share = min(width, height) // side
-                image.draft("RGB", (-(-whole[0] // share), -(-whole[1] // share)))
+                shrink = min(width, height) // side
+                image.draft("RGB", (-(-whole[0] // shrink), -(-whole[1] // shrink)))
                 scale = round(whole[0] / image.size[0])
                 edges = (left / scale, top / scale, (left + width) / scale, (top + height) / scale)
                 small = image.convert("RGB").resize((side, side), Image.Resampling.BILINEAR, box=edges)

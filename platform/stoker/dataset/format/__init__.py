@@ -1,1 +1,17 @@
-"""The data set's files: manifest, index, and the JPEG structure that restart markers give; docs/format.md."""
+"""The files of a data set, as docs/format.md specifies them byte by byte.
+
+==============================  ==================================================  ==================================
+file on the store               what it holds                                       read and written by
+==============================  ==================================================  ==================================
+``dataset.json``                the manifest: classes, splits, and for each shard   ``manifest``: :class:`Manifest`,
+                                its paths, sizes, samples, checksums; written last  :class:`Shard`, fingerprint
+``<split>/000000.tar``          a shard: a plain WebDataset tar of images and       any tar program; written by
+                                labels                                              ``stoker.dataset.prepare.shards``
+``<split>/000000.idx``          its index, a safetensors file of columns: offset,   ``index``: :class:`ShardIndex`,
+                                length, label, size and checksum of each sample     :class:`IndexRow`
+an image in a shard             a JPEG with restart markers and a table of its      ``jpeg``: :class:`Marks`,
+                                restart intervals, so that a crop can be cut out    :func:`crop_jpeg`
+==============================  ==================================================  ==================================
+
+``jpeg`` imports neither of the others, ``manifest`` neither of them, and ``index`` both.
+"""

@@ -1,4 +1,4 @@
-"""The index of a shard: where each sample lies in the tar, what it is, and the checksum of its bytes.
+"""The index of a shard: offset in the tar, label, size and checksum of each sample.
 
 An index is a safetensors file of columns, one row a sample, in the order of the samples in the tar:
 
@@ -6,7 +6,7 @@ An index is a safetensors file of columns, one row a sample, in the order of the
 ``offset``          int64 [n]  where the sample's bytes begin in the tar, in bytes
 ``length``          int64 [n]  how many they are
 ``label``           int64 [n]  index into the manifest's classes
-``width, height``   int32 [n]  of the decoded image, in pixels, before any EXIF rotation; 0 if it is no image
+``width, height``   int32 [n]  of the decoded image, in pixels, before any EXIF rotation; 0 if it is not an image
 ``checksum``        uint64 [n] xxh3_64 of the sample's bytes
 ``keys``            uint8 [k]  the samples' keys (the tar member's name up to its first dot), UTF-8, joined
 ``key_ends``        int64 [n]  where each key ends in ``keys``
@@ -22,7 +22,7 @@ Since 1.1, for images that can be cut before they are decoded (``stoker.dataset.
 ``table``                  int32 [n]  offset of the table of the intervals' lengths in the bytes; 0: none
 =========================  =========  =================================================================
 
-Further columns may be added in a minor version; readers ignore those that they do not know.
+Further columns may be added in a minor version; readers ignore unknown ones.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class IndexRow:
 class ShardIndex:
     """The columns of an index as arrays; see the module for shapes and types. Make one by :meth:`of`.
 
-    ``marked`` holds the columns since 1.1 that say how images can be cut, or nothing if the index is older.
+    ``marked`` holds the columns since 1.1 about how images can be cut; it is empty if the index is older.
     """
 
     offset: NDArray[np.int64]
@@ -184,11 +184,11 @@ class ShardIndex:
 def read_index(
     root: Location, shard: Shard, *, reads: Reads | None = None, cache: BlockCache | None = None
 ) -> ShardIndex:
-    """The index of ``shard`` of the data set at ``root``, checked against the manifest; from ``cache`` if it is there.
+    """The index of ``shard`` of the data set at ``root``, checked against the manifest; from ``cache`` if it holds it.
 
     Raises:
-        DatasetError: it is missing or damaged for good.
-        StorageError: it cannot be read, or comes with a wrong checksum however often it is read.
+        DatasetError: it is missing or permanently damaged.
+        StorageError: it cannot be read, or every read within the timeout has a wrong checksum.
     """
     where = root / shard.index_path
 
@@ -207,5 +207,7 @@ def read_index(
     except ValueError as error:
         raise DatasetError(f"{where}: {error}; prepare the data set again") from None
     if len(index) != shard.samples:
-        raise DatasetError(f"{where}: holds {len(index)} samples, the manifest says {shard.samples}; prepare it again")
+        raise DatasetError(
+            f"{where}: holds {len(index)} samples, the manifest says {shard.samples}; prepare the data set again"
+        )
     return index

@@ -1,8 +1,8 @@
-"""Cutting a JPEG without decoding it: the part that a crop needs, as a small JPEG of its own.
+"""Cut a crop out of a JPEG without decoding it, as a small JPEG of its own.
 
-A baseline JPEG whose restart markers stand every k MCUs (minimum coded units), k a divisor of the MCUs of a row, falls
-into intervals that can be decoded alone: prediction begins anew at each marker (ITU-T T.81, section E.1.4). For a
-crop, take the intervals that it covers, number their markers anew, and put them under the original header with a
+A baseline JPEG with a restart marker every k MCUs (minimum coded units), k a divisor of the MCUs of a row, consists
+of intervals that can be decoded alone: prediction restarts at each marker (ITU-T T.81, section E.1.4). For a
+crop, take the intervals that it covers, renumber their markers, and put them behind the original header with a
 smaller size: a valid JPEG of the crop and its surroundings, which any decoder decodes to the very same pixels.
 
     header │ intervals of MCU row 0 │ row 1 │ …          header' │ covered intervals of rows r0 to r1 │ EOI
@@ -10,10 +10,10 @@ smaller size: a valid JPEG of the crop and its surroundings, which any decoder d
 
 ``MARGIN`` pixels around the crop are kept, because a decoder that interpolates subsampled chroma looks at neighbours.
 
-Where the intervals lie is found by a look through the bytes for markers, or read from a table that ``with_table`` put
+The intervals are found by scanning the bytes for markers, or read from a table that ``with_table`` put
 before the scan: a segment APP9 of ``stoker:intervals``, a zero byte, and the bytes of each interval as unsigned 16-bit
-little-endian integers. Decoders pass over it. It comes with the image that it is about, so a shard's index stays small
-(it takes ten times as much as all else in one).
+little-endian integers. Decoders skip it. It is stored in the image, so that a shard's index stays small
+(the table takes ten times the space of the rest of an index).
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def read_marks(data: bytes | memoryview) -> Marks | None:
     """The marks of the JPEG in ``data``, or None when it cannot be cut.
 
     It can when it is baseline or extended sequential Huffman with one scan, with restart intervals of a divisor of a
-    row's MCUs and every marker in its place. Bytes behind the image's end are not looked at.
+    row's MCUs and every marker in its place. Bytes after the end of the image are ignored.
     """
     marks = _header(memoryview(data))
     if marks is None or not marks.interval or -(-marks.width // marks.mcu_width) % marks.interval:
@@ -89,13 +89,13 @@ def read_marks(data: bytes | memoryview) -> Marks | None:
     if (view[markers[:expected] + 1] != wanted).any():
         return None
     if marks.table and not np.array_equal(_starts(data, marks)[1:], markers[:expected] + 2):
-        return replace(marks, table=0)  # whoever wrote the image anew kept a table that was another's
+        return replace(marks, table=0)  # a program rewrote the image and kept the table of the original
     return marks
 
 
 def with_table(data: bytes) -> bytes:
-    """The JPEG in ``data`` with the table of its intervals, in place of one that it has; as it is if it cannot be cut,
-    or its table would not fit in a segment."""
+    """The JPEG in ``data`` with a new table of its intervals; unchanged if it cannot be cut, or if the table would not
+    fit in a segment."""
     found = _header(memoryview(data))
     if found is None:
         return data
@@ -115,7 +115,7 @@ def with_table(data: bytes) -> bytes:
 
 
 def _markers(view: NDArray[np.uint8], start: int) -> NDArray[np.int64]:
-    """Where markers lie in the entropy-coded bytes from ``start`` on, in which 0xFF stands before nothing else but
+    """Offsets of markers in the entropy-coded bytes from ``start`` on, in which 0xFF otherwise precedes only
     0 (a stuffed byte) and 0xFF (fill bytes): T.81, B.1.1.5."""
     at = np.flatnonzero(view[start:-1] == 0xFF) + start
     kinds = view[at + 1]
@@ -125,7 +125,7 @@ def _markers(view: NDArray[np.uint8], start: int) -> NDArray[np.int64]:
 def crop_jpeg(data: bytes | memoryview, marks: Marks, box: Box) -> tuple[bytearray, Box]:
     """(a JPEG that holds the crop ``box`` and at least a margin around it, the crop's box in it).
 
-    ``box`` lies within the image. Nothing is decoded: bytes are copied once.
+    ``box`` is within the image. Nothing is decoded: bytes are copied once.
 
     Raises:
         ValueError: the bytes are not those that ``marks`` were read from.
@@ -179,7 +179,7 @@ def _segments(data: memoryview) -> list[tuple[int, int]]:
     found: list[tuple[int, int]] = []
     at = 2
     while at + 4 <= len(data) and data[at] == 0xFF:
-        if data[at + 1] == 0xFF:  # fill bytes may stand before any marker (T.81, B.1.1.2)
+        if data[at + 1] == 0xFF:  # fill bytes may precede any marker (T.81, B.1.1.2)
             at += 1
             continue
         after = at + 2 + (data[at + 2] << 8 | data[at + 3])
@@ -195,7 +195,7 @@ def _is_table(data: bytes | memoryview, begin: int) -> bool:
 
 
 def _header(data: memoryview) -> Marks | None:
-    """The marks as the header tells them, or None if it is not of our kind. A table is believed if its size fits."""
+    """The marks by the header alone, or None if it cannot be cut. A table is trusted if its size fits."""
     interval, table, room = 0, 0, 0
     frame: tuple[int, int, int, int, int] | None = None
     for begin, after in _segments(data):
@@ -219,7 +219,7 @@ def _header(data: memoryview) -> Marks | None:
 
 
 def _frame(data: memoryview, at: int) -> tuple[int, int, int, int, int] | None:
-    """(width, height, ``at``, MCU width, MCU height) of the frame header at ``at``, or None if it is no such."""
+    """(width, height, ``at``, MCU width, MCU height) of the frame header at ``at``, or None if it cannot be cut."""
     components = data[at + 9]
     height, width = data[at + 5] << 8 | data[at + 6], data[at + 7] << 8 | data[at + 8]
     if data[at + 1] not in _SEQUENTIAL or data[at + 4] != _BLOCK or components not in {1, 3, 4} or not width * height:

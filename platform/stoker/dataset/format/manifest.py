@@ -1,8 +1,8 @@
-"""``dataset.json``: what a data set is made of, written last, believed alone.
+"""The manifest ``dataset.json``: the single source of truth about a data set, written last.
 
-The manifest is O(shards); what a shard holds is in its index (``stoker.dataset.format.index``). The fingerprint, a
-hash over everything in the manifest that says which samples there are and in which order, names the exact data that
-a model was trained on.
+The manifest is O(shards); the samples of a shard are in its index (``stoker.dataset.format.index``). The fingerprint, a
+hash over everything in the manifest that determines the samples and their order, identifies the exact data that a
+model was trained on.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def checksum(data: bytes | memoryview) -> str:
 
 @dataclass(frozen=True)
 class Shard:
-    """One tar file and its index; sizes in bytes. Paths are relative to the data set, or absolute: tars that were
-    indexed where they are stay there."""
+    """One tar file and its index; sizes in bytes. Paths are relative to the data set, or absolute for tars
+    that were indexed in place."""
 
     path: str
     bytes: int
@@ -45,7 +45,7 @@ class Shard:
     index_checksum: str
 
     def tar(self, root: Location) -> Location:
-        """Where the tar of this shard of the data set at ``root`` lies."""
+        """The location of this shard's tar, for the data set at ``root``."""
         is_absolute = "://" in self.path or self.path.startswith("/")
         return locate(self.path, timeout_s=root.timeout_s) if is_absolute else root / self.path
 
@@ -68,20 +68,20 @@ class Manifest:
     @property
     def fingerprint(self) -> str:
         """``sha256:`` and 64 hexadecimal digits over classes, splits, and each shard's samples and checksum."""
-        told = {
+        identity = {
             "classes": self.classes,
             "splits": {
                 name: [[s.samples, s.checksum, s.index_checksum] for s in split.shards]
                 for name, split in sorted(self.splits.items())
             },
         }
-        return "sha256:" + hashlib.sha256(json.dumps(told, separators=(",", ":")).encode()).hexdigest()
+        return "sha256:" + hashlib.sha256(json.dumps(identity, separators=(",", ":")).encode()).hexdigest()
 
     def split(self, name: str) -> Split:
         """The split called ``name``.
 
         Raises:
-            DatasetError: there is none; the message names those that there are.
+            DatasetError: not found; the message lists the splits that exist.
         """
         try:
             return self.splits[name]
@@ -90,7 +90,7 @@ class Manifest:
 
 
 def write_manifest(root: Location, manifest: Manifest) -> None:
-    """Publish the data set at ``root``: until this returns, readers see none there."""
+    """Publish the data set at ``root``: until this returns, readers find no data set."""
     content = {
         "format": FORMAT,
         "version": list(FORMAT_VERSION),
@@ -105,7 +105,7 @@ def read_manifest(root: Location) -> Manifest:
     """The manifest of the data set at ``root``.
 
     Raises:
-        DatasetError: there is none, it is damaged, or its format is newer than this version of stoker reads.
+        DatasetError: not found, damaged, or of a newer format than this version of stoker reads.
         StorageError: the place cannot be read.
     """
     where = root / MANIFEST
@@ -113,14 +113,14 @@ def read_manifest(root: Location) -> Manifest:
         content = json.loads(where.read())
     except FileNotFoundError:
         raise DatasetError(
-            f"no data set at {root}: {MANIFEST} is not there; jobs/prepare.py makes one, or check the URL"
+            f"no data set at {root}: {MANIFEST} not found; check the URL, or make one with jobs/prepare.py"
         ) from None
     except ValueError as error:
         raise DatasetError(f"{where}: damaged, not JSON ({error}); prepare the data set again") from None
     try:
         return _parse(where, content)
     except (KeyError, TypeError, AttributeError) as error:
-        raise DatasetError(f"{where}: damaged, {error!r} is not as it should be; prepare it again") from None
+        raise DatasetError(f"{where}: damaged, invalid field {error!r}; prepare the data set again") from None
 
 
 def _parse(where: Location, content: dict[str, Any]) -> Manifest:
@@ -150,8 +150,8 @@ def _parse(where: Location, content: dict[str, Any]) -> Manifest:
 
 
 def expect(data: bytes | memoryview, size: int, sum_: str) -> None:
-    """Check a whole object against its manifest entry; raises :class:`BadBody` so that it is read again."""
+    """Check a whole object against its manifest entry; raises :class:`BadBody`, so that the read is retried."""
     if len(data) != size:
-        raise BadBody(f"{len(data)} bytes came instead of {size}")
+        raise BadBody(f"{len(data)} bytes received instead of {size}")
     if checksum(data) != sum_:
         raise BadBody(f"checksum is {checksum(data)}, not {sum_}")

@@ -1,4 +1,4 @@
-"""Which sample comes when: pure arithmetic, the same on every rank, at any world size, in any process."""
+"""The order of samples, by pure arithmetic: the same on every rank, at any world size, in any process."""
 
 from stoker.dataset.order.draws import key_of, uniform
 from stoker.dataset.order.epoch import EpochOrder, Window

@@ -1,4 +1,4 @@
-"""Random numbers that a key and a counter alone decide: the same on any rank, thread, machine and day."""
+"""Counter-based random numbers: a pure function of key and counter, the same on any rank, thread and machine."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def key_of(*parts: str | int) -> int:
-    """A 64-bit key from names and numbers; different parts give unrelated keys."""
-    told = "\x1f".join(str(part) for part in parts)
-    return int.from_bytes(hashlib.blake2b(told.encode(), digest_size=8).digest(), "little")
+    """Derive a 64-bit key from names and numbers; different parts give unrelated keys."""
+    joined = "\x1f".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.blake2b(joined.encode(), digest_size=8).digest(), "little")
 
 
 def uniform(key: int, counters: ArrayLike, count: int) -> NDArray[np.float64]:
-    """``count`` numbers in [0, 1) for each of ``counters`` (int64 [n], at least 0): float64 [n, count].
+    """Draw ``count`` uniform numbers in [0, 1) for each of ``counters`` (int64 [n], at least 0): float64 [n, count].
 
     SplitMix64 (Steele, Lea and Flood, *Fast Splittable Pseudorandom Number Generators*, OOPSLA 2014), one stream a
     counter.

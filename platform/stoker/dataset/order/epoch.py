@@ -1,8 +1,8 @@
-"""The order of one epoch, by arithmetic alone.
+"""Compute the order of one epoch by arithmetic alone.
 
 1. The samples of a split, numbered through its shards, are cut into blocks of ``block`` samples. Only the last block
-   may be shorter: it stands at a place of the sequence that the key chooses, the full blocks around it in the order
-   of a keyed permutation. That is the *sequence*: every sample once.
+   may be shorter: the key chooses its place in the sequence, and a keyed permutation orders the full blocks around
+   it. That is the *sequence*: every sample once.
 2. Each of the ``global_batch`` slots owns a contiguous *run* of the sequence, so it reads whole blocks one after
    another; step t takes the t-th sample of every run. With ``last_batch="drop"`` all runs are as long as the
    shortest and the rest of the sequence (other samples each epoch) is left out; with ``"pad"`` every sample has its
@@ -11,7 +11,7 @@
    reads spread over the steps; within a window the samples are permuted once more.
 
 A step's samples are therefore a function of (key, samples, global_batch, block, window) and of nothing else: rank,
-world size, threads and restarts do not enter. Seeking costs one permutation of a window a slot.
+world size, threads and restarts do not matter. Seeking costs one permutation of a window a slot.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ __all__ = ["EpochOrder", "Window"]
 
 @dataclass(frozen=True)
 class Window:
-    """What a slot holds at once.
+    """The samples that a slot holds at once.
 
     ``samples``: int64 [steps], the slot's sample for each of the steps from ``first_step`` on.
-    ``pieces``: (first, stop) of contiguous sample numbers, together exactly ``samples``; each lies in one block.
+    ``pieces``: (first, stop) of contiguous sample numbers, together exactly ``samples``; each is within one block.
     """
 
     slot: int
@@ -96,7 +96,7 @@ class EpochOrder:
         Raises:
             ValueError: ``step`` is not in ``range(steps)``.
         """
-        self._must_have(step)
+        self._check_step(step)
         found = np.full(np.shape(slots), -1, dtype=np.int64)
         for i, slot in enumerate(np.asarray(slots).tolist()):
             first, stop = self.run(slot)
@@ -114,7 +114,7 @@ class EpochOrder:
             yield window
             position = first + window.stop_step
 
-    # The sequence: positions 0 to samples - 1, in blocks that are numbered from 0 as they stand in it.
+    # The sequence: positions 0 to samples - 1, in blocks that are numbered from 0 in its order.
 
     @property
     def _full_blocks(self) -> int:
@@ -127,7 +127,7 @@ class EpochOrder:
 
     @cached_property
     def _tail_at(self) -> int:
-        """How many full blocks stand before the shorter one."""
+        """Number of full blocks before the shorter one."""
         return key_of(self.key, "tail") % (self._full_blocks + 1) if self.shuffled else self._full_blocks
 
     @cached_property
@@ -146,7 +146,7 @@ class EpochOrder:
         return (block - 1) * self.block + self._tail
 
     def _first_samples(self, blocks: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The number of the first sample of each block that stands at the places ``blocks`` of the sequence."""
+        """The number of the first sample of each of the blocks at the places ``blocks`` of the sequence."""
         places = blocks - (blocks > self._tail_at) if self._tail else blocks
         if not self.shuffled:
             return self.block * places
@@ -175,6 +175,6 @@ class EpochOrder:
             start = self._block_start(block)
             yield begin + max(first - start, 0), begin + min(stop, self._block_start(block + 1)) - start
 
-    def _must_have(self, step: int) -> None:
+    def _check_step(self, step: int) -> None:
         if not 0 <= step < self.steps:
             raise ValueError(f"step must be in range({self.steps}), not {step}")

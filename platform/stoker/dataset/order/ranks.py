@@ -1,12 +1,12 @@
-"""How ranks share a step's micro-batches."""
+"""Assign a step's micro-batches to ranks."""
 
 __all__ = ["micro_batches_of"]
 
 
 def micro_batches_of(rank: int, world_size: int, micro_batches: int) -> range:
-    """The micro-batches of a step that ``rank`` computes: contiguous, and shared as evenly as they divide.
+    """The micro-batches of a step that ``rank`` computes: contiguous, and distributed as evenly as possible.
 
-    Eight micro-batches on three ranks are 3, 3 and 2.
+    Eight micro-batches on three ranks are split 3, 3 and 2.
 
     Raises:
         ValueError: ``rank`` is not in ``range(world_size)``, or there are fewer micro-batches than ranks.

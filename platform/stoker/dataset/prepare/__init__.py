@@ -1,9 +1,10 @@
-"""From source files to a data set in object storage.
+"""Prepare a data set in object storage from source images.
 
     source (entries by split) ─ select (hold out, limit) ─ plan (shuffle, cut) ─▶ tasks: tar + index ─▶ manifest
 
-What comes after the source knows nothing of where the images came from; ``sources`` says what one is. Tasks run on
-threads or on Ray. A source that is only cheap to read in its own order is sorted by shard first (``spill``).
+Only ``sources`` knows where the images come from; ``build`` is the sequence of steps, ``destination`` the place that
+is written. Tasks run on threads or on Ray (``workers``). A source that is only cheap to read in its own order is sorted
+by shard first (``spill``).
 """
 
 from stoker.dataset.prepare.build import Prepared, prepare

@@ -1,4 +1,4 @@
-"""The command line of a preparation."""
+"""The arguments of a preparation, and the preparation that they describe."""
 
 from __future__ import annotations
 
@@ -17,45 +17,65 @@ __all__ = ["add_arguments", "prepare_command"]
 
 _CHECK_TIMEOUT_S = 5.0
 _WORTH_A_CLUSTER_BYTES = 256 * 10**6
-"""of images; with less, the start of workers on other nodes (10 to 20 s) takes longer than the work"""
+"""of images; below this, starting workers on other nodes (10 to 20 s) takes longer than the work"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of ``jobs/prepare.py``."""
-    parser.add_argument("source", metavar="SOURCE", help="images with labels: path, URL or torchvision://NAME?root=...")
-    parser.add_argument("destination", metavar="DEST", help="where the data set goes: a path or URL")
-    parser.add_argument("--kind", choices=sorted(KINDS), help="what SOURCE is, where that is not seen")
-    parser.add_argument("--image-column", help="of Parquet or a list: the column with the images or their paths")
-    parser.add_argument("--label-column", help="of Parquet or a list: the column with the labels")
-    parser.add_argument("--classes", help="of WebDataset tars: a file that names the classes, one a line")
-    parser.add_argument("--copy", action="store_true", help="write samples of WebDataset tars into shards of our own")
-    parser.add_argument("--validation-share", type=float, help="part of each class that is held out (default 0.2)")
-    parser.add_argument("--seed", type=int, default=0, help="of the shuffle and of what is held out (default 0)")
+    """Add the arguments of a preparation to ``parser``, and the kinds of source to its help."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    kinds = "\n".join(f"  {name:<12} {kind.summary}" for name, kind in sorted(KINDS.items()))
+    parser.epilog = f"SOURCE is one of these kinds; --kind names it where it is not recognised:\n{kinds}"
+    parser.add_argument("source", metavar="SOURCE", help="labelled images: a path, URL or torchvision://NAME?root=...")
+    parser.add_argument("destination", metavar="DEST", help="path or URL to write the data set to")
+    parser.add_argument("--kind", choices=sorted(KINDS), help="kind of SOURCE (default: recognised by URL or content)")
+    parser.add_argument("--image-column", help="column of images or their paths, in Parquet or a list")
+    parser.add_argument("--label-column", help="column of labels, in Parquet or a list")
+    parser.add_argument("--classes", help="file with the class names of WebDataset tars, one a line")
+    parser.add_argument("--copy", action="store_true", help="copy the samples of WebDataset tars into new shards")
+    parser.add_argument("--validation-fraction", type=float, help="fraction of each class to hold out (default 0.2)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the shuffle and of the held-out samples (default 0)"
+    )
     parser.add_argument("--no-shuffle", action="store_true", help="keep the order of the source")
-    parser.add_argument("--limit", type=int, help="take so many samples, at random, each class in proportion")
-    parser.add_argument("--deduplicate", action="store_true", help="keep one of images that are the same byte for byte")
-    parser.add_argument("--shard-mb", type=float, default=64.0, help="size that shards aim at, in MB (default 64)")
-    parser.add_argument("--shard-samples", type=int, help="most samples a shard")
-    parser.add_argument("--on-bad", choices=("fail", "skip"), default="fail", help="files that are no good image")
-    parser.add_argument("--no-check", action="store_true", help="read the images' headers only, do not decode them")
-    parser.add_argument("--jpeg", choices=("marked", "original"), default="marked", help="how JPEGs are stored")
-    parser.add_argument("--metadata", choices=("keep", "drop"), default="keep", help="EXIF, profiles and the like")
-    parser.add_argument("--longest-side", type=int, help="scale larger images down to so many pixels, encoded anew")
-    parser.add_argument("--quality", type=int, default=90, help="of JPEGs that are encoded anew (default 90)")
-    parser.add_argument("--replace", action="store_true", help="write over another data set at DEST")
-    parser.add_argument("--verify", choices=("sizes", "full"), default="sizes", help="how to look at the result")
-    parser.add_argument("--local", action="store_true", help="on this machine, even where a Ray cluster is at hand")
-    parser.add_argument("--timeout-s", type=float, default=120.0, help="how long a failing store is tried again")
+    parser.add_argument("--limit", type=int, help="use at most this many samples, at random, classes in proportion")
+    parser.add_argument("--deduplicate", action="store_true", help="keep one of several byte-identical images")
+    parser.add_argument("--shard-mb", type=float, default=64.0, help="target size of a shard in MB (default 64)")
+    parser.add_argument("--shard-samples", type=int, help="most samples in a shard")
+    parser.add_argument(
+        "--on-bad", choices=("fail", "skip"), default="fail", help="what to do about invalid images (default fail)"
+    )
+    parser.add_argument("--no-check", action="store_true", help="check image headers only, without decoding")
+    parser.add_argument(
+        "--jpeg",
+        choices=("marked", "original"),
+        default="marked",
+        help="store JPEGs with restart markers (default) or unchanged",
+    )
+    parser.add_argument(
+        "--metadata", choices=("keep", "drop"), default="keep", help="EXIF, colour profiles and other metadata of JPEGs"
+    )
+    parser.add_argument(
+        "--longest-side", type=int, help="scale larger images down to this many pixels and re-encode them"
+    )
+    parser.add_argument("--quality", type=int, default=90, help="quality of re-encoded JPEGs (default 90)")
+    parser.add_argument("--replace", action="store_true", help="overwrite another data set at DEST")
+    parser.add_argument(
+        "--verify", choices=("sizes", "full"), default="sizes", help="how to verify the result (default sizes)"
+    )
+    parser.add_argument("--local", action="store_true", help="run on this machine, even if there is a Ray cluster")
+    parser.add_argument(
+        "--timeout-s", type=float, default=120.0, help="seconds for which a failing store is retried (default 120)"
+    )
 
 
 def prepare_command(given: argparse.Namespace) -> str:
-    """Do what the arguments say; returns the report, whose last line is JSON.
+    """Run the preparation; returns the report, whose last line is JSON.
 
     Raises:
         DatasetError, StorageError, ClusterError: see :func:`stoker.dataset.prepare.prepare`.
     """
     options = Options(
-        validation_share=given.validation_share,
+        validation_fraction=given.validation_fraction,
         seed=given.seed,
         shard_mb=given.shard_mb,
         shard_samples=given.shard_samples,
@@ -88,9 +108,9 @@ def prepare_command(given: argparse.Namespace) -> str:
 
 
 def _check(options: Options) -> None:
-    share = options.validation_share
-    if share is not None and not 0 <= share < 1:
-        raise DatasetError(f"--validation-share {share:g}: must be at least 0 and below 1")
+    fraction = options.validation_fraction
+    if fraction is not None and not 0 <= fraction < 1:
+        raise DatasetError(f"--validation-fraction {fraction:g}: must be at least 0 and below 1")
     if options.shard_mb <= 0:
         raise DatasetError(f"--shard-mb {options.shard_mb:g}: must be above 0")
     if options.shard_samples is not None and options.shard_samples < 1:

@@ -1,7 +1,7 @@
-"""The contents of a source as checksums: which images are there twice, and whether a source is still what it was.
+"""Checksum the contents of a source: to find duplicate images, and to tell whether a source has changed.
 
-Each task reads a run of samples and writes their checksums under ``build/hashes/``, which an interrupted preparation
-believes.
+Each task reads a run of samples and writes their checksums under ``build/hashes/``, which a resumed preparation
+reuses.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _TASK_BYTES = 256 * 10**6
 _TASK_SAMPLES = 20_000
 _READERS = 4
 _KEPT_FIRST = ("test", "validation", "train")
-"""of images that stand in several splits: what is measured with stays as it was published"""
+"""of images that are in several splits: evaluation splits stay as they were published"""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class _Task:
     entries: tuple[Entry, ...]
     has_runs: bool
     record: Location | None
-    """where the checksums go, if anywhere"""
+    """where the checksums are stored, if anywhere"""
 
     @property
     def digest(self) -> str:
@@ -78,9 +78,9 @@ class _Hashes:
 
 
 def _sample_sum(entry: Entry, data: bytes) -> int:
-    """A 64-bit number of a sample's name, label and bytes. Their sum over a source, modulo 2^64, tells it from others.
+    """A 64-bit hash of a sample's name, label and bytes. Their sum over a source, modulo 2^64, identifies its contents.
 
-    A sum does not hang on the order in which samples are read.
+    A sum does not depend on the order in which samples are read.
     """
     return xxhash.xxh3_64_intdigest(f"{entry.key}:{entry.label}:{xxhash.xxh3_128_hexdigest(data)}".encode())
 
@@ -91,7 +91,7 @@ def hash_contents(
     """Read every sample: its xxh3_128 as uint64 [n, 2] by split, and the sum of :func:`_sample_sum`."""
     places: list[tuple[str, int, int]] = []
 
-    def made() -> Iterator[_Task]:
+    def tasks() -> Iterator[_Task]:
         for split, start, stop in _cut(source):
             number = len(places)
             places.append((split, start, stop))
@@ -103,7 +103,7 @@ def hash_contents(
     found = {split: np.zeros((len(entries), 2), np.uint64) for split, entries in source.splits.items()}
     progress = Progress(sum(map(len, source.splits.values())), verb)
     total = 0
-    for hashes in map_(_hash, made()):
+    for hashes in map_(_hash, tasks()):
         split, start, stop = places[hashes.number]
         found[split][start:stop] = np.frombuffer(hashes.sums, np.uint64).reshape(-1, 2)
         total = (total + hashes.total) % 2**64
@@ -120,10 +120,10 @@ def sum_contents(source: Source, map_: Map) -> int:
 def find_duplicates(
     source: Source, sums: dict[str, NDArray[np.uint64]]
 ) -> tuple[dict[str, NDArray[np.bool_]], list[Duplicate]]:
-    """(a mask of the samples that stay, by split; the others).
+    """(a mask of the samples to keep, by split; the duplicates).
 
-    Of samples with the same bytes the first one stays: first by split (test, validation, train), then in the order of
-    the source.
+    The first of several samples with the same bytes is kept: first by split (test, validation, train), then in the
+    order of the source.
     """
     names = [name for name in _KEPT_FIRST if name in source.splits]
     ends = np.cumsum([len(source.splits[name]) for name in names])
@@ -150,7 +150,7 @@ def find_duplicates(
 
 
 def _cut(source: Source) -> Iterator[tuple[str, int, int]]:
-    """Stretches of about 256 MB of each split: (split, first row, row after the last)."""
+    """Runs of about 256 MB of each split: (split, first row, row after the last)."""
     for split, entries in source.splits.items():
         start = 0
         for stop in _stops(entries, has_runs=source.has_runs):
@@ -174,10 +174,10 @@ def _stops(entries: Entries, *, has_runs: bool) -> Iterator[int]:
 def _hash(task: _Task) -> _Hashes:
     if task.record is not None:
         try:
-            told = json.loads(task.record.read())
-            if told["digest"] == task.digest:
-                sums = bytes.fromhex(told["sums"])
-                return _Hashes(task.number, sums, told["total"], told["source_bytes"], was_there=True)
+            stored = json.loads(task.record.read())
+            if stored["digest"] == task.digest:
+                sums = bytes.fromhex(stored["sums"])
+                return _Hashes(task.number, sums, stored["total"], stored["source_bytes"], was_there=True)
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             pass
     read, total, size = bytearray(), 0, 0
@@ -186,8 +186,8 @@ def _hash(task: _Task) -> _Hashes:
         total = (total + _sample_sum(entry, data)) % 2**64
         size += len(data)
     if task.record is not None:
-        told = {"digest": task.digest, "sums": read.hex(), "total": total, "source_bytes": size}
-        task.record.write(json.dumps(told).encode())
+        record = {"digest": task.digest, "sums": read.hex(), "total": total, "source_bytes": size}
+        task.record.write(json.dumps(record).encode())
     return _Hashes(task.number, bytes(read), total, size, was_there=False)
 
 
@@ -204,7 +204,7 @@ def _contents(task: _Task) -> Iterator[tuple[Entry, bytes]]:
 
 
 class ReadsSamples(Protocol):
-    """What a shard's task needs of a source."""
+    """The part of a reader that a shard's task needs."""
 
     def read(self, entry: Entry) -> bytes:
         """The image file's bytes."""

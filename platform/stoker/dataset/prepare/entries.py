@@ -1,6 +1,6 @@
 """The listing of a source, in columns: 41 bytes a sample and its path, so that 100 million fit in memory.
 
-A Python object for each sample would take ten times that. ``Entry`` is made when one is looked at.
+A Python object for each sample would take ten times that. An :class:`Entry` is created on access.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _STEP = 1 << 16
 class Entry:
     """One sample as a source lists it.
 
-    ``key`` names it in the data set; ``path`` finds it in the source, for people too; ``bytes`` is its length, or near
-    it where a source knows no better; ``stamp`` changes when the file is written again; ``offset`` is where it lies
-    inside the file, as its source counts.
+    ``key`` names it in the data set; ``path`` locates it in the source and is shown to people; ``bytes`` is its length,
+    or an estimate where a source has no better; ``stamp`` changes when the file is written again; ``offset`` is its
+    position in the file, in units of its source.
     """
 
     key: str
@@ -46,7 +46,7 @@ class Entries:
     """The samples of a split in the order in which the source lists them; one row a sample, ``[n]`` each."""
 
     paths: bytearray
-    """all paths in UTF-8, one behind the other"""
+    """all paths in UTF-8, concatenated"""
     start: NDArray[np.int64]
     length: NDArray[np.int32]
     label: NDArray[np.int32]
@@ -57,7 +57,7 @@ class Entries:
     is_repeated: NDArray[np.bool_]
     """an earlier path has the same natural key"""
     key_start: int
-    """characters of a path that its key leaves out: the split's folder"""
+    """characters of a path that its key omits: the split's folder"""
 
     def __len__(self) -> int:
         return len(self.start)
@@ -82,7 +82,7 @@ class Entries:
         return self.paths[start : start + int(self.length[row])].decode()
 
     def take(self, rows: NDArray[Any]) -> Entries:
-        """These rows (numbers, or a mask), in this order."""
+        """Select rows (numbers, or a mask), in this order."""
         return replace(
             self,
             start=self.start[rows],
@@ -95,7 +95,7 @@ class Entries:
         )
 
     def draws(self, salt: str) -> NDArray[np.uint64]:
-        """A random number for each sample that hangs on ``salt`` and its key alone: uint64 [n].
+        """A random number for each sample, a function of ``salt`` and its key alone: uint64 [n].
 
         The same on every machine and in every version of Python and NumPy.
         """
@@ -128,7 +128,7 @@ class Entries:
 
 
 class Listing:
-    """Grows row by row and becomes :class:`Entries`. Paths must differ and come in an order that never changes."""
+    """Builds :class:`Entries` row by row. Paths must be unique and added in a reproducible order."""
 
     def __init__(self, key_start: int = 0) -> None:
         self._key_start = key_start
@@ -141,7 +141,7 @@ class Listing:
         return len(self._label)
 
     def add(self, path: str, label: int, bytes_: int, stamp: str = "", offset: int = 0) -> None:
-        """One more sample, see :class:`Entry`.
+        """Append a sample, see :class:`Entry`.
 
         Raises:
             DatasetError: its name is not UTF-8.
@@ -159,7 +159,7 @@ class Listing:
         self._natural.append(xxhash.xxh3_64_intdigest(_natural_key(path[self._key_start :]).encode()))
 
     def entries(self) -> Entries:
-        """What was added; shares memory with this object, to which nothing can be added afterwards."""
+        """The added samples. They share memory with this object, to which nothing can be added afterwards."""
         length = np.frombuffer(self._length, np.int32)
         natural = np.frombuffer(self._natural, np.uint64)
         order = np.argsort(natural, kind="stable")

@@ -1,10 +1,10 @@
-"""What becomes of one image's bytes: checked, named by what they are, and a JPEG made ready to be cut.
+"""Check one image, and convert it to its stored form: a JPEG with restart markers, or the bytes as they are.
 
-    bytes ─ header ─ decode whole ─┬─ JPEG ─▶ rewritten without loss, with markers; the same pixels, or as it was
-                                   ├─ another kind ─▶ as it is
+    bytes ─ header ─ decode whole ─┬─ JPEG ─▶ rewritten losslessly, with markers; the same pixels, or unchanged
+                                   ├─ another kind ─▶ unchanged
                                    └─ larger than wanted ─▶ scaled down, a JPEG with markers
 
-A pure function of the bytes and the options, but for the version of the program that rewrites (``markers``).
+A pure function of the bytes and the options, except for the version of the program that rewrites (``markers``).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["StoredImage", "check_tools", "image_orientation", "store_image"]
 
 _ORIENTATION = 0x0112
 _BAD_EXIF = (OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, AttributeError, struct.error)
-"""what damaged EXIF makes Pillow raise; decoders then take the image as upright"""
+"""what Pillow raises for damaged EXIF; decoders then treat the image as upright"""
 _NO_JPEG = (".png", ".webp", ".gif")
 _BLOCK = 8
 _SUBSAMPLED = 16
@@ -39,7 +39,7 @@ _SUBSAMPLED = 16
 
 @dataclass(frozen=True)
 class StoredImage:
-    """An image as it goes into a shard.
+    """An image as it is stored in a shard.
 
     ``kind`` is its extension; ``width``, ``height`` in pixels before any rotation; ``orientation`` by EXIF, 1 to 8.
     """
@@ -51,7 +51,7 @@ class StoredImage:
     orientation: int
     marks: Marks | None
     kept: str = ""
-    """why a JPEG that was to be rewritten is stored as it was; empty otherwise"""
+    """why a JPEG that was to be rewritten is stored unchanged; empty otherwise"""
 
     def row(self, key: str, label: int, offset: int) -> IndexRow:
         """Its row in the index, where its bytes begin at ``offset`` in the tar."""
@@ -60,10 +60,10 @@ class StoredImage:
 
 
 def check_tools(paths: Iterable[str], options: Options) -> None:
-    """Look for the program that marks JPEGs, unless ``paths``, the names of all images, speak of other kinds alone.
+    """Check that the program that marks JPEGs is installed, unless no name in ``paths`` can be a JPEG's.
 
     Raises:
-        DatasetError: this machine does not have it.
+        DatasetError: it is not installed on this machine.
     """
     if options.jpeg == "marked":
         try:
@@ -74,15 +74,15 @@ def check_tools(paths: Iterable[str], options: Options) -> None:
 
 
 def store_image(data: bytes, options: Options) -> StoredImage:
-    """What the image file ``data`` becomes.
+    """Convert the image file ``data`` to its stored form.
 
     Raises:
-        UndecodableImage: it is no image, or damaged.
+        UndecodableImage: it is not a valid image, or damaged.
         DatasetError: the program that marks JPEGs is missing.
     """
     kind, size = image_kind(data), image_size(data)
     if options.longest_side and (kind != "jpg" or max(size) > options.longest_side):
-        return _encoded_anew(data, kind, options)
+        return _reencoded(data, kind, options)
     if kind == "jpg" and options.jpeg == "marked":
         return _rewritten(data, size, options)
     if options.checks:
@@ -95,7 +95,7 @@ def image_orientation(data: bytes | memoryview) -> int:
     kind = image_kind(data)
     try:
         with Image.open(io.BytesIO(data)) as image:
-            if kind in {"jpg", "webp"}:  # where an orientation that only XMP tells is not followed
+            if kind in {"jpg", "webp"}:  # an orientation that is only in XMP is not followed
                 exif = Image.Exif()
                 exif.load(image.info.get("exif") or b"")
             else:
@@ -150,7 +150,7 @@ def _interval(data: bytes) -> int:
         return choose_interval(-(-image.width // wide), wide * high)
 
 
-def _encoded_anew(data: bytes, kind: str, options: Options) -> StoredImage:
+def _reencoded(data: bytes, kind: str, options: Options) -> StoredImage:
     pixels = decode(data)
     if kind == "jpg" and options.checks and options.jpeg == "marked":
         damage = rewrite(data, 1, keeps_metadata=False).damage

@@ -1,7 +1,7 @@
-"""Restart markers for a JPEG, without loss: libjpeg-turbo's own program ``jpegtran`` writes its coefficients again.
+"""Add restart markers to a JPEG, losslessly: libjpeg-turbo's program ``jpegtran`` rewrites its coefficients.
 
-Its output is baseline with optimised Huffman tables and a marker every k MCUs, so that a loader may decode a crop
-alone (``stoker.dataset.format.jpeg``). The program also tells what decoders pass over in silence: data that were
+Its output is baseline with optimised Huffman tables and a marker every k MCUs, so that a loader can decode only a
+crop (``stoker.dataset.format.jpeg``). The program also reports what decoders ignore silently: data that are
 damaged in the middle.
 """
 
@@ -23,12 +23,12 @@ __all__ = ["Rewritten", "choose_interval", "program_version", "rewrite"]
 _PROGRAM = "jpegtran"
 _INSTALL = "apt install libjpeg-turbo-progs, or store the bytes as they are with --jpeg original"
 _TIMEOUT_S = 300.0
-_CROP_SHARE = 0.7
+_CROP_FRACTION = 0.7
 """mean width of a training crop in widths of its image, at an area of 8 % to 100 %"""
 _INTERVAL_PIXELS = 36
-"""that take as long to decode as an interval costs beyond its MCUs"""
+"""pixels that take as long to decode as the overhead of an interval"""
 _MOST_PADDING = 16
-"""bytes behind an image's last MCU that are no sign of damage: encoders pad"""
+"""bytes after an image's last MCU that are not a sign of damage: encoders pad"""
 _ORIENTATION = 0x0112
 _DAMAGE = re.compile(
     r"premature end|bad huffman code|bad arithmetic code|found marker 0x\w+ instead|inconsistent progression", re.I
@@ -45,10 +45,10 @@ class Rewritten:
 
 
 def choose_interval(columns: int, mcu_pixels: int) -> int:
-    """MCUs of a restart interval for rows of ``columns`` MCUs of ``mcu_pixels`` pixels each: a divisor of ``columns``.
+    """Choose the MCUs of a restart interval: a divisor of ``columns``, a row's MCUs, of ``mcu_pixels`` pixels each.
 
     A crop of w of a row's MCUs takes n = (w - 1) / k + 1 intervals of k MCUs on average. Short intervals decode few
-    MCUs beside the crop; but each one costs the decoder its last MCU twice (libjpeg-turbo's fast path gives up at a
+    MCUs outside the crop; but each one costs the decoder its last MCU twice (libjpeg-turbo's fast path stops at a
     marker), and 5 bytes of the file. The choice is the cheapest n * (k + d), where d is an interval's own cost in
     MCUs. By least squares over all divisors d is 0.05 to 0.08 for the decoder alone; reading the bytes doubles it.
 
@@ -63,7 +63,7 @@ def choose_interval(columns: int, mcu_pixels: int) -> int:
     47 of 8x8     1.53 (129)                                                  1.55 (119)
     ============  ==========  ==========  ==========  ==========  ==========  ==========
     """
-    covered, own = max(1.0, _CROP_SHARE * columns), _INTERVAL_PIXELS / mcu_pixels
+    covered, own = max(1.0, _CROP_FRACTION * columns), _INTERVAL_PIXELS / mcu_pixels
 
     def cost(k: int) -> float:
         return min(columns / k, (covered - 1) / k + 1) * (k + own)
@@ -72,14 +72,14 @@ def choose_interval(columns: int, mcu_pixels: int) -> int:
 
 
 def program_version() -> str:
-    """What the program calls itself, such as ``libjpeg-turbo version 3.1.2``; asked once a process.
+    """The program's version, such as ``libjpeg-turbo version 3.1.2``; read once a process.
 
     Raises:
-        DatasetError: this machine has no ``jpegtran`` of libjpeg-turbo; names the machine and what to install.
+        DatasetError: ``jpegtran`` of libjpeg-turbo is not installed; names the machine and what to install.
     """
     found = shutil.which(_PROGRAM)
     if found is None:
-        raise DatasetError(f"no program {_PROGRAM} on {socket.gethostname()} to mark JPEGs with; {_INSTALL}")
+        raise DatasetError(f"{_PROGRAM} not found on {socket.gethostname()}, which marks JPEGs; {_INSTALL}")
     return _version(found)
 
 
@@ -89,24 +89,24 @@ def _version(path: str) -> str:
     version = (ran.stderr + ran.stdout).partition("\n")[0].partition("(")[0].strip()
     if not version.startswith("libjpeg-turbo"):  # mozjpeg's makes progressive files
         called = f"calls itself {version!r}" if version else "does not say its version"
-        raise DatasetError(f"{path} on {socket.gethostname()} {called}, and must be libjpeg-turbo's; {_INSTALL}")
+        raise DatasetError(f"{path} on {socket.gethostname()} {called}, but must be libjpeg-turbo's; {_INSTALL}")
     return version
 
 
 def rewrite(data: bytes, interval: int, *, keeps_metadata: bool, orientation: int = 1) -> Rewritten:
-    """The JPEG in ``data`` with restart markers every ``interval`` MCUs and the same coefficients.
+    """Rewrite the JPEG in ``data`` with restart markers every ``interval`` MCUs and the same coefficients.
 
-    Without its metadata it keeps ``orientation``, if that is not 1, and what tells decoders the colour space. Whether
-    the pixels are the same is for the caller to compare.
+    Without its metadata it keeps ``orientation``, if that is not 1, and what defines the colour space. The caller must
+    compare the pixels.
 
     Raises:
-        DatasetError: the program is not there, or it does not end.
+        DatasetError: the program is not installed, or it does not finish.
     """
     program_version()
     command = [_PROGRAM, "-optimize", "-restart", f"{interval}B", "-copy", "all" if keeps_metadata else "none"]
     ran = _run(command, data)
     warned = ran.stderr.decode(errors="replace").strip()
-    if warned:  # it prints the first warning only; each further -verbose tells more
+    if warned:  # it prints the first warning only; each further -verbose prints more
         warned = _run([*command, "-verbose", "-verbose", "-verbose"], data).stderr.decode(errors="replace")
     # 2 is its status after warnings, with which it has written a whole file all the same
     written = ran.stdout if ran.returncode in {0, 2} and ran.stdout else None
@@ -121,12 +121,12 @@ def _run(command: list[str], data: bytes) -> subprocess.CompletedProcess[bytes]:
     except subprocess.TimeoutExpired:
         where = f"{_PROGRAM} on {socket.gethostname()}"
         raise DatasetError(
-            f"{where} did not end in {_TIMEOUT_S:.0f} s; is the machine overloaded? run it again"
+            f"{where} did not finish in {_TIMEOUT_S:.0f} s; is the machine overloaded? run it again"
         ) from None
 
 
 def _damage(data: bytes, warned: str) -> str:
-    """What the program's warnings say about damage to the picture, in words; empty if they are harmless.
+    """Describe the damage to the image by the program's warnings; empty if they are harmless.
 
     A damaged byte often lets the decoder find its way back, with the last MCU's end before the data's: what is left
     over then is as varied as image data are, and padding is not.

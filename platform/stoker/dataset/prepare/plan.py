@@ -1,4 +1,4 @@
-"""Which sample goes into which shard, decided from names and sizes alone, before a byte of an image is read.
+"""Assign samples to shards from names and sizes alone, before any image is read.
 
 Every choice is a sort by a keyed hash of the sample's name: the same on every machine and in every version of
 Python and NumPy, and independent of the order in which a store lists its objects.
@@ -25,55 +25,55 @@ _TAR_OVERHEAD_BYTES = 2048
 
 @dataclass(frozen=True)
 class Options:
-    """What, besides the source, decides the bytes of the data set."""
+    """What determines the bytes of the data set, apart from the source."""
 
-    validation_share: float | None = None
-    """part of each class that is held out, 0 to 1, where the source has no validation split; None means 0.2"""
+    validation_fraction: float | None = None
+    """fraction of each class that is held out, 0 to 1, where the source has no validation split; None means 0.2"""
     seed: int = 0
     shard_mb: float = 64.0
-    """size that shards aim at, in MB of 10^6 bytes"""
+    """target size of a shard, in MB of 10^6 bytes"""
     shard_samples: int | None = None
-    """most samples a shard, if any bound"""
+    """most samples in a shard; None for no bound"""
     shuffles: bool = True
     """over all shards of a split; without it samples stay in the order of the source"""
     limit: int | None = None
     """most samples over all splits, chosen at random, each class and split in proportion"""
     deduplicates: bool = False
-    """whether of images that are the same byte for byte only one is kept"""
+    """whether only one of several byte-identical images is kept"""
     image_column: str | None = None
     """of Parquet or a list, where it cannot be guessed"""
     label_column: str | None = None
     classes_file: str | None = None
-    """of WebDataset tars: a file that names the classes, one a line"""
+    """file with the class names of WebDataset tars, one a line"""
     copies: bool = False
-    """whether samples of WebDataset tars go into shards of our own, instead of the tars being indexed where they lie"""
+    """whether samples of WebDataset tars are copied into new shards, instead of indexing the tars in place"""
     on_bad: Literal["fail", "skip"] = "fail"
     checks: bool = True
-    """whether every image is decoded whole, instead of its header read"""
+    """whether every image is decoded in full, instead of reading its header only"""
     jpeg: Literal["marked", "original"] = "marked"
     """baseline JPEGs rewritten without loss with restart markers, or stored as they are"""
     metadata: Literal["keep", "drop"] = "keep"
     """of the images, such as EXIF and colour profiles"""
     longest_side: int | None = None
-    """in pixels; images with a longer one are scaled down and encoded anew"""
+    """in pixels; larger images are scaled down and re-encoded"""
     quality: int = 90
-    """of JPEGs that are encoded anew, 1 to 100"""
+    """of re-encoded JPEGs, 1 to 100"""
 
     @property
     def choices(self) -> tuple[object, ...]:
-        """What decides the bytes of the data set, given the entries of each split."""
+        """What determines the bytes of the data set, given the entries of each split."""
         cut = (self.seed, self.shard_mb, self.shard_samples, self.shuffles, self.deduplicates)
         return (*cut, *self.image_choices)
 
     @property
     def image_choices(self) -> tuple[object, ...]:
-        """What decides the bytes that an image becomes."""
+        """What determines the stored bytes of an image."""
         return self.checks, self.jpeg, self.metadata, self.longest_side, self.quality
 
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """Shard ``number`` of ``split`` and the entries that it will hold, in order."""
+    """Shard ``number`` of ``split`` and its entries, in order."""
 
     split: str
     number: int
@@ -97,7 +97,7 @@ class SplitPlan:
         return len(self.cuts) - 1
 
     def shards(self) -> Iterator[ShardPlan]:
-        """One after another: a plan is made when its shard's turn comes, so that not all are in memory."""
+        """Generate the plans lazily, so that not all are in memory."""
         for number in range(len(self)):
             rows = self.order[self.cuts[number] : self.cuts[number + 1]]
             yield ShardPlan(self.split, number, tuple(self.entries[row] for row in rows))
@@ -110,7 +110,7 @@ class SplitPlan:
 
 
 def plan_split(split: str, entries: Entries, options: Options) -> SplitPlan:
-    """The entries, shuffled unless told otherwise, in runs as equal in samples as can be, about ``shard_mb`` each."""
+    """Shuffle the entries if asked, and cut them into shards of about ``shard_mb``, equal in samples to within one."""
     if options.shuffles:
         order = np.argsort(entries.draws(f"shuffle:{options.seed}:{split}"), kind="stable")
     else:
@@ -124,7 +124,7 @@ def plan_split(split: str, entries: Entries, options: Options) -> SplitPlan:
     return SplitPlan(split, entries, order, cuts)
 
 
-def digest(*told: object) -> str:
-    """A sha256 over anything that JSON can say; dataclasses are told by their fields."""
-    text = json.dumps(told, default=asdict, separators=(",", ":"))
+def digest(*values: object) -> str:
+    """A sha256 over values that JSON can represent; dataclasses count by their fields."""
+    text = json.dumps(values, default=asdict, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

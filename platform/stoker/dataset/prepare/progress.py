@@ -1,4 +1,4 @@
-"""How far a preparation is: a bar on a terminal, a line every ten seconds in a log."""
+"""Show the progress of a preparation: a bar on a terminal, a line every ten seconds in a log."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BAR_WIDTH = 30
 class Progress:
     """Counts images and source bytes; rate and time left are those of this attempt alone.
 
-    ``images`` are how many there will be, None where that is not known.
+    ``images``: their total, None if it is not known.
     """
 
     def __init__(self, images: int | None, verb: str = "prepared", stream: TextIO | None = None) -> None:
@@ -25,7 +25,7 @@ class Progress:
         self._stream = stream or sys.stderr
         self._is_terminal = self._stream.isatty()
         self._images = self._fresh = self._bytes = 0
-        self._began = self._told = time.monotonic()
+        self._began = self._shown = time.monotonic()
 
     @property
     def seconds(self) -> float:
@@ -33,27 +33,27 @@ class Progress:
 
     @property
     def images_per_s(self) -> float:
-        """Images that this attempt read, a second."""
+        """Images per second that this attempt read."""
         return self._fresh / max(self.seconds, 1e-9)
 
     def advance(self, images: int, bytes_: int, *, is_fresh: bool) -> None:
-        """``images`` more are done; not fresh when an earlier attempt had done them."""
+        """Count ``images`` more as done; not fresh if an earlier attempt had done them."""
         self._images += images
         self._bytes += bytes_
         self._fresh += images if is_fresh else 0
         now = time.monotonic()
-        if now - self._told >= (_BAR_EVERY_S if self._is_terminal else _LINE_EVERY_S):
-            self._told = now
-            self._tell()
+        if now - self._shown >= (_BAR_EVERY_S if self._is_terminal else _LINE_EVERY_S):
+            self._shown = now
+            self._show()
 
     def close(self) -> None:
-        """Tell the last state."""
-        self._tell()
+        """Show the final state."""
+        self._show()
         if self._is_terminal:
             self._stream.write("\n")
             self._stream.flush()
 
-    def _tell(self) -> None:
+    def _show(self) -> None:
         total = self._images if self._total is None else self._total
         left, rate = total - self._images, self.images_per_s
         rest = f"{_clock(left / rate)} left" if rate and left else f"{_clock(self.seconds)} taken"

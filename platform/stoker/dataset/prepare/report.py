@@ -1,4 +1,4 @@
-"""What a preparation says at the end: for people, and in the last line for programs."""
+"""Report a finished preparation: lines for people, and a last line of JSON for programs."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
-from stoker.dataset.prepare.build import BAD_FILES, DUPLICATES, Prepared
+from stoker.dataset.prepare.build import Prepared
 from stoker.dataset.prepare.contents import Duplicate
+from stoker.dataset.prepare.destination import BAD_FILES, DUPLICATES
 from stoker.dataset.prepare.shards import BadFile
 
 __all__ = ["report"]
@@ -18,29 +19,29 @@ _REASONS = 12
 
 
 def report(prepared: Prepared) -> str:
-    """The data set that is there now, what was left out and why; the last line is JSON."""
+    """Describe the data set, what was left out and why; the last line is JSON."""
     manifest, counts = prepared.manifest, prepared.verified.class_samples
     lines = []
     if prepared.was_there:
         lines.append(f"already prepared: {prepared.root} was made from these images with these options")
     elif prepared.shards_kept:
-        lines.append(f"went on where an interrupted attempt had stopped: {prepared.shards_kept} shards were done")
+        lines.append(f"resumed an interrupted preparation: {prepared.shards_kept} shards were done")
     lines += prepared.notes
     if prepared.bad:
         lines.append(f"left out {_files(len(prepared.bad))}, listed in {prepared.root / BAD_FILES}:")
         lines += _by_reason(prepared.bad)
     for why, count in sorted(prepared.kept.items()):
-        lines.append(f"stored {_files(count)} as they were, without restart markers: {why}")
+        lines.append(f"stored {_files(count)} unchanged, without restart markers: {why}")
     if prepared.duplicates:
         lines.append(
-            f"left out {_files(len(prepared.duplicates))} whose bytes another has, listed in "
+            f"left out {_files(len(prepared.duplicates))} with the same bytes as another, listed in "
             f"{prepared.root / DUPLICATES}:"
         )
         lines += _by_place(prepared.duplicates)
     if prepared.verified.shared_images:
         lines.append(
-            f"warning: {prepared.verified.shared_images} images stand in more than one split, byte for byte; "
-            "the validation accuracy will flatter (--deduplicate leaves them out of train)"
+            f"warning: {prepared.verified.shared_images} images are in more than one split, byte for byte; "
+            "the validation accuracy will be too high (--deduplicate leaves them out of train)"
         )
     splits = {}
     for name, split in manifest.splits.items():
@@ -52,7 +53,7 @@ def report(prepared: Prepared) -> str:
         splits[name] = {"samples": split.samples, "shards": len(split.shards), "bytes": size}
     lines.append(f"{'classes':>12}  {len(manifest.classes):>10,}")
     lines.append(f"{'fingerprint':>12}  {manifest.fingerprint}")
-    told = {
+    summary = {
         "dataset": prepared.root.url,
         "fingerprint": manifest.fingerprint,
         "classes": len(manifest.classes),
@@ -64,11 +65,11 @@ def report(prepared: Prepared) -> str:
         "seconds": round(prepared.seconds, 1),
         "images_per_s": round(prepared.images_per_s, 1),
     }
-    return "\n".join([*lines, json.dumps(told)])
+    return "\n".join([*lines, json.dumps(summary)])
 
 
 def _by_reason(bad: Iterable[BadFile]) -> Iterator[str]:
-    """A line for each reason, the most frequent first, with the first files of it; reasons differ not by numbers."""
+    """A line for each reason, the most frequent first, with its first files; numbers in reasons are ignored."""
     groups: dict[str, list[BadFile]] = defaultdict(list)
     for one in bad:
         groups[re.sub(r"\d+", "0", one.reason)].append(one)

@@ -1,4 +1,4 @@
-"""Which of the listed samples are taken, and in which split: by names alone, before an image is read."""
+"""Select samples and assign them to splits by their names alone, before an image is read."""
 
 from __future__ import annotations
 
@@ -12,43 +12,43 @@ from stoker.errors import DatasetError
 
 __all__ = ["held_out", "select"]
 
-_DEFAULT_SHARE = 0.2
+_DEFAULT_FRACTION = 0.2
 
 
 def select(source: Source, options: Options) -> Source:
     """The source with a part of ``train`` held out where it has no validation split, and at most ``limit`` samples.
 
     Raises:
-        DatasetError: a share is asked for although there is a validation split, or the limit is below one sample of
-            each class.
+        DatasetError: a fraction to hold out is given although there is a validation split, or the limit is below one
+            sample of each class.
     """
     splits = source.splits
     if "validation" not in splits:
-        share = _DEFAULT_SHARE if options.validation_share is None else options.validation_share
+        fraction = _DEFAULT_FRACTION if options.validation_fraction is None else options.validation_fraction
         train = splits["train"]
-        chosen = held_out(train, share, options.seed)
+        chosen = held_out(train, fraction, options.seed)
         carved = {"train": train.take(~chosen), "validation": train.take(chosen)} if chosen.any() else {"train": train}
         splits = carved | {name: entries for name, entries in splits.items() if name != "train"}
-    elif options.validation_share is not None:
+    elif options.validation_fraction is not None:
         raise DatasetError(
-            f"{source.url} has a validation split already; leave --validation-share out, or remove the split"
+            f"{source.url} has a validation split already; leave --validation-fraction out, or remove the split"
         )
     if options.limit is not None:
         splits = _limited(source.url, splits, options.limit, options.seed)
     return source.with_splits(splits)
 
 
-def held_out(entries: Entries, share: float, seed: int) -> NDArray[np.bool_]:
-    """A mask of the part of each class that is held out: ``share`` of it, at least one sample and never all."""
-    if share <= 0:
+def held_out(entries: Entries, fraction: float, seed: int) -> NDArray[np.bool_]:
+    """A mask of the samples held out: a fraction of each class, at least one sample and never all."""
+    if fraction <= 0:
         return np.zeros(len(entries), np.bool_)
     counts = np.bincount(entries.label)
-    wanted = np.clip(np.rint(share * counts).astype(np.int64), 1, None)
+    wanted = np.clip(np.rint(fraction * counts).astype(np.int64), 1, None)
     return _first_of_each_class(entries, np.minimum(wanted, np.maximum(counts - 1, 0)), f"hold-out:{seed}")
 
 
 def _limited(url: str, splits: dict[str, Entries], limit: int, seed: int) -> dict[str, Entries]:
-    """At most ``limit`` samples: each class of each split keeps its share of them, rounded by largest remainder."""
+    """At most ``limit`` samples: each class of each split in proportion, rounded by largest remainder."""
     classes = max(int(entries.label.max()) for entries in splits.values()) + 1
     counts = np.stack([np.bincount(entries.label, minlength=classes) for entries in splits.values()])
     cells = int((counts > 0).sum())

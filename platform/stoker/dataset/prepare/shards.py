@@ -1,7 +1,7 @@
-"""One shard: read its images, check them, write the tar and its index. Tasks share nothing, so they run anywhere.
+"""Build one shard: read its images, check them, write the tar and its index. Tasks are independent and run anywhere.
 
-When both objects are written, a record ``build/<split>/<number>.json`` says so; a preparation that was interrupted
-believes it and goes on. Nobody else reads these records, and the end of the preparation removes them.
+When both objects are written, a record ``build/<split>/<number>.json`` confirms it, from which an interrupted
+preparation resumes. Nothing else reads these records; they are deleted when the data set is published.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class BadFile:
 
 @dataclass(frozen=True)
 class Built:
-    """A shard that is on the store; ``shard`` is None when none of its images was good."""
+    """A shard that is on the store; ``shard`` is None if none of its images is valid."""
 
     split: str
     number: int
@@ -53,7 +53,7 @@ class Built:
     source_sum: int
     """of the source's bytes, bad files included (stoker.dataset.prepare.contents)"""
     kept: dict[str, int]
-    """why JPEGs that were to be rewritten are stored as they were, and how many"""
+    """why JPEGs that were to be rewritten are stored unchanged, and how many"""
     rewriter: str
     """version of the program that rewrote JPEGs, or empty"""
     was_there: bool = False
@@ -61,14 +61,14 @@ class Built:
 
 @dataclass(frozen=True)
 class ShardTask:
-    """All that is needed to build one shard, on whatever machine."""
+    """Everything needed to build one shard, on any machine."""
 
     source: ReadsSamples
     root: Location
     plan: ShardPlan
     options: Options
     classes: tuple[str, ...] = ()
-    """their names, where labels are still to be read from the source (.tars)"""
+    """their names, if labels are yet to be read from the source (.tars)"""
 
     @property
     def digest(self) -> str:
@@ -80,10 +80,10 @@ class ShardTask:
 
 
 def build_shard(task: ShardTask) -> Built:
-    """Write the shard, or find that an earlier attempt at the same plan has.
+    """Write the shard, unless an earlier attempt at the same plan has.
 
     Raises:
-        DatasetError: the source lost a file. (Files that are no images are told in the result.)
+        DatasetError: a file of the source no longer exists. (Invalid images are in the result.)
         StorageError: the source or the destination failed for longer than its timeout.
     """
     found = recorded(task)
@@ -119,7 +119,7 @@ def build_shard(task: ShardTask) -> Built:
 
 
 def _images(task: ShardTask) -> Iterator[tuple[Entry, StoredImage | BadFile]]:
-    """Each entry in order with what it becomes, or what is wrong with it."""
+    """Each entry in order with its stored image, or why it is invalid."""
 
     def read(entry: Entry) -> tuple[Entry, StoredImage | BadFile]:
         try:
@@ -135,7 +135,7 @@ def _images(task: ShardTask) -> Iterator[tuple[Entry, StoredImage | BadFile]]:
 
 
 def _add(archive: tarfile.TarFile, file: io.BytesIO, name: str, data: bytes) -> int:
-    """Append a member whose header holds nothing of this machine or hour; returns where its bytes begin."""
+    """Append a member whose header is independent of machine and time; returns the offset of its bytes."""
     member = tarfile.TarInfo(name)
     member.size = len(data)
     archive.addfile(member, io.BytesIO(data))
@@ -160,18 +160,18 @@ def _write(task: ShardTask, tar: bytes, index: ShardIndex) -> Shard:
 
 
 def record(task: ShardTask, built: Built) -> None:
-    """Say that the shard is on the store, whole."""
+    """Record that the shard is completely written."""
     task.record.write(json.dumps({"digest": task.digest, "built": asdict(built)}).encode())
 
 
 def recorded(task: ShardTask) -> Built | None:
-    """What an earlier attempt recorded, if it was at the same plan and its objects are there in full."""
+    """The record of an earlier attempt, if it had the same plan and its objects are complete."""
     try:
         content = json.loads(task.record.read())
         if content["digest"] != task.digest:
             return None
-        told = content["built"]
-        shard = Shard(**told["shard"]) if told["shard"] else None
+        built = content["built"]
+        shard = Shard(**built["shard"]) if built["shard"] else None
         if shard is not None and (
             shard.tar(task.root).size() != shard.bytes or (task.root / shard.index_path).size() != shard.index_bytes
         ):
@@ -179,9 +179,9 @@ def recorded(task: ShardTask) -> Built | None:
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
     return Built(
-        **{k: told[k] for k in ("split", "number", "source_bytes", "images", "source_sum", "kept", "rewriter")},
+        **{k: built[k] for k in ("split", "number", "source_bytes", "images", "source_sum", "kept", "rewriter")},
         shard=shard,
-        bad=tuple(BadFile(**bad) for bad in told["bad"]),
-        labels={int(label): count for label, count in told["labels"].items()},
+        bad=tuple(BadFile(**bad) for bad in built["bad"]),
+        labels={int(label): count for label, count in built["labels"].items()},
         was_there=True,
     )

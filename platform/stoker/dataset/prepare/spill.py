@@ -1,11 +1,11 @@
-"""The shuffle of a source whose samples are only cheap to read in runs: twice through external memory.
+"""Shuffle a source whose samples are only cheap to read in runs: an external sort in two passes.
 
 Pass 1: each task reads neighbouring runs in their order and writes one object ``build/spill/<n>.bin`` with their
-samples sorted by the shard that they will go to; the samples of a shard there are a *segment*. Pass 2: each shard reads
+samples sorted by their target shard; the samples of a shard there are a *segment*. Pass 2: each shard reads
 its segments, one range read each. A task holds one spill or one shard in memory, never more of the data set.
 
 A segment is 8 bytes with the length N of its header (unsigned, little-endian), N bytes of JSON ``[[path, bytes], ...]``
-and then the images, one behind the other.
+and then the images, concatenated.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class _Task:
 
 @dataclass(frozen=True)
 class _Spilled:
-    """One spill: segment i, of shard ``shards[i]``, lies at ``[ends[i], ends[i + 1])``; its xxh3_64 is ``sums[i]``."""
+    """One spill: segment i, of shard ``shards[i]``, is at ``[ends[i], ends[i + 1])``; its xxh3_64 is ``sums[i]``."""
 
     number: int
     shards: list[int]
@@ -72,7 +72,7 @@ class _Spilled:
 
 
 class Spills:
-    """Where the segments of each shard lie: 28 bytes a segment."""
+    """The locations of each shard's segments: 28 bytes a segment."""
 
     def __init__(self, root: Location, first_shard: dict[str, int], spilled: list[_Spilled]) -> None:
         self._root = root
@@ -87,7 +87,7 @@ class Spills:
         self._sum = np.array([sum_ for one in spilled for sum_ in one.sums], np.uint64)[order]
 
     def reader(self, plan: ShardPlan) -> SpilledShard:
-        """What reads the samples of this shard."""
+        """The reader of this shard's samples."""
         shard = self._first_shard[plan.split] + plan.number
         rows = slice(*np.searchsorted(self._shard, [shard, shard + 1]).tolist())
         columns = (self._spill, self._start, self._stop, self._sum)
@@ -135,8 +135,8 @@ class SpilledShard:
                 raise
             (self._root / f"{number:06d}.json").delete()
             raise DatasetError(
-                f"{where}: bytes {start} to {stop} are not what was written; give the same command again, which writes "
-                "them anew"
+                f"{where}: bytes {start} to {stop} are not what was written; run the same command again, which "
+                "rewrites them"
             ) from None
         at = _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES], "little")
         found = []
@@ -147,7 +147,7 @@ class SpilledShard:
 
 
 def spill(source: Source, plans: list[SplitPlan], root: Location, map_: Map, spill_bytes: int) -> Spills:
-    """Pass 1, or what an interrupted attempt left of it to do; objects go below ``root``."""
+    """Run pass 1, or the rest of it after an interruption; objects are written below ``root``."""
     first_shard = dict(
         zip((plan.split for plan in plans), itertools.accumulate(map(len, plans[:-1]), initial=0), strict=True)
     )
@@ -163,7 +163,7 @@ def spill(source: Source, plans: list[SplitPlan], root: Location, map_: Map, spi
 def _tasks(
     source: Source, plans: list[SplitPlan], first_shard: dict[str, int], root: Location, spill_bytes: int
 ) -> Iterator[_Task]:
-    """Whole runs, until they are about ``spill_bytes``; a run that several splits share is read once for each."""
+    """Group whole runs to about ``spill_bytes``; a run that is in several splits is read once for each."""
     number = 0
     for plan in plans:
         shard_of: NDArray[np.int32] = plan.shard_of() + first_shard[plan.split]
@@ -183,9 +183,11 @@ def _tasks(
 
 def _spill(task: _Task) -> _Spilled:
     try:
-        told = json.loads(task.record.read())
-        if told["digest"] == task.digest and task.where.size() == told["ends"][-1]:
-            return _Spilled(task.number, told["shards"], told["ends"], told["sums"], len(task.entries), was_there=True)
+        stored = json.loads(task.record.read())
+        if stored["digest"] == task.digest and task.where.size() == stored["ends"][-1]:
+            return _Spilled(
+                task.number, stored["shards"], stored["ends"], stored["sums"], len(task.entries), was_there=True
+            )
     except (FileNotFoundError, ValueError, KeyError, TypeError, IndexError):
         pass
     images: list[bytes] = []
@@ -205,6 +207,6 @@ def _spill(task: _Task) -> _Spilled:
         sums.append(xxhash.xxh3_64_intdigest(memoryview(body)[ends[-1] :]))
         ends.append(len(body))
     task.where.write(bytes(body))
-    told = {"digest": task.digest, "shards": shards, "ends": ends, "sums": sums}
-    task.record.write(json.dumps(told).encode())
+    record = {"digest": task.digest, "shards": shards, "ends": ends, "sums": sums}
+    task.record.write(json.dumps(record).encode())
     return _Spilled(task.number, shards, ends, sums, len(task.entries))

@@ -1,8 +1,8 @@
-"""A foreign WebDataset tar, indexed where it lies: one pass over its bytes, checking each image.
+"""Index a foreign WebDataset tar in place: one pass over its bytes, checking each image.
 
     tar ─ read on, 8 MB at a time, into the checksum ─ samples (members with the same key) ─ threads ─▶ index rows
 
-Only ``index/<split>/<number>.idx`` is written, below the data set; the tar is neither copied nor touched.
+Only ``index/<split>/<number>.idx`` is written, below the data set; the tar is neither copied nor changed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from stoker.dataset.format.manifest import Shard, checksum
 from stoker.dataset.prepare.images import store_image
 from stoker.dataset.prepare.plan import Options
 from stoker.dataset.prepare.shards import BadFile, Built, ShardTask, record, recorded
-from stoker.dataset.prepare.sources.imagenet import ArchiveReader
+from stoker.dataset.prepare.sources.readers import ArchiveReader, missing
 from stoker.dataset.prepare.sources.webdataset import AUDIO, BadSample, Member, is_used, pick, samples_of
 from stoker.errors import DatasetError
 from stoker.storage import Location
@@ -37,10 +37,10 @@ _IN_FLIGHT = 4 * _READERS
 
 
 def index_tar(task: ShardTask) -> Built:
-    """Index the one tar that the task names, or find that an earlier attempt has.
+    """Index the task's tar, unless an earlier attempt has.
 
     Raises:
-        DatasetError: it is no tar, damaged, or gone.
+        DatasetError: it is not a valid tar, or no longer exists.
         StorageError: source or destination failed for longer than their timeout.
     """
     found = recorded(task)
@@ -85,7 +85,7 @@ def index_tar(task: ShardTask) -> Built:
 
 
 class _Stream:
-    """The bytes of an object from its first to its last, each read once and put into a checksum."""
+    """The bytes of an object in order, each read once and added to a checksum."""
 
     def __init__(self, where: Location, size: int) -> None:
         self.where, self.hasher = where, xxhash.xxh3_128()
@@ -99,10 +99,7 @@ class _Stream:
             try:
                 self._held = memoryview(self.where.read_range(self._at, stop))
             except FileNotFoundError:
-                raise DatasetError(
-                    f"{self.where}: listed a moment ago but not there now; where several machines prepare, all must "
-                    "see the tars (or give --local)"
-                ) from None
+                raise missing(self.where, "the tars") from None
             self.hasher.update(self._held)
             self._at, self._used = stop, 0
         part = self._held[self._used : self._used + size]
@@ -110,13 +107,13 @@ class _Stream:
         return bytes(part)
 
     def drain(self) -> None:
-        """Read what follows the archive's end, for the checksum."""
+        """Read what follows the end of the archive, for the checksum."""
         while self.read(_CHUNK_BYTES):
             pass
 
 
 def _checked(stream: _Stream, classes: tuple[str, ...], options: Options) -> Iterator[IndexRow | BadFile]:
-    """The row of each sample, or what is wrong with it, in the order of the tar."""
+    """The row of each sample, or why it is invalid, in the order of the tar."""
     waiting: deque[Future[IndexRow | BadFile]] = deque()
     with ThreadPoolExecutor(_READERS, thread_name_prefix="stoker-source") as pool, _opened(stream) as archive:
         try:
@@ -134,7 +131,9 @@ def _opened(stream: _Stream) -> tarfile.TarFile:
     try:
         return tarfile.open(fileobj=stream, mode="r|", bufsize=_BUFFER_BYTES)  # type: ignore[call-overload]
     except tarfile.TarError as error:
-        raise DatasetError(f"{stream.where}: no tar ({error}); write it again, or take it out of the folder") from None
+        raise DatasetError(
+            f"{stream.where}: not a valid tar ({error}); write it again, or move it out of the folder"
+        ) from None
 
 
 def _row(key: str, members: list[Member], classes: tuple[str, ...], options: Options) -> IndexRow | BadFile:
@@ -155,5 +154,5 @@ def _sound(key: str, data: bytes, label: int, offset: int) -> IndexRow:
 
 
 def _path(root: Location, tar: Location) -> str:
-    """Relative to the data set where the tar lies in it, else absolute."""
+    """Relative to the data set if the tar is inside it, else absolute."""
     return tar.url.removeprefix(f"{root.url.rstrip('/')}/")

@@ -1,4 +1,4 @@
-"""Is a data set on the store what its manifest says? The last step of a preparation, and useful at any later time."""
+"""Verify a data set on the store against its manifest: the last step of a preparation, or at any later time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PIECE_BYTES = 16 * 2**20
 
 @dataclass(frozen=True)
 class Verified:
-    """What was found: the manifest, samples of each class by split, and how many images more than one split holds."""
+    """A verified data set: its manifest, the samples of each class by split, and the images in more than one split."""
 
     manifest: Manifest
     class_samples: dict[str, tuple[int, ...]]
@@ -37,8 +37,8 @@ def verify(root: Location, *, is_full: bool = False) -> Verified:
     With ``is_full`` the shards are read too, and each one's checksum and each sample's is computed.
 
     Raises:
-        DatasetError: something is missing, damaged or of another size; names the object.
-        StorageError: the store does not answer.
+        DatasetError: an object is missing, damaged or of another size; names it.
+        StorageError: the store does not respond.
     """
     manifest = read_manifest(root)
     counts: dict[str, NDArray[np.int64]] = {}
@@ -89,7 +89,9 @@ def _check_bytes(where: Location, shard: Shard, index: ShardIndex) -> None:
         def check(body: memoryview, at: int = at, rows: range = rows) -> None:
             for row in rows:
                 if payload_checksum(body[starts[row] - at : ends[row] - at]) != index.checksum[row]:
-                    raise BadBody(f"sample {index.key(row)} at offset {starts[row]} is not what the index says")
+                    raise BadBody(
+                        f"sample {index.key(row)} at offset {starts[row]} does not have the checksum of the index"
+                    )
 
         hasher.update(where.read_range(at, end, check))
         at, first = end, stop

@@ -1,4 +1,4 @@
-"""Where tasks run: threads of this process, or Ray tasks on whatever nodes there are."""
+"""Run tasks on threads of this process, or as Ray tasks on the nodes of a cluster."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ Result = TypeVar("Result")
 
 
 class Map(Protocol):
-    """Runs ``build`` on each task and yields the results as they come, holding a bounded number of tasks at once.
+    """Runs ``build`` on each task and yields results as they complete, with a bounded number of tasks in flight.
 
-    The first error ends it.
+    Stops at the first error.
     """
 
     def __call__(self, build: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]: ...
 
 
 def on_threads(count: int | None = None) -> Map:
-    """A map over ``count`` threads, by default one a CPU that this process may use."""
+    """Map over ``count`` threads, by default one for each CPU that this process may use."""
     threads = count or len(os.sched_getaffinity(0))
 
     def run(build: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
@@ -47,9 +47,9 @@ def on_threads(count: int | None = None) -> Map:
 
 
 def on_ray() -> Map:
-    """A map over tasks of one CPU each on the Ray cluster at hand (``ray.init(address="auto")`` if need be).
+    """Map over Ray tasks of one CPU each on the current cluster (``ray.init(address="auto")`` if not connected).
 
-    A task whose node dies is run again by Ray: the shard's bytes are the same whoever writes them.
+    Ray retries a task whose node dies: the shard's bytes are the same wherever they are written.
 
     Raises:
         ClusterError: there is no cluster, or its tasks cannot run.
@@ -61,7 +61,7 @@ def on_ray() -> Map:
             ray.init(address="auto", log_to_driver=False, logging_level="warning")
         except (ConnectionError, RuntimeError) as error:
             first = str(error).splitlines()[0]
-            raise ClusterError(f"no Ray cluster to prepare on ({first}); start one, or give --local") from None
+            raise ClusterError(f"no Ray cluster to prepare on ({first}); start one, or use --local") from None
 
     def run(build: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
         remote = ray.remote(num_cpus=1, max_retries=3)(build)

@@ -1,4 +1,4 @@
-"""What a preparation asks of a place that images come from."""
+"""The interface of a source of images."""
 
 from __future__ import annotations
 
@@ -15,36 +15,38 @@ _SPLITS = {"train": "train", "validation": "validation", "val": "validation", "v
 
 
 class Reader(Protocol):
-    """Reads samples by their entries, from several threads; small, for it travels with each task."""
+    """Reads samples by their entries, from several threads; small, because it is sent with each task."""
 
     def read(self, entry: Entry) -> bytes:
-        """The image file's bytes.
+        """Read the image file's bytes.
 
         Raises:
-            DatasetError: it is gone, or this machine does not see it.
-            StorageError: no good answer within the timeout.
+            DatasetError: it no longer exists, or is not visible to this machine.
+            StorageError: no valid response within the timeout.
         """
 
     def with_timeout(self, timeout_s: float) -> Reader:
-        """The same reader, whose reads are tried again for ``timeout_s`` seconds."""
+        """The same reader, whose reads are retried for ``timeout_s`` seconds."""
 
 
 class RunReader(Reader, Protocol):
-    """Of a source whose samples lie in runs (the row groups of a Parquet file) that are only cheap to read whole.
+    """Reads a source whose samples are in runs (row groups of a Parquet file) that are only cheap to read whole.
 
-    The entries of a run stand together and share its ``offset`` and what their path says before its last ``/``.
+    The entries of a run are contiguous and have the same ``offset`` and the same path up to its last ``/``.
     """
 
     def read_run(self, entries: Sequence[Entry]) -> Iterator[bytes]:
-        """The samples of ``entries``, all of one run, in their order."""
+        """Read the samples of ``entries``, all of one run, in their order."""
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """Images and their labels, listed whole before anything is written.
+    """Images and their labels, listed completely before anything is written.
 
     ``splits``: ``train`` first, then ``validation`` and ``test`` where the source has them. ``strays`` are things in
-    the source that cannot be samples: (path, why). ``notes`` are lines that the report shows.
+    the source that cannot be samples: (path, reason). The reasons count in a data set's identity (``destination``), so
+    one with strays that was prepared before a reason is reworded is no longer recognised. ``notes`` are lines that the
+    report shows.
     """
 
     url: str
@@ -56,33 +58,33 @@ class Source:
     """whether the reader is a :class:`RunReader`"""
     notes: tuple[str, ...] = ()
     is_indexed: bool = False
-    """whether the entries are tars of samples, to be indexed where they lie instead of copied"""
+    """whether the entries are tars of samples, to be indexed in place instead of copied"""
 
     @property
     def bytes(self) -> int:
-        """Of all samples together."""
+        """Total size of the samples."""
         return sum(int(entries.size.sum()) for entries in self.splits.values())
 
     def with_timeout(self, timeout_s: float) -> Source:
-        """The same source, whose reads are tried again for ``timeout_s`` seconds."""
+        """The same source, whose reads are retried for ``timeout_s`` seconds."""
         return replace(self, reader=self.reader.with_timeout(timeout_s))
 
     def with_splits(self, splits: dict[str, Entries]) -> Source:
-        """The same source, other splits."""
+        """The same source with other splits."""
         return replace(self, splits=splits)
 
 
 def split_name(word: str) -> str | None:
-    """The split that people call ``word``: train, validation (val, valid) or test; None if it is none."""
+    """The split named by ``word``: train, validation (val, valid) or test; None for any other word."""
     return _SPLITS.get(word.lower())
 
 
 def run_of(entry: Entry) -> tuple[str, int]:
-    """The run that a sample of a :class:`RunReader`'s source lies in: its file, and its place there."""
+    """The run of a sample of a :class:`RunReader`'s source: its file, and its position there."""
     return entry.path.rpartition("/")[0], entry.offset
 
 
 def runs(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
-    """The entries run by run, where neighbours are of the same."""
+    """Group contiguous entries of the same run."""
     for _, run in itertools.groupby(entries, run_of):
         yield list(run)

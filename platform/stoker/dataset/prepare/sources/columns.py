@@ -1,4 +1,4 @@
-"""Which column says what, and class names from labels: for sources that are tables."""
+"""The columns and class names of sources that are tables."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ from collections.abc import Collection, Sequence
 
 from stoker.errors import DatasetError
 
-__all__ = ["CLASS_WORDS", "class_names", "the_column"]
+__all__ = ["LABEL_COLUMNS", "choose_column", "class_names"]
 
-CLASS_WORDS = ("label", "labels", "class", "class_name", "category", "target")
+LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "target")
 
 
-def the_column(
+def choose_column(
     columns: Sequence[str], given: str | None, words: Sequence[str], *, option: str, purpose: str, where: str
 ) -> str:
-    """The column ``given``, or the only one that is called one of ``words``.
+    """Choose the column ``given``, or the only one whose name is in ``words``.
 
     Raises:
         DatasetError: there is none, or there are several; the message names the columns and ``option``.
     """
     if given is not None:
         if given not in columns:
-            raise DatasetError(f"{option} {given}: {where} has no such column; it has {', '.join(columns)}")
+            raise DatasetError(f"{option} {given}: not a column of {where}, which has {', '.join(columns)}")
         return given
     found = [name for name in columns if name.lower() in words]
     if len(found) == 1:
         return found[0]
     how_many = f"several columns ({', '.join(found)}) could be what" if found else "no column that clearly"
-    raise DatasetError(f"{where} has {how_many} {purpose}; say {option}: it has {', '.join(columns)}")
+    raise DatasetError(f"{where} has {how_many} {purpose}; choose with {option}: it has {', '.join(columns)}")
 
 
 def class_names(labels: Collection[str]) -> tuple[tuple[str, ...], dict[str, int]]:

@@ -1,7 +1,7 @@
-"""A list of images with their labels: CSV with a header line, or JSON lines.
+"""Read a list of images with their labels: CSV with a header line, or JSON lines.
 
 ``path`` (or url) and ``label`` are needed, ``split`` if the list has one. Paths are relative to the list; absolute
-ones and URLs are taken as they are. Files that are not there are strays, as are lines that say no path or label.
+ones and URLs are used unchanged. Missing files are strays, as are lines without a path or label.
 """
 
 from __future__ import annotations
@@ -15,58 +15,44 @@ from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import xxhash
 
-from stoker.dataset.prepare.entries import Entry, Listing
+from stoker.dataset.prepare.entries import Listing
 from stoker.dataset.prepare.plan import Options
 from stoker.dataset.prepare.sources.base import Source, split_name
-from stoker.dataset.prepare.sources.columns import CLASS_WORDS, class_names, the_column
-from stoker.dataset.prepare.sources.files import Listed, files_in, stamp_of
-from stoker.errors import DatasetError, StorageError
-from stoker.storage import Location, locate
+from stoker.dataset.prepare.sources.columns import LABEL_COLUMNS, choose_column, class_names
+from stoker.dataset.prepare.sources.files import FileStats, files_in, stamp_of
+from stoker.dataset.prepare.sources.readers import ListedFileReader, resolve
+from stoker.errors import DatasetError
+from stoker.storage import Location
 from stoker.storage.range_file import RangeFile
 from stoker.storage.retry import call_with_retries
 
-__all__ = ["LIST_SUFFIXES", "ListedFileReader", "open_listing"]
+__all__ = ["is_list", "open_list"]
 
-LIST_SUFFIXES = (".csv", ".jsonl", ".ndjson")
-_PATH_WORDS = ("path", "file", "filename", "file_name", "image", "image_path", "url", "image_url")
+_SUFFIXES = (".csv", ".jsonl", ".ndjson")
+_PATH_COLUMNS = ("path", "file", "filename", "file_name", "image", "image_path", "url", "image_url")
 _LISTERS = 16
 _TYPICAL_BYTES = 100_000
-"""of an image on a web server that does not say"""
+"""assumed of an image on a web server that does not report its size"""
 
-_Found = tuple["array[int]", "array[int]", "array[int]"]
-
-
-@dataclass(frozen=True)
-class ListedFileReader:
-    """Reads files whose paths are relative to ``folder``, absolute or URLs."""
-
-    folder: Location
-
-    def with_timeout(self, timeout_s: float) -> ListedFileReader:
-        return replace(self, folder=self.folder.with_timeout(timeout_s))
-
-    def read(self, entry: Entry) -> bytes:
-        where = _place(self.folder, entry.path)
-        try:
-            return where.read()
-        except FileNotFoundError:
-            raise DatasetError(
-                f"{where}: seen a moment ago but not there now; where several machines prepare, all must see the "
-                "files of the list (or give --local)"
-            ) from None
+_Columns = tuple["array[int]", "array[int]", "array[int]"]
 
 
-def open_listing(location: Location, options: Options) -> Source:
-    """Read the list and look for each file.
+def is_list(url: str) -> bool:
+    """Whether the name is that of a list, by its suffix."""
+    return url.endswith(_SUFFIXES)
+
+
+def open_list(location: Location, options: Options) -> Source:
+    """Read the list and check that each file exists.
 
     Raises:
-        DatasetError: no such list, it lacks a column, or no line of it names an image that is there.
+        DatasetError: the list is missing, lacks a column, or no line of it names an image that exists.
         StorageError: the list, or a place that it names, cannot be read.
     """
     rows = _Rows(location, options)
@@ -78,7 +64,7 @@ def open_listing(location: Location, options: Options) -> Source:
             labels.add(label)
     if not labels:
         first = next((f"; {path}: {why}" for path, why in rows.strays), "")
-        raise DatasetError(f"no images at {location}: no line of the list names a file that is there{first}")
+        raise DatasetError(f"no images at {location}: no line of the list names a file that exists{first}")
     classes, number_of = class_names(labels)
     listings: dict[str, Listing] = defaultdict(Listing)
     hashes: dict[str, array[int]] = defaultdict(lambda: array("Q"))
@@ -105,7 +91,7 @@ def open_listing(location: Location, options: Options) -> Source:
 
 
 class _Rows:
-    """(line, path, label, split) of each good line; read from the start at each iteration, so never in memory.
+    """(line, path, label, split) of each valid line; each iteration reads the list again, so it is never in memory.
 
     ``strays`` are the other lines, known after an iteration.
     """
@@ -117,23 +103,25 @@ class _Rows:
         try:
             self._size = location.size()
         except FileNotFoundError:
-            raise DatasetError(f"no list at {location}: no such file; check the path or URL") from None
+            raise DatasetError(f"no list at {location}: the file does not exist; check the path or URL") from None
         first = next(self._dicts(), None)
         if first is None or not isinstance(first[1], dict):
-            raise DatasetError(f"{location} is no list: it has no line with columns; see docs/data.md for its form")
+            raise DatasetError(
+                f"{location} is not a valid list: it has no line with columns; see docs/data.md for its form"
+            )
         columns = [str(name) for name in first[1] if name is not None]
-        self._path = the_column(
+        self._path = choose_column(
             columns,
             options.image_column,
-            _PATH_WORDS,
+            _PATH_COLUMNS,
             option="--image-column",
             purpose="names files",
             where=location.url,
         )
-        self._label = the_column(
+        self._label = choose_column(
             columns,
             options.label_column,
-            CLASS_WORDS,
+            LABEL_COLUMNS,
             option="--label-column",
             purpose="holds labels",
             where=location.url,
@@ -168,7 +156,9 @@ class _Rows:
             try:
                 yield from _csv(text) if self.location.url.lower().endswith(".csv") else _json_lines(text)
             except (UnicodeDecodeError, csv.Error) as error:
-                raise DatasetError(f"{self.location} cannot be read as a list in UTF-8: {error}; store it so") from None
+                raise DatasetError(
+                    f"{self.location} cannot be read as a list in UTF-8: {error}; save it as UTF-8"
+                ) from None
 
 
 def _csv(text: Iterable[str]) -> Iterator[tuple[int, object]]:
@@ -187,7 +177,7 @@ def _json_lines(text: Iterable[str]) -> Iterator[tuple[int, object]]:
 
 
 class _Files:
-    """Which of the named files are there: each folder is listed once; web servers are asked for each file.
+    """The listed files that exist: each folder is listed once; of web servers each file is requested.
 
     24 bytes a file are kept: hashes of its path and stamp, and its size.
     """
@@ -202,7 +192,7 @@ class _Files:
         folders: set[str] = set()
         asked: set[str] = set()
         for _, path, _, _ in rows:
-            if _place(self._folder, path).url.startswith(("http://", "https://")):
+            if resolve(self._folder, path).url.startswith(("http://", "https://")):
                 asked.add(path)
             else:
                 folders.add(path[: path.rfind("/") + 1])
@@ -218,19 +208,19 @@ class _Files:
         self._stamps = np.frombuffer(stamps, np.uint64)[order]
 
     def at(self, path: str) -> tuple[int, str] | None:
-        """(bytes, stamp) of the file, or None if it is not there."""
+        """(bytes, stamp) of the file, or None if it does not exist."""
         wanted = np.uint64(_hash(path))
         row = int(np.searchsorted(self._hashes, wanted))
         if row == len(self._hashes) or self._hashes[row] != wanted:
             return None
         return int(self._sizes[row]), str(self._stamps[row])
 
-    def _list(self, folder: str) -> _Found:
-        where = _place(self._folder, folder.rstrip("/") or "/") if folder else self._folder
+    def _list(self, folder: str) -> _Columns:
+        where = resolve(self._folder, folder.rstrip("/") or "/") if folder else self._folder
         return _found({f"{folder}{name}": at for name, at in files_in(where)[0].items()})
 
-    def _ask(self, path: str) -> _Found:
-        where = _place(self._folder, path)
+    def _ask(self, path: str) -> _Columns:
+        where = resolve(self._folder, path)
 
         def once() -> dict[str, Any]:
             return dict(where.filesystem.info(where.path))
@@ -242,7 +232,7 @@ class _Files:
         return _found({path: (int(info.get("size") or _TYPICAL_BYTES), stamp_of(info))})
 
 
-def _found(files: Listed) -> _Found:
+def _found(files: FileStats) -> _Columns:
     """Hashes of the paths, sizes in bytes, hashes of the stamps."""
     hashes = array("Q", (_hash(path) for path in files))
     return hashes, array("q", (size for size, _ in files.values())), array("Q", (_hash(s) for _, s in files.values()))
@@ -256,15 +246,3 @@ def _clean(path: str) -> str:
     if "://" in path:
         return path
     return posixpath.normpath(path)
-
-
-def _place(folder: Location, path: str) -> Location:
-    if "://" in path or path.startswith("/"):
-        return locate(path, timeout_s=folder.timeout_s)
-    if path.startswith("..") and "://" not in folder.url:
-        return replace(folder, url=posixpath.normpath(f"{folder.url}/{path}"))
-    while path.startswith("../"):
-        path, folder = path[3:], replace(folder, url=folder.url.rpartition("/")[0])
-        if folder.url.endswith(("/", ":")):
-            raise StorageError(f"{path}: leads out of the bucket of the list", url=folder.url)
-    return folder / path

@@ -1,4 +1,4 @@
-"""What files a place holds, with size and a stamp that changes when one is written again."""
+"""List the files at a location, each with its size and a stamp that changes when it is written again."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from stoker.errors import DatasetError
 from stoker.storage import Location
 from stoker.storage.retry import call_with_retries
 
-__all__ = ["Listed", "files_below", "files_in", "stamp_of"]
+__all__ = ["FileStats", "files_below", "files_in", "stamp_of"]
 
-Listed = dict[str, tuple[int, str]]
+FileStats = dict[str, tuple[int, str]]
 """path to (bytes, stamp)"""
 
 
-def files_in(location: Location) -> tuple[Listed, list[str]]:
+def files_in(location: Location) -> tuple[FileStats, list[str]]:
     """(files, names of folders, sorted) directly in the folder ``location``, hidden ones left out.
 
-    Nothing there, or no such folder, gives nothing.
+    An empty or missing folder gives nothing.
 
     Raises:
         DatasetError: ``location`` is a file.
@@ -33,7 +33,7 @@ def files_in(location: Location) -> tuple[Listed, list[str]]:
     except (FileNotFoundError, NotADirectoryError):
         found = []
     own = location.path.rstrip("/")
-    files: Listed = {}
+    files: FileStats = {}
     folders = set()
     for info in found:
         path = str(info["name"]).rstrip("/")
@@ -51,7 +51,7 @@ def files_in(location: Location) -> tuple[Listed, list[str]]:
     return files, sorted(folders)
 
 
-def files_below(location: Location) -> Listed:
+def files_below(location: Location) -> FileStats:
     """Every file at any depth below ``location`` by its relative path, hidden ones left out."""
 
     def once() -> dict[str, dict[str, Any]]:
@@ -71,5 +71,5 @@ def files_below(location: Location) -> Listed:
 
 
 def stamp_of(info: dict[str, Any]) -> str:
-    """What a filesystem says of a file that changes when it is written again."""
+    """The ETag or time of modification in a filesystem's ``info``: it changes when the file is written again."""
     return str(next((info[k] for k in ("ETag", "etag", "mtime", "LastModified", "created") if info.get(k)), ""))

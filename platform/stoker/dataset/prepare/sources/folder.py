@@ -1,57 +1,38 @@
-"""A folder of images, one folder a class, at any URL.
+"""List a folder of images, one folder for each class, at any URL.
 
 Two layouts: ``FOLDER/<class>/...``, or ``FOLDER/train/<class>/...`` with ``validation`` (or ``val``, ``valid``) and
-``test`` beside it. Hidden files (``.name``) are ignored. A class is listed at a time, so that the store's answers for
-millions of files are never in memory together.
+``test`` next to it. Hidden files (``.name``) are ignored. A class is listed at a time, so that the listing of
+millions of files is never in memory at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 
-from stoker.dataset.prepare.entries import Entries, Entry, Listing
+from stoker.dataset.prepare.entries import Entries, Listing
+from stoker.dataset.prepare.plan import Options
 from stoker.dataset.prepare.sources.base import Source, split_name
-from stoker.dataset.prepare.sources.files import Listed, files_below, files_in
+from stoker.dataset.prepare.sources.files import FileStats, files_below, files_in
+from stoker.dataset.prepare.sources.readers import FileReader
 from stoker.errors import DatasetError
 from stoker.storage import Location
 
-__all__ = ["FileReader", "open_folder"]
+__all__ = ["open_folder"]
 
 _LISTERS = 8
 
 
-@dataclass(frozen=True)
-class FileReader:
-    """Reads each sample from a file of its own, whose path is relative to ``location``."""
-
-    location: Location
-
-    def with_timeout(self, timeout_s: float) -> FileReader:
-        return replace(self, location=self.location.with_timeout(timeout_s))
-
-    def read(self, entry: Entry) -> bytes:
-        where = self.location / entry.path
-        try:
-            return where.read()
-        except FileNotFoundError:
-            raise DatasetError(
-                f"{where}: listed a moment ago but not there now; where several machines prepare, all must see the "
-                "source (or give --local), and broken links must go"
-            ) from None
-
-
-def open_folder(location: Location) -> Source:
-    """List the folder and decide each file's class.
+def open_folder(location: Location, _: Options) -> Source:
+    """List the folder; the class of a file is its folder.
 
     Raises:
-        DatasetError: no such folder, no class folders, no images, or an empty class (named).
+        DatasetError: the folder is missing, or has no class folders, no images, or an empty class (named).
         StorageError: the place cannot be read.
     """
     files, folders = files_in(location)
     if not files and not folders:
-        raise DatasetError(f"no images at {location}: no such folder, or nothing in it; check the path or URL")
+        raise DatasetError(f"no images at {location}: the folder is empty or does not exist; check the path or URL")
     if not folders:
         raise DatasetError(
             f"{location} has no class folders, only files ({min(files)}, ...); put the images of each class "
@@ -82,7 +63,7 @@ def _already_split(location: Location, folders: list[str], strays: list[tuple[st
         unknown = [name for name in here if name not in classes]
         if unknown:
             raise DatasetError(
-                f"{root / unknown[0]}: there is no such class in {location / 'train'}; the splits differ"
+                f"{root / unknown[0]}: unknown class, not in {location / 'train'}; give all splits the same classes"
             )
         splits[split] = _entries(location, f"{names[split]}/", classes, here)
     return Source(location.url, classes, splits, FileReader(location), tuple(strays))
@@ -106,7 +87,7 @@ def _entries(location: Location, prefix: str, classes: tuple[str, ...], here: li
     return listing.entries()
 
 
-def _listed(root: Location, folders: list[str]) -> Iterator[tuple[str, Listed]]:
+def _listed(root: Location, folders: list[str]) -> Iterator[tuple[str, FileStats]]:
     with ThreadPoolExecutor(_LISTERS, thread_name_prefix="stoker-list") as pool:
         for begin in range(0, len(folders), _LISTERS):  # a bounded number of listings at once
             some = folders[begin : begin + _LISTERS]

@@ -1,7 +1,7 @@
-"""ImageNet's archives as ILSVRC2012 ships them, read where they lie.
+"""List ImageNet's archives as ILSVRC2012 ships them, without unpacking them.
 
 A folder with ``ILSVRC2012_img_train.tar`` (a tar of one tar a class, named by its WNID), and, if there is a validation
-split, ``ILSVRC2012_img_val.tar`` and its truth. Only headers are read to list them; an image is one range read.
+split, ``ILSVRC2012_img_val.tar`` and its labels. Listing reads headers only; an image is one range read.
 """
 
 from __future__ import annotations
@@ -12,47 +12,33 @@ import re
 import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 
-from stoker.dataset.prepare.entries import Entries, Entry, Listing
+from stoker.dataset.prepare.entries import Entries, Listing
+from stoker.dataset.prepare.plan import Options
 from stoker.dataset.prepare.sources.base import Source
-from stoker.dataset.prepare.sources.files import Listed, files_in
+from stoker.dataset.prepare.sources.files import FileStats, files_in
+from stoker.dataset.prepare.sources.readers import ArchiveReader
 from stoker.errors import DatasetError
 from stoker.storage import Location
 from stoker.storage.range_file import RangeFile
 
-__all__ = ["TRAIN_TAR", "ArchiveReader", "open_imagenet"]
+__all__ = ["holds_imagenet", "open_imagenet"]
 
-TRAIN_TAR, VALIDATION_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
+_TRAIN_TAR, _VALIDATION_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 _DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 _TRUTH, _META, _MAP = "ILSVRC2012_validation_ground_truth.txt", "meta.mat", "map_clsloc.txt"
 _WNIDS, _SOLUTION = "imagenet_2012_validation_synset_labels.txt", "LOC_val_solution.csv"
 _SCANNERS = 32
 _HEADER_AHEAD = 2048
-"""bytes that a look at a header fetches: the byte before it that tarfile wants, itself, and a long name"""
+"""bytes that a look at a header fetches: the byte before it that tarfile needs, itself, and a long name"""
 
 
-@dataclass(frozen=True)
-class ArchiveReader:
-    """Reads samples ``<archive>#<member>`` at their offset in the archive, below ``location``."""
-
-    location: Location
-
-    def with_timeout(self, timeout_s: float) -> ArchiveReader:
-        return replace(self, location=self.location.with_timeout(timeout_s))
-
-    def read(self, entry: Entry) -> bytes:
-        where = self.location / entry.path.partition("#")[0]
-        try:
-            return bytes(where.read_range(entry.offset, entry.offset + entry.bytes))
-        except FileNotFoundError:
-            raise DatasetError(
-                f"{where}: listed a moment ago but not there now; where several machines prepare, all must see the "
-                "archives (or give --local)"
-            ) from None
+def holds_imagenet(_: Location, files: FileStats, __: list[str]) -> bool:
+    """Whether the folder holds ImageNet's training archive."""
+    return _TRAIN_TAR in files
 
 
-def open_imagenet(location: Location) -> Source:
+def open_imagenet(location: Location, _: Options) -> Source:
     """List the archives.
 
     Raises:
@@ -60,51 +46,51 @@ def open_imagenet(location: Location) -> Source:
         StorageError: the place cannot be read.
     """
     files = files_in(location)[0]
-    if TRAIN_TAR not in files:
-        raise DatasetError(f"{location} holds no {TRAIN_TAR}; put ImageNet's archives there as they were downloaded")
+    if _TRAIN_TAR not in files:
+        raise DatasetError(f"{location} holds no {_TRAIN_TAR}; put ImageNet's archives there as they were downloaded")
     classes, train = _train(location, files)
     splits = {"train": train}
-    if VALIDATION_TAR in files:
+    if _VALIDATION_TAR in files:
         splits["validation"] = _validation(location, files, classes)
     return Source(location.url, classes, splits, ArchiveReader(location))
 
 
-def _train(location: Location, files: Listed) -> tuple[tuple[str, ...], Entries]:
-    where, (size, stamp) = location / TRAIN_TAR, files[TRAIN_TAR]
+def _train(location: Location, files: FileStats) -> tuple[tuple[str, ...], Entries]:
+    where, (size, stamp) = location / _TRAIN_TAR, files[_TRAIN_TAR]
     synsets = {name.removesuffix(".tar"): span for name, *span in _members(where, 0, size) if name.endswith(".tar")}
     if not synsets:
         raise DatasetError(f"{where} holds no tar of a class; it must be ImageNet's archive as it was downloaded")
     classes = tuple(sorted(synsets))
-    listing = Listing(key_start=len(TRAIN_TAR) + 1)
+    listing = Listing(key_start=len(_TRAIN_TAR) + 1)
     with ThreadPoolExecutor(_SCANNERS, thread_name_prefix="stoker-list") as pool:
         scans = pool.map(lambda name: list(_members(where, *synsets[name])), classes)
         for label, (name, members) in enumerate(zip(classes, scans, strict=True)):
             if not members:
                 raise DatasetError(f"{where}: {name}.tar is empty; get the archive again")
             for member, start, length in sorted(members):
-                listing.add(f"{TRAIN_TAR}#{name}/{member}", label, length, stamp, start)
+                listing.add(f"{_TRAIN_TAR}#{name}/{member}", label, length, stamp, start)
     return classes, listing.entries()
 
 
-def _validation(location: Location, files: Listed, classes: tuple[str, ...]) -> Entries:
-    where, (size, stamp) = location / VALIDATION_TAR, files[VALIDATION_TAR]
+def _validation(location: Location, files: FileStats, classes: tuple[str, ...]) -> Entries:
+    where, (size, stamp) = location / _VALIDATION_TAR, files[_VALIDATION_TAR]
     truth, origin = _truth(location, files)
     labels = {name: label for label, name in enumerate(classes)}
-    listing = Listing(key_start=len(VALIDATION_TAR) + 1)
+    listing = Listing(key_start=len(_VALIDATION_TAR) + 1)
     for member, start, length in sorted(_members(where, 0, size)):
         found = re.search(r"(\d+)\.jpe?g$", member, re.IGNORECASE)
         number = int(found.group(1)) if found else 0
         wnid = truth.get(number)
         if wnid not in labels:
-            what = f"image {number} is missing" if wnid is None else f"{wnid} is no class of {TRAIN_TAR}"
+            what = f"image {number} is missing" if wnid is None else f"{wnid} is not a class of {_TRAIN_TAR}"
             raise DatasetError(f"{where}: no class for {member}: by {origin} {what}; are both of the same download?")
-        listing.add(f"{VALIDATION_TAR}#{member}", labels[wnid], length, stamp, start)
+        listing.add(f"{_VALIDATION_TAR}#{member}", labels[wnid], length, stamp, start)
     if not len(listing):
         raise DatasetError(f"{where} is empty; get the archive again")
     return listing.entries()
 
 
-def _truth(location: Location, files: Listed) -> tuple[dict[int, str], str]:
+def _truth(location: Location, files: FileStats) -> tuple[dict[int, str], str]:
     """(number of each validation image to its WNID, the file that says so)."""
     if _WNIDS in files:
         return dict(enumerate(_words(location / _WNIDS), start=1)), _WNIDS
@@ -119,15 +105,15 @@ def _truth(location: Location, files: Listed) -> tuple[dict[int, str], str]:
         given = _devkit(location / _DEVKIT) | given
     if _TRUTH not in given or not (_META in given or _MAP in given):
         raise DatasetError(
-            f"{location} holds {VALIDATION_TAR} but not its truth; put {_DEVKIT}, {_WNIDS} or {_SOLUTION} beside it, "
-            f"or {_TRUTH} with {_META} or {_MAP}"
+            f"{location} holds {_VALIDATION_TAR} but not its labels; put {_DEVKIT}, {_WNIDS} or {_SOLUTION} next to "
+            f"it, or {_TRUTH} with {_META} or {_MAP}"
         )
     wnids = _numbers_by_map(given[_MAP]) if _MAP in given else _numbers_by_meta(given[_META], location)
     truth = {}
     for line, word in enumerate(given[_TRUTH].decode().split(), start=1):
         if not word.isdigit() or int(word) not in wnids:
             raise DatasetError(
-                f"{location}: line {line} of {_TRUTH} is {word!r}, which is no class number; get it again"
+                f"{location}: line {line} of {_TRUTH} is {word!r}, which is not a class number; get it again"
             )
         truth[line] = wnids[int(word)]
     return truth, _TRUTH
@@ -142,7 +128,7 @@ def _devkit(where: Location) -> dict[str, bytes]:
                 if name in (_TRUTH, _META, _MAP) and (file := archive.extractfile(member)) is not None:
                     found[name] = file.read()
     except (tarfile.TarError, OSError, EOFError) as error:
-        raise DatasetError(f"{where} is no gzipped tar ({error}); get the devkit again") from None
+        raise DatasetError(f"{where} is not a valid gzipped tar ({error}); get the devkit again") from None
     return found
 
 
@@ -157,7 +143,7 @@ def _numbers_by_meta(data: bytes, location: Location) -> dict[int, str]:
         from scipy.io import loadmat
     except ImportError:
         raise DatasetError(
-            f"{location}: reading the devkit's {_META} needs scipy; pip install scipy, or put {_WNIDS} beside it"
+            f"{location}: reading the devkit's {_META} needs scipy; pip install scipy, or put {_WNIDS} next to it"
         ) from None
     try:
         synsets = loadmat(io.BytesIO(data), squeeze_me=True)["synsets"]
@@ -174,7 +160,7 @@ def _words(where: Location) -> list[str]:
 
 
 def _members(where: Location, start: int, size: int) -> Iterator[tuple[str, int, int]]:
-    """(name, offset in the object, bytes) of the files in the tar that lies at ``[start, start + size)``."""
+    """(name, offset in the object, bytes) of the files in the tar at ``[start, start + size)``."""
     file = RangeFile(where, size, start=start, ahead=_HEADER_AHEAD)
     try:
         with tarfile.open(fileobj=file, mode="r:") as archive:

@@ -1,4 +1,4 @@
-"""Parquet with a column of images, as model hubs keep data sets.
+"""Read Parquet with a column of images, as model hubs store data sets.
 
 One file, a folder (also with files below it), or a pattern (``data/train-*.parquet``). A file's split is the one that
 its name begins with (``train-00000-of-00005.parquet``) or that a folder above it is called; without any it is train.
@@ -28,19 +28,20 @@ from numpy.typing import NDArray
 from stoker.dataset.prepare.entries import Entry, Listing
 from stoker.dataset.prepare.plan import Options
 from stoker.dataset.prepare.sources.base import Source, run_of, split_name
-from stoker.dataset.prepare.sources.columns import CLASS_WORDS, class_names, the_column
-from stoker.dataset.prepare.sources.files import Listed, files_below, files_in
+from stoker.dataset.prepare.sources.columns import LABEL_COLUMNS, choose_column, class_names
+from stoker.dataset.prepare.sources.files import FileStats, files_below, files_in
+from stoker.dataset.prepare.sources.readers import missing
 from stoker.errors import DatasetError
 from stoker.storage import Location
 from stoker.storage.range_file import RangeFile
 
-__all__ = ["SUFFIX", "ParquetReader", "open_parquet"]
+__all__ = ["ParquetReader", "holds_parquet", "is_parquet", "open_parquet"]
 
-SUFFIX = ".parquet"
+_SUFFIX = ".parquet"
 _LISTERS = 8
 _FOOTER_AHEAD = 1 << 16
 _GROUPS_HELD = 2
-"""decoded row groups that a process keeps for reads of single samples, in their order"""
+"""decoded row groups that a process caches for reads of single samples in order"""
 
 
 @dataclass(frozen=True)
@@ -63,21 +64,34 @@ class ParquetReader:
             yield _bytes(images, int(entry.path.rpartition("/")[2]) - first)
 
 
+def is_parquet(url: str) -> bool:
+    """Whether the name is that of a Parquet file or of a pattern of them."""
+    return url.endswith(_SUFFIX)
+
+
+def holds_parquet(location: Location, files: FileStats, folders: list[str]) -> bool:
+    """Whether the folder holds Parquet files, by itself or in ``data`` or folders named after splits."""
+    if any(name.endswith(_SUFFIX) for name in files):
+        return True
+    likely = [name for name in folders if name == "data" or split_name(name)]
+    return any(name.endswith(_SUFFIX) for folder in likely for name in files_in(location / folder)[0])
+
+
 def open_parquet(location: Location, options: Options) -> Source:
     """Read the footers and the label column.
 
     Raises:
-        DatasetError: no Parquet files there, no column of images or labels that can be told, or a damaged file.
+        DatasetError: there are no Parquet files, the column of images or labels is ambiguous, or a file is damaged.
         StorageError: the place cannot be read.
     """
     folder, listed = _files(location)
     split_of = {path: _split(path) for path in listed}
-    told = sorted({split for split in split_of.values() if split})
-    untold = next((path for path, split in split_of.items() if split is None), None)
-    if told and untold:
+    named = sorted({split for split in split_of.values() if split})
+    unnamed = next((path for path, split in split_of.items() if split is None), None)
+    if named and unnamed:
         raise DatasetError(
-            f"{folder / untold}: its name says no split, while others say {', '.join(told)}; let it begin with one, "
-            "or leave it out by a pattern"
+            f"{folder / unnamed}: its name has no split, while others have {', '.join(named)}; rename it to begin with "
+            "one, or exclude it by a pattern"
         )
     paths = sorted(listed)
     schema = _opened(folder / paths[0], listed[paths[0]][0]).schema_arrow
@@ -113,7 +127,7 @@ def open_parquet(location: Location, options: Options) -> Source:
     )
 
 
-def _files(location: Location) -> tuple[Location, Listed]:
+def _files(location: Location) -> tuple[Location, FileStats]:
     """(folder, Parquet files below it by relative path) of a folder, a file or a pattern."""
     url = location.url
     if any(sign in url for sign in "*?["):
@@ -121,13 +135,13 @@ def _files(location: Location) -> tuple[Location, Listed]:
         folder = replace(location, url=base)
         pattern = url[len(base) + 1 :]
         found = {p: at for p, at in files_below(folder).items() if fnmatch.fnmatchcase(p, pattern)}
-    elif url.lower().endswith(SUFFIX) and location.exists():
+    elif url.lower().endswith(_SUFFIX) and location.exists():
         folder, name = replace(location, url=url.rpartition("/")[0]), location.name
         return folder, {name: files_in(folder)[0][name]}
     else:
         folder = location
         found = files_below(folder)
-    listed = {path: at for path, at in found.items() if path.lower().endswith(SUFFIX)}
+    listed = {path: at for path, at in found.items() if path.lower().endswith(_SUFFIX)}
     if not listed:
         raise DatasetError(f"no Parquet files at {location}; check the path, URL or pattern")
     return folder, listed
@@ -144,10 +158,10 @@ def _split(path: str) -> str | None:
 
 
 def _hub_features(schema: Any) -> dict[str, Any]:
-    """What the ``huggingface`` entry of the schema's metadata says of each column; nothing if there is none."""
+    """The ``huggingface`` entry of the schema's metadata for each column; empty if there is none."""
     try:
-        told = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return {name: feature for name, feature in told.items() if isinstance(feature, dict)}
+        described = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return {name: feature for name, feature in described.items() if isinstance(feature, dict)}
     except (KeyError, ValueError, TypeError, AttributeError):
         return {}
 
@@ -163,15 +177,15 @@ def _image_column(schema: Any, features: dict[str, Any], options: Options, where
     given = options.image_column
     if given is not None and given in schema.names and given not in fitting:
         raise DatasetError(
-            f"--image-column {given}: in {where} it holds {schema.field(given).type}, no bytes; "
+            f"--image-column {given}: in {where} it holds {schema.field(given).type}, not bytes; "
             f"{', '.join(fitting) or 'no column'} does"
         )
-    told = [name for name in fitting if features.get(name, {}).get("_type") == "Image"]
-    words = told if len(told) == 1 else fitting if len(fitting) == 1 else ()
-    return the_column(
+    marked = [name for name in fitting if features.get(name, {}).get("_type") == "Image"]
+    words = marked if len(marked) == 1 else fitting if len(fitting) == 1 else ()
+    return choose_column(
         schema.names,
         given or (words[0] if words else None),
-        [name.lower() for name in told or fitting],
+        [name.lower() for name in marked or fitting],
         option="--image-column",
         purpose="holds images (bytes, or a struct with bytes)",
         where=str(where),
@@ -179,11 +193,11 @@ def _image_column(schema: Any, features: dict[str, Any], options: Options, where
 
 
 def _label_column(schema: Any, features: dict[str, Any], options: Options, image: str, where: Location) -> str:
-    told = [name for name in schema.names if features.get(name, {}).get("_type") == "ClassLabel" and name != image]
-    column = the_column(
+    marked = [name for name in schema.names if features.get(name, {}).get("_type") == "ClassLabel" and name != image]
+    column = choose_column(
         schema.names,
-        options.label_column or (told[0] if len(told) == 1 else None),
-        [name.lower() for name in told] or CLASS_WORDS,
+        options.label_column or (marked[0] if len(marked) == 1 else None),
+        [name.lower() for name in marked] or LABEL_COLUMNS,
         option="--label-column",
         purpose="holds labels",
         where=str(where),
@@ -193,7 +207,7 @@ def _label_column(schema: Any, features: dict[str, Any], options: Options, image
         kind = kind.value_type
     if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         raise DatasetError(
-            f"{where}: the column {column} holds {kind}, no whole numbers or names; say --label-column: it has "
+            f"{where}: the column {column} holds {kind}, not integers or names; choose with --label-column: it has "
             f"{', '.join(schema.names)}"
         )
     return column
@@ -214,7 +228,7 @@ def _labels(where: Location, size: int, image: str, label: str) -> _Labels:
     file = _opened(where, size)
     missing = [name for name in (image, label) if name not in file.schema_arrow.names]
     if missing:
-        raise DatasetError(f"{where} has no column {missing[0]}, which other files have; leave it out by a pattern")
+        raise DatasetError(f"{where} has no column {missing[0]}, which other files have; exclude it by a pattern")
     groups = []
     for number in range(file.num_row_groups):
         group = file.metadata.row_group(number)
@@ -262,10 +276,7 @@ def _opened(where: Location, size: int | None = None) -> Any:
         source = RangeFile(where, where.size() if size is None else size, ahead=_FOOTER_AHEAD)
         return pq.ParquetFile(pa.PythonFile(source, mode="r"), page_checksum_verification=True)
     except FileNotFoundError:
-        raise DatasetError(
-            f"{where}: listed a moment ago but not there now; where several machines prepare, all must see the source "
-            "(or give --local)"
-        ) from None
+        raise missing(where, "the source") from None
     except (pa.ArrowException, OSError) as error:
         raise _damaged(where, error) from None
 
@@ -287,7 +298,7 @@ def _read_group(reader: ParquetReader, path: str, group: int) -> tuple[int, Any]
 
 
 def _bytes(images: Any, row: int) -> bytes:
-    """The image in this row; no bytes, which no image is, where the value is null."""
+    """The image in this row; empty, which is not a valid image, if the value is null."""
     value = images[row].as_py()
     if isinstance(value, dict):
         value = value.get("bytes")
@@ -298,7 +309,7 @@ _one_at_a_time = threading.Lock()
 
 
 def _held_group(reader: ParquetReader, path: str, group: int) -> tuple[int, Any]:
-    with _one_at_a_time:  # neighbours want the same row group
+    with _one_at_a_time:  # neighbours need the same row group
         return _cached_group(reader, path, group)
 
 

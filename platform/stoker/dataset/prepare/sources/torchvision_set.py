@@ -1,7 +1,7 @@
-"""Any classification data set of torchvision that is on disk: ``torchvision://CIFAR10?root=/data``.
+"""Read any classification data set of torchvision that is on disk: ``torchvision://CIFAR10?root=/data``.
 
-What follows the question mark are arguments of the data set's class. Sets of image files give the files' own bytes;
-others are stored as PNG, which loses nothing. Nothing is ever downloaded.
+The query holds arguments of the data set's class. Of data sets that consist of image files the files' own bytes are
+taken; others are stored as PNG, which is lossless. Nothing is ever downloaded.
 """
 
 from __future__ import annotations
@@ -22,28 +22,29 @@ import numpy as np
 from PIL import Image
 
 from stoker.dataset.prepare.entries import Entries, Entry, Listing
-from stoker.dataset.prepare.plan import digest
+from stoker.dataset.prepare.plan import Options, digest
 from stoker.dataset.prepare.sources.base import Source, split_name
 from stoker.errors import DatasetError
+from stoker.storage import Location
 
-__all__ = ["PROTOCOL", "TorchvisionReader", "open_torchvision"]
+__all__ = ["TorchvisionReader", "is_torchvision", "open_torchvision"]
 
-PROTOCOL = "torchvision://"
+_PROTOCOL = "torchvision://"
 _MEASURED = 16
-"""images that are encoded to learn how large one is"""
+"""images that are encoded to estimate their size"""
 
 Arguments = tuple[tuple[str, Any], ...]
 
 
 @dataclass(frozen=True)
 class TorchvisionReader:
-    """Reads samples ``<split>/<number>``; the arguments that make a split's data set stand in ``splits``."""
+    """Reads samples ``<split>/<number>``; ``splits`` holds the arguments of each split's data set."""
 
     name: str
     splits: tuple[tuple[str, Arguments], ...]
 
     def with_timeout(self, timeout_s: float) -> TorchvisionReader:
-        del timeout_s  # a local disk is not tried again
+        del timeout_s  # reads of a local disk are not retried
         return self
 
     def read(self, entry: Entry) -> bytes:
@@ -51,13 +52,18 @@ class TorchvisionReader:
         return _Set.of(self.name, dict(self.splits)[split]).image(entry.offset)
 
 
-def open_torchvision(source: str) -> Source:
+def is_torchvision(url: str) -> bool:
+    """Whether the URL names a data set of torchvision."""
+    return url.startswith(_PROTOCOL)
+
+
+def open_torchvision(location: Location, _: Options) -> Source:
     """Open each split that the data set has.
 
     Raises:
-        DatasetError: torchvision has no such data set, it is not there, or its targets are no classes.
+        DatasetError: torchvision does not know the data set, it is not on disk, or its targets are not classes.
     """
-    name, _, query = source.removeprefix(PROTOCOL).partition("?")
+    name, query = location.url.removeprefix(_PROTOCOL).partition("?")[::2]
     kind = _class(name)
     parameters = inspect.signature(kind).parameters
     arguments = _arguments(name, query, parameters)
@@ -76,7 +82,7 @@ def open_torchvision(source: str) -> Source:
                 f"torchvision's {name}: its {split} targets are not the numbers of {len(classes)} classes"
             )
         splits[split] = dataset.entries(split, labels)
-    return Source(f"{PROTOCOL}{name}?{query}", classes, splits, TorchvisionReader(name, tuple(opened.items())))
+    return Source(f"{_PROTOCOL}{name}?{query}", classes, splits, TorchvisionReader(name, tuple(opened.items())))
 
 
 def _class(name: str) -> Callable[..., Any]:
@@ -100,7 +106,7 @@ def _arguments(name: str, query: str, parameters: Any) -> dict[str, Any]:
         arguments[key] = _value(text)
     if "root" in parameters:
         if "root" not in arguments and parameters["root"].default in (inspect.Parameter.empty, None):
-            raise DatasetError(f"torchvision's {name}: say where it lies, as {PROTOCOL}{name}?root=FOLDER")
+            raise DatasetError(f"torchvision's {name}: give its folder, as {_PROTOCOL}{name}?root=FOLDER")
         if "root" in arguments:
             arguments["root"] = os.path.abspath(os.path.expanduser(str(arguments["root"])))
     return arguments
@@ -123,7 +129,7 @@ def _all_splits(name: str, arguments: dict[str, Any], *, by: str) -> dict[str, A
         made_by = (*arguments.items(), (by, value))
         try:
             _Set.of(name, made_by)
-        except _NoSuchSplit:
+        except _UnknownSplit:
             if split == "train":
                 raise
         else:
@@ -131,22 +137,22 @@ def _all_splits(name: str, arguments: dict[str, Any], *, by: str) -> dict[str, A
     return found
 
 
-class _NoSuchSplit(DatasetError):
+class _UnknownSplit(DatasetError):
     """The data set's class does not take an argument's value."""
 
 
 class _Set:
-    """A data set of torchvision, which may not be read by two threads at once."""
+    """A data set of torchvision, which must not be read by two threads at once."""
 
     def __init__(self, name: str, arguments: Arguments) -> None:
         self._name = name
         self._root = dict(arguments).get("root")
         try:
             self._set = _class(name)(**dict(arguments))
-        except Exception as error:  # whatever the data set's class raises is about what was asked or lies there
-            told = " ".join(str(error).split()).replace(" You can use download=True to download it", "")
-            raise (_NoSuchSplit if isinstance(error, ValueError) else DatasetError)(
-                f"torchvision's {name} cannot be opened ({told[:200] or type(error).__name__}); check that it lies "
+        except Exception as error:  # whatever the data set's class raises is about its arguments or files
+            reason = " ".join(str(error).split()).replace(" You can use download=True to download it", "")
+            raise (_UnknownSplit if isinstance(error, ValueError) else DatasetError)(
+                f"torchvision's {name} cannot be opened ({reason[:200] or type(error).__name__}); check that it is "
                 f"at root={self._root}: nothing is downloaded"
             ) from None
         self._lock = threading.Lock()
@@ -155,11 +161,15 @@ class _Set:
     @staticmethod
     @functools.lru_cache(8)
     def of(name: str, arguments: Arguments) -> _Set:
-        """The one of this process."""
+        """The instance of this process."""
         return _Set(name, arguments)
 
     def labels(self) -> list[int]:
-        """The class of each sample, -1 and below or not whole numbers refused."""
+        """The class of each sample.
+
+        Raises:
+            DatasetError: the targets are not integers.
+        """
         found: Sequence[Any] | None = None
         for attribute in ("targets", "labels", "_labels"):
             values = getattr(self._set, attribute, None)
@@ -177,7 +187,7 @@ class _Set:
                 raise ValueError
         except (ValueError, TypeError):
             raise DatasetError(
-                f"torchvision's {self._name} has targets that are no classes; it cannot be prepared"
+                f"torchvision's {self._name} has targets that are not classes; it cannot be prepared"
             ) from None
         return [int(label) for label in labels]
 
@@ -208,7 +218,7 @@ class _Set:
         picture = self._sample(number)[0]
         if not isinstance(picture, Image.Image):
             raise DatasetError(
-                f"torchvision's {self._name} gives {type(picture).__name__}, no pictures; it cannot be prepared"
+                f"torchvision's {self._name} yields {type(picture).__name__}, not images; it cannot be prepared"
             )
         encoded = io.BytesIO()
         picture.save(encoded, "PNG")
@@ -219,8 +229,8 @@ class _Set:
             try:
                 picture, target = self._set[number]
             except Exception as error:  # as above
-                told = " ".join(str(error).split())[:200] or type(error).__name__
-                raise DatasetError(f"torchvision's {self._name}: sample {number} cannot be read ({told})") from None
+                reason = " ".join(str(error).split())[:200] or type(error).__name__
+                raise DatasetError(f"torchvision's {self._name}: sample {number} cannot be read ({reason})") from None
         return picture, target
 
     def _pairs(self) -> list[tuple[Any, Any]] | None:

@@ -1,8 +1,8 @@
-"""WebDataset tars: which members make a sample, and what its label is.
+"""Read samples and their labels from the members of WebDataset tars.
 
 The rules are WebDataset's own: a member's key is its path up to the first dot of the file name, what follows is its
-extension, and neighbours with the same key are one sample. Tars are indexed where they lie (``prepare.tars``); with
-``copies`` their samples go through the ordinary preparation, into shards of our own.
+extension, and neighbours with the same key are one sample. Tars are indexed in place (``prepare.tars``); with
+``copies`` their samples go through the ordinary preparation, into new shards.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from stoker.dataset.prepare.entries import Entries, Listing
 from stoker.dataset.prepare.plan import Options
 from stoker.dataset.prepare.sources.base import Source, split_name
-from stoker.dataset.prepare.sources.files import Listed, files_in
-from stoker.dataset.prepare.sources.imagenet import ArchiveReader
+from stoker.dataset.prepare.sources.files import FileStats, files_in
+from stoker.dataset.prepare.sources.readers import ArchiveReader
 from stoker.errors import DatasetError
 from stoker.storage import Location, locate
 from stoker.storage.range_file import RangeFile
 
-__all__ = ["AUDIO", "BadSample", "Member", "has_tars", "is_used", "open_webdataset", "pick", "samples_of"]
+__all__ = ["AUDIO", "BadSample", "Member", "holds_tars", "is_used", "open_webdataset", "pick", "samples_of"]
 
 AUDIO = ("wav", "flac")
 _PAYLOADS = ("jpg", "jpeg", "png", "webp", "gif", *AUDIO)
@@ -32,22 +32,22 @@ _LABELS = ("cls", "json", "txt")
 _JSON_LABELS = ("label", "cls", "class")
 _SPLITS = ("train", "validation", "test")
 _OWN_FOLDERS = ("build", "index")
-"""what stoker writes beside tars that it indexes in place"""
+"""what stoker writes next to tars that it indexes in place"""
 _MOST_CLASSES = 1_000_000
-"""that numbers alone may claim: a label beyond is a mistake rather than a class"""
+"""without class names; a larger label is a mistake rather than a class"""
 _COMPRESSED = re.compile(r"\.(tar\.(gz|bz2|xz|zst|lz4)|tgz|tbz2?|txz)$", re.IGNORECASE)
 _SCANNERS = 16
 _HEADER_AHEAD = 2048
-"""bytes that a look at a header fetches: itself, a long name, and mostly the label behind it"""
+"""bytes that reading a header fetches: itself, a long name, and mostly the label behind it"""
 
 
 class BadSample(Exception):
-    """Members that make no sample; says why."""
+    """Members that are not a valid sample; the text is the reason."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """One file of a sample: its extension in small letters, and where its bytes lie in the tar; ``data`` if read."""
+    """One file of a sample: its extension in lower case, and the place of its bytes in the tar; ``data`` if read."""
 
     name: str
     extension: str
@@ -57,13 +57,12 @@ class Member:
 
 
 def is_used(extension: str) -> bool:
-    """Whether a member with this extension says anything: an image, a sound or a label."""
+    """Whether a member with this extension is used: an image, audio or a label."""
     return extension in _PAYLOADS or extension in _LABELS
 
 
-def has_tars(location: Location) -> bool:
-    """Whether the folder holds tars, by itself or in folders called as splits are, and no other folder."""
-    files, folders = files_in(location)
+def holds_tars(location: Location, files: FileStats, folders: list[str]) -> bool:
+    """Whether the folder holds tars, by itself or in folders named after splits, and no other folder."""
     folders = [name for name in folders if name not in _OWN_FOLDERS]
     if any(split_name(name) is None for name in folders):
         return False
@@ -79,7 +78,7 @@ def open_webdataset(location: Location, options: Options) -> Source:
     A tar's split is that of its folder or else of a word in its name (``imagenet-val-0003.tar``), else train.
 
     Raises:
-        DatasetError: there is none, one is compressed, or an option asks for what only copies can be.
+        DatasetError: no tars, a compressed one, or an option that needs ``copies``.
         StorageError: the place cannot be read.
     """
     tars = _tars(location)
@@ -101,7 +100,7 @@ def open_webdataset(location: Location, options: Options) -> Source:
 def samples_of(
     archive: tarfile.TarFile, where: Location, reads: Callable[[str], bool]
 ) -> Iterator[tuple[str, list[Member]]]:
-    """(key, members) of each sample; the data of members whose extension ``reads`` says so are read.
+    """(key, members) of each sample; the data of members whose extension ``reads`` accepts are read.
 
     Raises:
         DatasetError: the tar is damaged.
@@ -114,7 +113,7 @@ def pick(members: Iterable[Member], classes: tuple[str, ...]) -> tuple[Member, i
     """(the member with the image or sound, the label) of a sample.
 
     Raises:
-        BadSample: it lacks one of both, has one twice, or its label is no class.
+        BadSample: either is missing, a member occurs twice, or the label is not a class.
     """
     by_extension: dict[str, Member] = {}
     for member in members:
@@ -135,10 +134,10 @@ def _label(member: Member, classes: tuple[str, ...]) -> int:
     text: object = member.data.decode(errors="replace").strip()
     if member.extension == "json":
         try:
-            told = json.loads(member.data)
+            content = json.loads(member.data)
         except ValueError:
             raise BadSample("its json member is no JSON") from None
-        found = [told[name] for name in _JSON_LABELS if name in told] if isinstance(told, dict) else [told]
+        found = [content[name] for name in _JSON_LABELS if name in content] if isinstance(content, dict) else [content]
         if not found:
             raise BadSample(f"its json member says none of {', '.join(_JSON_LABELS)}")
         text = found[0]
@@ -170,7 +169,9 @@ def _members(archive: tarfile.TarFile, where: Location, reads: Callable[[str], b
             data = None if file is None else file.read()
             yield key, Member(name, extension, member.offset_data, member.size, data)
     except (tarfile.TarError, EOFError) as error:
-        raise DatasetError(f"{where}: no whole tar ({error}); write it again, or take it out of the folder") from None
+        raise DatasetError(
+            f"{where}: not a complete tar ({error}); write it again, or move it out of the folder"
+        ) from None
 
 
 def _key(name: str) -> str | None:
@@ -182,19 +183,19 @@ def _key(name: str) -> str | None:
     return f"{folder}/{stem}" if folder else stem
 
 
-def _tars(location: Location) -> Listed:
+def _tars(location: Location) -> FileStats:
     files, folders = files_in(location)
-    found = {name: told for name, told in files.items() if _is_tar(name)}
+    found = {name: stats for name, stats in files.items() if _is_tar(name)}
     for folder in folders:
         if split_name(folder):
             inside = files_in(location / folder)[0]
-            found |= {f"{folder}/{name}": told for name, told in inside.items() if _is_tar(name)}
+            found |= {f"{folder}/{name}": stats for name, stats in inside.items() if _is_tar(name)}
     if not found:
         raise DatasetError(f"no tars at {location}: neither there nor in folders train, validation or test of it")
     for path in sorted(found):
         if _COMPRESSED.search(path):
             raise DatasetError(
-                f"{location / path} is compressed, so samples in it cannot be read alone; unpack it first"
+                f"{location / path} is compressed, so its samples cannot be read individually; decompress it first"
             )
     return found
 
@@ -211,16 +212,14 @@ def _split(path: str) -> str:
 
 def _refuse_changes(options: Options) -> None:
     asked = {
-        "--validation-share": options.validation_share,
+        "--validation-fraction": options.validation_fraction,
         "--limit": options.limit,
         "--deduplicate": options.deduplicates,
         "--longest-side": options.longest_side,
     }
     for option, value in asked.items():
         if value:
-            raise DatasetError(
-                f"{option}: tars that are indexed where they lie stay as they are; leave it out, or --copy"
-            )
+            raise DatasetError(f"{option}: tars that are indexed in place are not changed; omit it, or add --copy")
 
 
 def _class_names(path: str) -> tuple[str, ...]:
@@ -228,13 +227,15 @@ def _class_names(path: str) -> tuple[str, ...]:
     try:
         names = tuple(line.strip() for line in where.read().decode().splitlines() if line.strip())
     except (FileNotFoundError, UnicodeDecodeError) as error:
-        raise DatasetError(f"--classes {where} cannot be read as text ({error}); name a file, a class a line") from None
+        raise DatasetError(
+            f"--classes {where} cannot be read as text ({error}); give a file with one class a line"
+        ) from None
     if not names or len(set(names)) < len(names):
-        raise DatasetError(f"--classes {where} names a class twice or none at all; it must say each once, in a line")
+        raise DatasetError(f"--classes {where} names a class twice or none at all; list each once, one a line")
     return names
 
 
-def _samples(location: Location, tars: Listed, classes: tuple[str, ...]) -> Source:
+def _samples(location: Location, tars: FileStats, classes: tuple[str, ...]) -> Source:
     """Every sample of every tar, found by range reads of the headers and labels alone."""
     listings = {split: Listing() for split in _SPLITS}
     strays: list[tuple[str, str]] = []

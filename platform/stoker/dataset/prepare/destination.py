@@ -1,0 +1,244 @@
+"""The place that a data set is written to: what it holds, whether it may be written, staging, publication, cleanup.
+
+    holds_dataset ─ the same images and options are published there? ──▶ yes: nothing to do
+          │ no      (a different data set, or files that prepare did not write: refused, unless they may be replaced)
+        claim ─ build/plan.json: this preparation is running here; a replaced data set is deleted, its manifest first
+          │      the tasks write shards, indexes and their records below build/
+        report_duplicates, report_bad_files ─ duplicates.jsonl, bad.jsonl: what was left out
+          │
+       publish ─ leftovers of abandoned attempts are deleted; prepared.json; dataset.json last; build/ is deleted
+
+The objects, next to the shards and indexes of the splits:
+
+    build/plan.json          written first: shows what is being prepared, and that the destination is writable
+    build/hashes/<n>.json    checksums of a part of the source, where duplicates are left out (.contents)
+    build/spill/<n>.bin      a part of the source sorted by shard, where it is only cheap to read in its order (.spill)
+    build/<split>/<n>.json   one for each finished shard (.shards) or tar that was indexed in place (.tars)
+    prepared.json            what the data set was made from; only prepare reads it
+    dataset.json             the manifest, last; build/ is deleted after it
+
+Nothing that prepare did not write is ever deleted, and nothing is overwritten unless asked.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from stoker.dataset.format.manifest import MANIFEST, Manifest, Shard, read_manifest, write_manifest
+from stoker.dataset.prepare.contents import Duplicate, sum_contents
+from stoker.dataset.prepare.plan import Options, digest
+from stoker.dataset.prepare.shards import BUILD, BadFile
+from stoker.dataset.prepare.sources import Source
+from stoker.dataset.prepare.tars import INDEXES
+from stoker.dataset.prepare.verify import verify
+from stoker.dataset.prepare.workers import Map
+from stoker.errors import DatasetError, StorageError
+from stoker.storage import Location
+
+__all__ = ["BAD_FILES", "DUPLICATES", "Destination"]
+
+BAD_FILES = "bad.jsonl"
+DUPLICATES = "duplicates.jsonl"
+_PREPARED = "prepared.json"
+_PLAN = "plan.json"
+_CHECK_TIMEOUT_S = 5.0
+"""a store that cannot be reached is reported after this long, before any work is done"""
+
+
+@dataclass(frozen=True)
+class _Identity:
+    """What a data set is made from; ``content``: names, labels, sizes and options, ``stamps``: the files' times."""
+
+    source: str
+    content: str
+    stamps: str
+    is_indexed: bool
+
+    @classmethod
+    def of(cls, source: Source, options: Options) -> _Identity:
+        listed = {split: entries.content_digest() for split, entries in source.splits.items()}
+        stamps = [entries.stamps_digest() for entries in source.splits.values()]
+        choices = options.checks if source.is_indexed else options.choices
+        return cls(
+            source.url, digest(source.classes, listed, source.strays, choices), digest(stamps), source.is_indexed
+        )
+
+
+class Destination:
+    """The prefix ``root`` as the destination of ``source``, prepared with ``options``."""
+
+    def __init__(self, root: Location, source: Source, options: Options) -> None:
+        self.root = root
+        self._checked = Location(root.url, min(_CHECK_TIMEOUT_S, root.timeout_s))
+        self._source = source
+        self._options = options
+        self._identity = _Identity.of(source, options)
+
+    @property
+    def build(self) -> Location:
+        """Where tasks stage their records; deleted by :meth:`publish`."""
+        return self.root / BUILD
+
+    # -- before anything is written --------------------------------------------------------------------------------
+
+    def holds_dataset(self, map_: Map, *, replaces: bool) -> bool:
+        """Whether the data set of this source and these options is published here already.
+
+        Where only the files' times differ, the source's contents are read and compared (on ``map_``).
+
+        Raises:
+            DatasetError: something else is here, and ``replaces`` is False; or it must never be replaced.
+        """
+        self._refuse_to_overwrite_tars()
+        root = self._checked
+        if (root / MANIFEST).exists():
+            prepared = _read_json(root / _PREPARED)
+            if self._is_same(prepared, map_):
+                (root / BUILD).delete()
+                return True
+            if not replaces:
+                origin = f"prepared from {prepared['source']} " if "source" in prepared else ""
+                raise DatasetError(
+                    f"{root} holds another data set already ({origin}with other images or options); "
+                    "choose another destination, or --replace it"
+                )
+        elif not replaces and _PLAN not in (root / BUILD).children() and root.url != self._source.url:
+            names = root.children()
+            if names and any(True for _ in root.walk()):  # some stores list prefixes whose objects are deleted
+                raise DatasetError(
+                    f"{root} is not empty ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''}) and holds no "
+                    "data set; choose another destination, or --replace what is in the way"
+                )
+        return False
+
+    def _refuse_to_overwrite_tars(self) -> None:
+        """Shards of ours could have the names of tars that stoker has only indexed here."""
+        root = self._checked
+        earlier = _read_json(root / _PREPARED) or _read_json(root / BUILD / _PLAN)
+        is_inside = f"{earlier.get('source')}/".startswith(f"{root.url}/")
+        if earlier.get("is_indexed") and is_inside and not self._source.is_indexed:
+            raise DatasetError(f"{root} holds tars that stoker did not write but indexed; choose another destination")
+
+    def _is_same(self, prepared: dict[str, Any], map_: Map) -> bool:
+        """Whether the published data set, described by its ``prepared.json``, is the one to be prepared."""
+        if prepared.get("content") != self._identity.content:
+            return False
+        if prepared.get("bad_files") and self._options.on_bad == "fail":
+            return False
+        if prepared.get("stamps") != self._identity.stamps:
+            if self._source.is_indexed:
+                if not self._tars_are_unchanged():
+                    return False
+            elif sum_contents(self._source, map_) != prepared.get("source_sum"):
+                return False
+            (self._checked / _PREPARED).write(json.dumps(prepared | asdict(self._identity), indent=1).encode())
+        return True
+
+    def _tars_are_unchanged(self) -> bool:
+        """Whether every tar of the published data set is still what it was when it was indexed."""
+        try:
+            verify(self._checked, is_full=True)
+        except (DatasetError, StorageError):
+            return False
+        return True
+
+    # -- while it is built -----------------------------------------------------------------------------------------
+
+    def claim(self) -> None:
+        """Write the plan file, which shows that the destination is writable, and delete a data set to be replaced.
+
+        Raises:
+            StorageError: the destination cannot be written.
+        """
+        root = self._checked
+        try:
+            (root / BUILD / _PLAN).write(json.dumps(asdict(self._identity)).encode())
+        except FileNotFoundError as error:
+            raise StorageError(
+                f"cannot write {root}: its bucket or parent does not exist ({error}); create it first", url=root.url
+            ) from None
+        if not (root / MANIFEST).exists():
+            return
+        old = read_manifest(root)
+        (root / MANIFEST).delete()
+        for split in old.splits.values():
+            for shard in split.shards:
+                if _is_written_by_stoker(shard):
+                    (root / shard.path).delete()
+                (root / shard.index_path).delete()
+
+    def report_duplicates(self, duplicates: Sequence[Duplicate]) -> None:
+        """Write ``duplicates.jsonl``; delete an earlier one where there are none."""
+        classes = self._source.classes
+        _write_lines(
+            self.root / DUPLICATES,
+            [
+                {
+                    "path": duplicate.path,
+                    "split": duplicate.split,
+                    "class": classes[duplicate.label],
+                    "same_as": duplicate.same_as,
+                    "same_as_split": duplicate.same_as_split,
+                    "same_as_class": classes[duplicate.same_as_label],
+                }
+                for duplicate in duplicates
+            ],
+        )
+
+    def report_bad_files(self, bad: Sequence[BadFile]) -> None:
+        """Write ``bad.jsonl``; delete an earlier one where there are none.
+
+        Raises:
+            DatasetError: there are bad files, and the options say that these fail the preparation.
+        """
+        report = self.root / BAD_FILES
+        _write_lines(report, [asdict(file) for file in bad])
+        if bad and self._options.on_bad == "fail":
+            first, more = bad[0], len(bad) - 1
+            others = f" and {more} more" if more else ""
+            raise DatasetError(
+                f"{self._source.url}: {first.path}{others} cannot be a sample: {first.reason}; all are listed in "
+                f"{report}: fix or remove them, or leave them out with --on-bad skip"
+            )
+
+    # -- when all shards are written -------------------------------------------------------------------------------
+
+    def publish(self, manifest: Manifest, facts: dict[str, Any]) -> None:
+        """Make the data set visible: clean up, write ``prepared.json`` with ``facts``, then the manifest."""
+        self._delete_leftovers(manifest)
+        (self.root / _PREPARED).write(json.dumps(asdict(self._identity) | facts, indent=1).encode())
+        write_manifest(self.root, manifest)
+        self.build.delete()
+
+    def _delete_leftovers(self, manifest: Manifest) -> None:
+        """Delete shards or indexes that an abandoned attempt with another plan left."""
+        ours = {path for split in manifest.splits.values() for s in split.shards for path in (s.path, s.index_path)}
+        prefix, kinds = (f"{INDEXES}/", "idx") if self._source.is_indexed else ("", "tar|idx")
+        for split in manifest.splits:
+            folder = self.root / f"{prefix}{split}"
+            for name in folder.children():
+                if re.fullmatch(rf"\d{{6,}}\.({kinds})", name) and f"{prefix}{split}/{name}" not in ours:
+                    (folder / name).delete()
+
+
+def _is_written_by_stoker(shard: Shard) -> bool:
+    """Whether stoker wrote the tar: only then its index is next to it."""
+    return shard.path.removesuffix(".tar") == shard.index_path.removesuffix(".idx")
+
+
+def _write_lines(where: Location, records: Sequence[dict[str, Any]]) -> None:
+    if records:
+        where.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode())
+    else:
+        where.delete()
+
+
+def _read_json(where: Location) -> dict[str, Any]:
+    try:
+        return dict(json.loads(where.read()))
+    except (FileNotFoundError, ValueError, TypeError):
+        return {}
