@@ -68,6 +68,8 @@ def test_a_row_tells_which_rates_the_builder_uses(name: str, family: Family) -> 
     depth = _on_meta(name, stochastic_depth_prob=0.9)
     uses_depth = depth is not None and any(isinstance(m, StochasticDepth) and m.p > 0.8 for m in depth.modules())
     assert (uses_dropout, uses_depth) == (family.has_dropout, family.has_stochastic_depth)
+    accepted = {"drop_rate": (dropout, uses_dropout), "stochastic_depth": (depth, uses_depth)}
+    assert set(family.ignored) == {key for key, (model, uses) in accepted.items() if model is not None and not uses}
 
 
 @pytest.mark.parametrize(("name", "family"), ROWS)
@@ -119,11 +121,11 @@ def test_a_row_names_position_embeddings_of_the_patches_and_their_projection(nam
     assert counts == [1 + (side // patch) ** 2 for side in (224, 448)]
 
 
-def test_a_rate_that_torchvision_would_ignore_is_refused() -> None:
-    with pytest.raises(ModelError, match=r"model\.drop_rate: convnext_tiny has no dropout; leave it out"):
-        build_model("convnext_tiny", classes=2, drop_rate=0.1)
-    with pytest.raises(ModelError, match=r"model\.stochastic_depth: mobilenet_v3_small has no stochastic depth"):
-        build_model("mobilenet_v3_small", classes=2, stochastic_depth=0.1)
+def test_a_rate_that_torchvision_ignores_stays_valid_and_others_are_refused() -> None:
+    assert build_model("convnext_tiny", classes=2, drop_rate=0.1) is not None
+    assert build_model("mobilenet_v3_small", classes=2, stochastic_depth=0.1) is not None
+    with pytest.raises(ModelError, match=r"model\.stochastic_depth: mobilenet_v2 has no stochastic depth"):
+        build_model("mobilenet_v2", classes=2, stochastic_depth=0.1)
 
 
 def test_a_name_without_near_ones_gets_a_hint() -> None:

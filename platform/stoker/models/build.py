@@ -44,11 +44,11 @@ def build_model(
     check_model_name(name)
     family = family_of(name)
     options: dict[str, object] = {"num_classes": classes}
-    if drop_rate is not None:
+    if drop_rate is not None and "drop_rate" not in family.ignored:
         if not family.has_dropout:
             raise ModelError(f"model.drop_rate: {name} has no dropout; leave it out")
         options["dropout"] = drop_rate
-    if stochastic_depth is not None:
+    if stochastic_depth is not None and "stochastic_depth" not in family.ignored:
         if not family.has_stochastic_depth:
             raise ModelError(f"model.stochastic_depth: {name} has no stochastic depth; leave it out")
         options["stochastic_depth_prob"] = stochastic_depth

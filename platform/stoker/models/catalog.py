@@ -45,6 +45,9 @@ class Family:
     """square images of any side from this many pixels on go through; None: only a forward pass can tell"""
     has_dropout: bool = False
     has_stochastic_depth: bool = False
+    ignored: tuple[str, ...] = ()
+    """``drop_rate`` or ``stochastic_depth``: accepted without effect, as torchvision's builder does, because stored
+    recipes may have it"""
     image_options: Callable[[int], dict[str, object]] | None = None
     """keyword arguments that tell the builder the side of the images in pixels; None: it need not know it"""
     auxiliary_heads: tuple[str, ...] = ()
@@ -64,9 +67,10 @@ class Family:
 FAMILIES = (
     Family(("digitsnet",), builder="stoker.models.digitsnet:DigitsNet", least_side=32, has_dropout=True),
     Family(("alexnet", "mnasnet", "squeezenet", "vgg"), has_dropout=True),
-    Family(("convnext",), has_stochastic_depth=True),
+    Family(("convnext",), has_stochastic_depth=True, ignored=("drop_rate",)),
     Family(("efficientnet",), least_side=32, has_dropout=True, has_stochastic_depth=True),
-    Family(("mobilenet",), least_side=32, has_dropout=True),
+    Family(("mobilenet_v2",), least_side=32, has_dropout=True),
+    Family(("mobilenet_v3",), least_side=32, has_dropout=True, ignored=("stochastic_depth",)),
     Family(("regnet", "resnet", "resnext", "shufflenet", "wide_resnet"), least_side=32),
     # Szegedy and others, Going Deeper with Convolutions (CVPR 2015), section 5: 0.3 for each of two heads.
     Family(("googlenet",), has_dropout=True, auxiliary_heads=("aux1.", "aux2."), auxiliary_weight=0.3),
