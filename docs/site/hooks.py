@@ -21,7 +21,7 @@ from commands_page import commands_page
 from recipe_page import recipe_page
 
 CHECKOUT = Path(__file__).parents[2]
-DRAWING = re.compile(r'<p><img alt="[^"]*" (?:class="[^"]*" )?src="([^"]*\.svg)"[^>]*/?></p>')
+DRAWING = re.compile(r'<p><img alt="[^"]*" src="([^"]*\.svg)"[^>]*/?></p>')
 
 
 def changes_page() -> str:

@@ -56,7 +56,7 @@ def _section(path: str, schema: Schema, definitions: Schema) -> str:
         section = _reference(field, definitions)
         about = _plain(field.get("description", "") or (section or {}).get("description", ""))
         if section is not None:
-            about = f"{about}{'; ' if about else ''}see [{full}](#{full.replace('.', '')})"
+            about = f"{about.rstrip('.')}{'; ' if about else ''}see [{full}](#{full.replace('.', '')})"
         lines.append(f"| {key} | {_type(field, definitions)} | {_default(field, section)} | {about} |")
     return "\n".join(lines) + "\n"
 
@@ -80,7 +80,7 @@ def _type(field: Schema, definitions: Schema) -> str:
     )
     if kind == "list":
         items = field.get("prefixItems") or [field["items"]] if "items" in field or "prefixItems" in field else []
-        count = f"{len(field['prefixItems'])} × " if "prefixItems" in field else ""
+        count = f"{len(field['prefixItems'])} " if "prefixItems" in field else ""
         return f"list of {count}{_type(items[0], definitions)}" if items else kind
     bounds = [f"{sign} {_number(field[name])}" for name, sign in BOUNDS if name in field]
     if field.get("pattern"):
