@@ -8,7 +8,7 @@ SOURCE is one of
     torchvision            torchvision://CIFAR10?root=FOLDER, any of its classification data sets that is on disk
 DEST is where the WebDataset shards, their indexes and the manifest go. Paths or URLs (s3://...). Submitted to a
 cluster, the work is spread over it; called directly, it runs on this machine. Interrupted, the same command goes on.
-docs/data.md shows each in use.
+docs/how-to/prepare.md shows each in use.
 """
 
 import argparse

@@ -158,7 +158,7 @@ class Loader:
 
     @property
     def memory_bound_bytes(self) -> int:
-        """The most memory that this loader takes, in bytes; docs/streaming.md tells what counts.
+        """The most memory that this loader takes, in bytes; docs/how-to/storage.md tells what counts.
 
         Encoded samples (``data.memory_mb``, or one window of each slot if that is more), a second time those of reads
         under way, indexes, batches that are ready or being made, and what the store's clients and the threads take;
@@ -178,7 +178,7 @@ class Loader:
         """What became of the reads so far, by name: of the store (``read_…``) and of the cache (``cache_…``).
 
         Among them every failure by kind, what was tried again and what a second request won; ``decode_s`` is the time
-        in decoding, summed over threads; see docs/streaming.md.
+        in decoding, summed over threads; see docs/reference/metrics.md.
         """
         found = {f"read_{name}": float(value) for name, value in self._reads.counters.snapshot().items()}
         if self._cache:

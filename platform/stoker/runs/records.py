@@ -60,7 +60,7 @@ class EpochRecord(_Record):
     world_size: int
     validation: Metrics | None = None
     reads: dict[str, float] = {}
-    """of rank 0 since it started: what ``stoker.dataset.Loader.metrics`` tells (docs/streaming.md)"""
+    """of rank 0 since it started: what ``stoker.dataset.Loader.metrics`` tells (docs/reference/metrics.md)"""
     goodput: Goodput | None = None
 
 

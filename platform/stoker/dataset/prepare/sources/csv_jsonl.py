@@ -120,7 +120,9 @@ class _Rows:
             raise DatasetError(f"no list at {location}: no such file; check the path or URL") from None
         first = next(self._dicts(), None)
         if first is None or not isinstance(first[1], dict):
-            raise DatasetError(f"{location} is no list: it has no line with columns; see docs/data.md for its form")
+            raise DatasetError(
+                f"{location} is no list: it has no line with columns; see docs/how-to/prepare-sources.md for its form"
+            )
         columns = [str(name) for name in first[1] if name is not None]
         self._path = the_column(
             columns,
