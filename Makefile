@@ -56,10 +56,10 @@ lint: install ## ruff, types, and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/mypy platform/stoker jobs serve
 	$(BIN)/lint-imports
-	$(BIN)/mkdocs build --strict --quiet --config-file docs/site/mkdocs.yml --site-dir ../../build/lint-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file docs/site/mkdocs.yml --site-dir ../../build/lint-docs
 
-docs: install ## build the documentation into build/docs
-	$(BIN)/mkdocs build --strict --quiet --config-file docs/site/mkdocs.yml
+docs: install ## build the documentation into build/docs (without --quiet, which would hide warnings from --strict)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file docs/site/mkdocs.yml
 	@echo "open build/docs/index.html"
 
 format: install ## let ruff format and mend what it can
