@@ -58,7 +58,8 @@ lint: install ## ruff, types, and the direction of imports
 	$(BIN)/lint-imports
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file docs/site/mkdocs.yml --site-dir ../../build/lint-docs
 
-docs: install ## build the documentation into build/docs (without --quiet, which would hide warnings from --strict)
+# Never with --quiet: it hides the warnings from --strict too.
+docs: install ## build the documentation into build/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file docs/site/mkdocs.yml
 	@echo "open build/docs/index.html"
 
