@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from stoker.recipe import json_schema
 SITE = CHECKOUT / "docs" / "site"
 sys.path.insert(0, str(SITE))
 
-from commands_page import COMMAND, LINE, SCRIPTS, help_of  # noqa: E402
+from commands_page import COMMAND, LINE, SCRIPTS, help_of, helps  # noqa: E402
 from recipe_page import _default, _section, _type, recipe_page  # noqa: E402
 
 
@@ -75,9 +76,18 @@ def test_a_pipe_in_a_description_does_not_break_the_table() -> None:
 
 
 def test_help_of_a_command_is_its_own() -> None:
-    assert "--verify {sizes,full}" in help_of(SCRIPTS["prepare"]).replace("\n", " ")
+    assert "--verify {sizes,full}" in help_of(SCRIPTS["stoker prepare"]).replace("\n", " ")
     with pytest.raises(RuntimeError, match="exits with"):
         help_of([*COMMAND, "no-such-thing", "--no-such-option"])
+
+
+def test_help_of_a_command_with_actions_has_theirs() -> None:
+    parser = argparse.ArgumentParser(prog="stoker models")
+    actions = parser.add_subparsers()
+    actions.add_parser("alias").add_argument("--storage", help="x" * 60)
+    found = helps(parser)
+    assert list(found) == ["stoker models", "stoker models alias"]
+    assert max(map(len, found["stoker models alias"].splitlines())) > 80
 
 
 def test_subcommands_are_read_from_the_help() -> None:
