@@ -13,7 +13,7 @@ JPEG_PACKAGE := { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo 
 UV_VERSION := 0.13.9
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart up down test test-long test-fast lint format bench-data bench-order bench-train bench-gpu verify-weights \
+.PHONY: help install quickstart up down test test-long test-fast lint docs format bench-data bench-order bench-train bench-gpu verify-weights \
 	clean
 
 help: ## list the targets
@@ -56,6 +56,12 @@ lint: install ## ruff, types, and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/mypy platform/stoker jobs serve
 	$(BIN)/lint-imports
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file docs/site/mkdocs.yml --site-dir ../../build/lint-docs
+
+# Never with --quiet: it hides the warnings from --strict too.
+docs: install ## build the documentation into build/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file docs/site/mkdocs.yml
+	@echo "open build/docs/index.html"
 
 format: install ## let ruff format and mend what it can
 	$(BIN)/ruff format .

@@ -2,7 +2,7 @@
 
 Reads the images at SOURCE and writes WebDataset shards, their indexes and a manifest to DEST; both are paths or URLs
 (s3://...). Submitted to a cluster, the work is distributed over it; called directly, it runs on this machine. Run the
-same command again to resume an interrupted preparation. docs/data.md shows each kind of source in use.
+same command again to resume an interrupted preparation. docs/how-to/prepare-sources.md shows each kind of source in use.
 """
 
 import argparse

@@ -1,8 +1,7 @@
-"""Each block of code in docs/loader.md runs as it stands, against small data sets in the place of the bucket's."""
+"""Each block of Python in the pages about the loader runs as written, against small data sets in the bucket's place."""
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import itertools
 import re
@@ -13,16 +12,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from made import write_dataset, write_samples
+from pages import PAGES
 
-PAGE = (Path(__file__).parents[2] / "docs" / "loader.md").read_text()
-OPTIONAL = {"accelerate", "lightning", "soundfile"}
+PAGE = "\n".join(
+    PAGES[f"docs/tutorials/{name}.md"].read_text() for name in ("loader", "loader-frameworks", "loader-samples")
+)
 
 
 def blocks() -> list[tuple[str, str]]:
-    """(heading, code) in the page's order; code of a heading whose block does not import what it needs goes on."""
+    """(heading, code) in the pages' order."""
     found = []
     for section in re.split(r"^## ", PAGE, flags=re.MULTILINE)[1:]:
         heading = section.splitlines()[0]
@@ -31,7 +33,7 @@ def blocks() -> list[tuple[str, str]]:
 
 
 def sessions() -> dict[str, list[str]]:
-    """Blocks that are run one after another: one that begins with an import, and those that go on from it."""
+    """Blocks that are run one after another: one that begins with an import, and those that continue it."""
     found: dict[str, list[str]] = {}
     for heading, code in blocks():
         if re.match(r"(#.*\n)?(import|from) ", code):
@@ -62,7 +64,6 @@ def one_thread() -> Iterator[None]:
 
 
 def write_sounds(folder: Path) -> None:
-    soundfile = pytest.importorskip("soundfile")
     rng = np.random.default_rng(0)
     sounds = []
     for n, kind in zip(range(16), itertools.cycle(["wav", "flac"])):
@@ -72,7 +73,7 @@ def write_sounds(folder: Path) -> None:
     write_samples(str(folder / "sounds"), [sounds])
 
 
-def test_the_page_has_the_blocks_that_it_speaks_of() -> None:
+def test_the_pages_have_the_blocks_that_they_speak_of() -> None:
     assert [len(codes) for codes in sessions().values()] == [3, 1, 1, 1, 1, 1, 1, 1, 1, 1]
     assert all("s3://bucket/datasets/" in codes[0] for codes in sessions().values())
 
@@ -81,9 +82,6 @@ def test_the_page_has_the_blocks_that_it_speaks_of() -> None:
 @pytest.mark.parametrize("name", sessions())
 def test_the_examples_run(name: str, bucket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = "\n".join(sessions()[name]).replace("s3://bucket/datasets", str(bucket))
-    for package in OPTIONAL:
-        if re.search(rf"^(import|from) {package}\b", code, re.MULTILINE) and not importlib.util.find_spec(package):
-            pytest.skip(f"{package} is not installed")
     if "AudioClips" in code:
         write_sounds(bucket)
     monkeypatch.chdir(tmp_path)
@@ -93,4 +91,4 @@ def test_the_examples_run(name: str, bucket: Path, tmp_path: Path, monkeypatch: 
         done = subprocess.run(start, capture_output=True, text=True, check=False, timeout=300)
         assert done.returncode == 0, done.stderr
     else:
-        exec(compile(code, f"docs/loader.md, {name}", "exec"), {"__name__": "example"})
+        exec(compile(code, f"docs/tutorials, {name}", "exec"), {"__name__": "example"})

@@ -158,7 +158,7 @@ class Loader:
 
     @property
     def memory_bound_bytes(self) -> int:
-        """Upper bound of this loader's memory, in bytes; docs/streaming.md lists what counts.
+        """Upper bound of this loader's memory, in bytes; docs/how-to/storage.md lists what counts.
 
         Encoded samples (``data.memory_mb``, or one window of each slot if that is more), a second time those of reads
         in flight, indexes, batches that are ready or being made, and what the store's clients and the threads take;
@@ -178,7 +178,7 @@ class Loader:
         """Counters of the reads so far, by name: of the store (``read_…``) and of the cache (``cache_…``).
 
         They include failures by kind, retries and won hedges; ``decode_s`` is the time spent decoding, summed over
-        threads; see docs/streaming.md.
+        threads; see docs/reference/metrics.md.
         """
         found = {f"read_{name}": float(value) for name, value in self._reads.counters.snapshot().items()}
         if self._cache:

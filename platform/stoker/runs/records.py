@@ -69,7 +69,7 @@ class EpochRecord(Record):
     world_size: int
     validation: Metrics | None = None
     reads: dict[str, float] = {}
-    """``stoker.dataset.Loader.metrics`` of rank 0 since it started (docs/streaming.md)"""
+    """``stoker.dataset.Loader.metrics`` of rank 0 since it started (docs/reference/metrics.md)"""
     goodput: Goodput | None = None
 
 

@@ -1,4 +1,8 @@
-"""Every command of docs/data.md is run as written, with only the buckets' names replaced."""
+"""Every command of the pages about preparing is run as written, with only the buckets' names replaced.
+
+``stoker prepare``, ``stoker submit prepare`` and ``ray job submit … jobs/prepare.py`` are the same code, which runs
+here in this process: a cluster for each would take a minute.
+"""
 
 import csv
 import json
@@ -16,17 +20,24 @@ import pytest
 
 from conftest import Store
 from images import JOB, encoded, make_folder
+from pages import PAGES, commands_of
 from sources import archives, tar_of, write_hub, write_mnist
 from stoker.dataset.prepare.command import add_arguments
 from stoker.storage import Location, locate
 
-DOCS = Path(__file__).parents[3] / "docs" / "data.md"
+FOLDER = "docs/how-to/"
+BEGIN = ("stoker prepare ", "stoker submit prepare ", "ray job submit --working-dir . -- python jobs/prepare.py ")
+DIGITS = "python -m stoker.embedded.digits "
+TEXTS = {page: PAGES[page].read_text() for page in PAGES if page.startswith(f"{FOLDER}prepare")}
 
 
 def commands() -> list[str]:
-    blocks = re.findall(r"^```\n(.*?)^```", DOCS.read_text(), re.DOTALL | re.MULTILINE)
-    lines = (line for block in blocks for line in block.splitlines())
-    return [line for line in lines if line.startswith(("python ", "ray job submit "))]
+    return [command.text for page in TEXTS for command in commands_of(page) if not command.is_inline]
+
+
+def test_the_pages_show_only_commands_that_run_here() -> None:
+    assert len(commands()) > 20
+    assert all(command.startswith((*BEGIN, DIGITS)) for command in commands())
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +51,10 @@ def place(tmp_path_factory: pytest.TempPathFactory, store: Store) -> tuple[Path,
         (raw / "photos" / path.parent.name / path.name).write(path.read_bytes())
     for folder, label in (("tars", "cls"), ("tars-with-names", "txt")):
         (here / folder).mkdir()
-        told = [
+        reported = [
             (f"{n}.{kind}", data) for n in range(6) for kind, data in (("jpg", encoded(n)), (label, b"01"[n % 2 :][:1]))
         ]
-        (here / folder / "train-0000.tar").write_bytes(tar_of(dict(told)))
+        (here / folder / "train-0000.tar").write_bytes(tar_of(dict(reported)))
     (here / "names.txt").write_text("cat\ndog\n")
     (here / "imagenet").mkdir()
     for name, data in archives().items():
@@ -71,29 +82,28 @@ def test_a_command_of_the_page_does_what_it_says(
 ) -> None:
     here, raw, bucket = place
     monkeypatch.chdir(here)
-    words = shlex.split(command.partition(" -- ")[2] or command)  # a cluster for each would take a minute
+    is_digits = command.startswith(DIGITS)
+    begin = next(start for start in (*BEGIN, DIGITS) if command.startswith(start))
+    words = shlex.split(command.removeprefix(begin))
     words = [word.replace("s3://raw", raw.url).replace("s3://bucket", bucket.url) for word in words]
 
-    if words[1] == "-m":
-        monkeypatch.setattr(sys, "argv", words[2:])
-        runpy.run_module(words[2], run_name="__main__")
+    monkeypatch.setattr(sys, "argv", [str(JOB), *words])
+    if is_digits:
+        runpy.run_module("stoker.embedded.digits", run_name="__main__")
         return
-    assert words[:2] == ["python", "jobs/prepare.py"]
-    monkeypatch.setattr(sys, "argv", [str(JOB), *words[2:]])
     runpy.run_path(str(JOB), run_name="__main__")
 
-    told = json.loads(capfd.readouterr().out.splitlines()[-1])
-    assert told["dataset"] == words[3]
-    assert told["splits"]["train"]["samples"] > 0
+    reported = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert reported["dataset"] == words[1]
+    assert reported["splits"]["train"]["samples"] > 0
     if "--limit" in command:
-        assert sum(split["samples"] for split in told["splits"].values()) == 30
+        assert sum(split["samples"] for split in reported["splits"].values()) == 30
     if "flaws" in command:
-        assert told["left_out"] == 1
+        assert reported["left_out"] == 1
 
 
-def test_the_page_shows_every_option() -> None:
-    text = DOCS.read_text()
-    shown = set(re.findall(r"--[a-z-]+", text))
+def test_the_pages_show_every_option() -> None:
+    shown = set(re.findall(r"--[a-z-]+", "\n".join(TEXTS.values())))
     parser = ArgumentParser()
     add_arguments(parser)
     options = {word for action in parser._actions for word in action.option_strings if word.startswith("--")}

@@ -14,7 +14,7 @@ from stoker.dataset.prepare.command import add_arguments
 from stoker.dataset.prepare.sources import KINDS
 
 HERE = Path(__file__).parent
-DOCS = HERE.parents[2] / "docs" / "data.md"
+DOCS = HERE.parents[2] / "docs" / "how-to" / "prepare-sources.md"
 SHARED = {"__init__", "base", "columns", "detect", "files", "readers"}
 """modules of the package that are not a kind's own"""
 TESTS = {"folder": "test_shards.py"}

@@ -57,11 +57,11 @@ class RunMetrics:
 
     def _set(self, name: str, value: float, labels: dict[str, str]) -> None:
         if name not in self._gauges:
-            self._gauges[name] = Gauge(name, "see docs/training.md", tag_keys=tuple(labels))
+            self._gauges[name] = Gauge(name, "see docs/reference/metrics.md", tag_keys=tuple(labels))
         self._gauges[name].set(value, labels)
 
     def _add(self, name: str, value: float, labels: dict[str, str]) -> None:
         if name not in self._counters:
-            self._counters[name] = Counter(name, "see docs/training.md", tag_keys=tuple(labels))
+            self._counters[name] = Counter(name, "see docs/reference/metrics.md", tag_keys=tuple(labels))
         if value > 0:
             self._counters[name].inc(value, labels)

@@ -1,7 +1,7 @@
 """The table of source kinds, and the choice of one: by the URL, else by what the folder holds.
 
 A new kind of source is a module next to this one, a row in :data:`KINDS`, and a test: ``--kind``, ``--help`` and
-:func:`open_source` follow the table, and a test compares docs/data.md with it.
+:func:`open_source` follow the table, and a test compares docs/how-to/prepare-sources.md with it.
 """
 
 from __future__ import annotations
