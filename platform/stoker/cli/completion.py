@@ -47,7 +47,7 @@ _stoker() {{
     fi
     COMPREPLY=($(compgen -W "$words" -- "$current"))
     if [[ "${{COMPREPLY[0]}}" == *= ]] && type compopt > /dev/null 2>&1; then
-        compopt -o nospace
+        compopt -o nospace 2> /dev/null
     fi
 }}
 complete -o default -F _stoker stoker

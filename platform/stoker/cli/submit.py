@@ -150,7 +150,7 @@ def _follow(command: list[str], environment: dict[str, str], log: Path | None, j
             for line in process.stdout:
                 kept.write(line)
                 # After this line Ray repeats the end of the log.
-                has_failed = has_failed or line.startswith(f"Job '{identity}' failed")
+                has_failed = has_failed or f"Job '{identity}' failed" in line
                 if not has_failed and (plain := readable(line)) is not None:
                     last = plain
                     print(plain, flush=True)

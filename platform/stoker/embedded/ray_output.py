@@ -13,7 +13,7 @@ _NOISE = re.compile(
     r"|View the dashboard|Setting up process group|TrainController pid|PreemptionWatcher|Uploading package"
     r"|Creating a file package|Running entrypoint for job|Runtime env is setting up"
     r"|ignored by default when packaging|WebSocket (closed|error)"
-    r"|SUCC cli|(INFO|WARNING) (cli|worker|dashboard_sdk|packaging|working_dir|sdk|job_manager)(\.py)?\b"
+    r"|(INFO|WARNING|ERR|SUCC) (cli|worker|dashboard_sdk|packaging|working_dir|sdk|job_manager)(\.py)?\b"
 )
 _PREFIX = re.compile(r"\x1b\[[0-9;]*m|\((?:RayTrainWorker|[A-Za-z_]+) pid=\d+(?:, ip=[^)]*)?\)\s?")
 
