@@ -15,10 +15,11 @@ _NOISE = re.compile(
     r"|ignored by default when packaging|WebSocket (closed|error)"
     r"|(INFO|WARNING|ERR|SUCC) (cli|worker|dashboard_sdk|packaging|working_dir|sdk|job_manager)(\.py)?\b"
 )
-_PREFIX = re.compile(r"\x1b\[[0-9;]*m|\((?:RayTrainWorker|[A-Za-z_]+) pid=\d+(?:, ip=[^)]*)?\)\s?")
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_PROCESS = re.compile(r"\((?:RayTrainWorker|[A-Za-z_]+) pid=\d+(?:, ip=[^)]*)?\)\s?")
 
 
 def readable(line: str) -> str | None:
     """``line`` without colours and the name of the process that wrote it, whole; None if it is of no use to a user."""
-    plain = _PREFIX.sub("", line).rstrip()
+    plain = _PROCESS.sub("", _COLOUR.sub("", line)).rstrip()
     return None if not plain.strip() or _NOISE.search(line) else plain
