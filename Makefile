@@ -87,4 +87,4 @@ bench-gpu: install ## ResNet-50 in bf16 on one GPU (BENCH=--toy runs its code on
 	@PYTHONPATH=tests $(BIN)/python -m bench.train.gpu $(BENCH)
 
 clean: down ## remove the virtual environment, the data and all caches
-	rm -rf .venv .venv-peers .venv-peers-ffcv .stoker bench-data bench-train .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build
+	@rm -rf .venv .venv-peers .venv-peers-ffcv .stoker bench-data bench-train .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -100,3 +101,11 @@ def test_every_package_folder_is_in_the_wheel() -> None:
     packages = {".".join(("stoker", *folder.relative_to(root).parts)) for folder in folders}
     listed = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
     assert {name for name in listed if name.partition(".")[0] == "stoker"} == packages
+
+
+def test_make_down_and_clean_need_no_environment(tmp_path: Path) -> None:
+    shutil.copy(CHECKOUT / "Makefile", tmp_path)
+    (tmp_path / ".stoker").mkdir()
+    done = subprocess.run(["make", "-s", "clean"], cwd=tmp_path, check=True, text=True, capture_output=True, timeout=60)
+    assert done.stdout == "down: no .venv here, so nothing to stop\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["Makefile"]
