@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
 
+import psutil
 import pytest
 
 from stoker.cli._ray_jobs import Jobs, JobStatus
@@ -158,3 +160,30 @@ def test_a_job_of_the_embedded_cluster_is_followed_and_keeps_its_exit_status(clu
     log = state / "logs" / "jobs" / "broken.log"
     assert done.stderr == f"error: job broken failed with exit status 2; log: {log}\n"
     assert "submitted successfully" in log.read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_following_and_says_how_to_follow_and_stop_the_job(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    client = "import os, sys, time; print('pid', os.getpid(), flush=True); time.sleep(600)"
+    program = (
+        "import os, sys; from pathlib import Path\n"
+        "from stoker.cli import submit\n"
+        "submit.program = lambda name: sys.executable\n"
+        f"submit._follow(['ray', '-c', {client!r}], dict(os.environ), Path('logs/job.log'), 'http://host:1', 'mine')"
+    )
+    following = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert following.stdout is not None
+    pid = int(following.stdout.readline().split()[1])
+    following.send_signal(number)
+    _, said = following.communicate(timeout=60)
+    assert following.returncode == 130
+    assert said == (
+        "\nno longer following mine; follow it: ray job logs --follow --address http://host:1 mine   "
+        "stop it: ray job stop --address http://host:1 mine\n"
+    )
+    assert not psutil.pid_exists(pid)
+    assert (tmp_path / "logs" / "job.log").read_text() == f"pid {pid}\n"

@@ -69,7 +69,7 @@ def run(given: argparse.Namespace) -> None:
     ]
     print("$ " + shlex.join(command), flush=True)
     log = instance.folder.logs / "jobs" / f"{identity}.log" if _is_of(instance, address) else None
-    last = _follow(command, environment, log, jobs, identity)
+    last = _follow(command, environment, log, address, identity)
     if given.no_wait and jobs.status(identity) is not None:
         print(f"submitted {identity}; {_how_to(identity, address)}")
         return
@@ -122,14 +122,13 @@ def _entrypoint(job: str, working_dir: Path) -> list[str]:
     return [script] if (working_dir / script).is_file() else ["-m", "stoker", job]
 
 
-def _follow(command: list[str], environment: dict[str, str], log: Path | None, jobs: Jobs, identity: str) -> str:
+def _follow(command: list[str], environment: dict[str, str], log: Path | None, address: str, identity: str) -> str:
     """Run ``ray job submit``, print the lines that are of use and keep all of them in ``log``; returns the last one.
 
     Raises:
         SystemExit: status 130, after Ctrl-C or SIGTERM.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    last, has_failed = "", False
+    last, has_failed, is_stopped = "", False, False
     if log is not None:
         log.parent.mkdir(parents=True, exist_ok=True)
     with (
@@ -146,18 +145,25 @@ def _follow(command: list[str], environment: dict[str, str], log: Path | None, j
         ) as process,
     ):
         assert process.stdout is not None
-        try:
-            for line in process.stdout:
-                kept.write(line)
-                # After this line Ray repeats the end of the log.
-                has_failed = has_failed or f"Job '{identity}' failed" in line
-                if not has_failed and (plain := readable(line)) is not None:
-                    last = plain
-                    print(plain, flush=True)
-        except KeyboardInterrupt:
+
+        def stop(*_: object) -> None:
+            nonlocal is_stopped
+            is_stopped = True
             process.terminate()
-            print(f"\nno longer following {identity}; {_how_to(identity, jobs.address)}", file=sys.stderr)
-            raise SystemExit(130) from None
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        for line in process.stdout:
+            kept.write(line)
+            # After this line Ray repeats the end of the log.
+            has_failed = has_failed or f"Job '{identity}' failed" in line
+            if not has_failed and (plain := readable(line)) is not None:
+                last = plain
+                print(plain, flush=True)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if is_stopped:
+        print(f"\nno longer following {identity}; {_how_to(identity, address)}", file=sys.stderr)
+        raise SystemExit(130)
     return last
 
 
