@@ -1,4 +1,4 @@
-# What every node of a cluster of several hosts finds in its environment; sourced before `ray start` and by ~/.bashrc.
+# The environment of every node of a cluster of several hosts; sourced before `ray start` and by ~/.bashrc.
 # shellcheck shell=sh
 
 export PATH="$HOME/stoker-venv/bin:$PATH"
@@ -8,10 +8,11 @@ export PATH="$HOME/stoker-venv/bin:$PATH"
 export RAY_AUTH_MODE=token
 export RAY_USAGE_STATS_ENABLED=0
 
-# Paths in a job stay what they are; Ray Train would change into a folder of its own.
+# Relative paths in a job keep their meaning; Ray Train would change into a folder of its own.
 export RAY_CHDIR_TO_TRIAL_DIR=0
-# `ray job stop` asks first and waits: a training run then stores a checkpoint and ends by itself. How soon lost and
-# frozen workers are noticed is set by the run's driver (stoker.training.fault_tolerance.ray_train.TIMEOUTS); what is set here goes first.
+# `ray job stop` interrupts and waits: a training run then writes a checkpoint and exits. How soon lost and frozen workers
+# are detected is set by the run's driver (stoker.training.fault_tolerance.ray_train.TIMEOUTS); what is set here takes
+# precedence.
 export RAY_JOB_STOP_SIGNAL=SIGINT
 export RAY_JOB_STOP_WAIT_TIME_S=120
 

@@ -1,59 +1,8 @@
-"""Evaluate a model version, a run's last checkpoint, or a file of weights.
+"""Evaluate a model version, a run or a file of weights: python jobs/evaluate.py digits@production"""
 
-    python jobs/evaluate.py digits@production
-    python jobs/evaluate.py --run digits
-    python jobs/evaluate.py s3://bucket/weights.safetensors --recipe jobs/recipes/digits.yaml
+import sys
 
-Every sample of the split counts once, and equal weights give equal numbers. Prints top-1 and top-5 by class, those of
-the split, and a line of JSON. A file needs --recipe, or a model.json beside it.
-"""
-
-import argparse
-import json
-import os
-
-from stoker.command import run_command
-from stoker.errors import RunError
-from stoker.storage import locate
-
-
-def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("reference", help="digits@3, digits@production, digits; a run's name; a .safetensors URL")
-    parser.add_argument("--run", action="store_true", help="the reference is a run")
-    parser.add_argument("--recipe", help="of a file of weights: what they were trained as")
-    parser.add_argument("--split", help="default: the recipe's validation split")
-    parser.add_argument("--data", help="URL of another data set of the same classes")
-    parser.add_argument("--storage", default=os.environ.get("STOKER_STORAGE"), help="default: STOKER_STORAGE")
-    given = parser.parse_args(arguments)
-    is_file = given.reference.endswith(".safetensors") and not given.run
-    if not given.storage and not is_file:
-        raise RunError("where models and runs lie is not known; give --storage s3://bucket or set STOKER_STORAGE")
-    from stoker.predict import EvaluationTarget, evaluate_target
-
-    if is_file:
-        target = EvaluationTarget.from_file(locate(given.reference, timeout_s=10), given.recipe)
-    else:
-        storage = locate(given.storage, timeout_s=10)
-        find = EvaluationTarget.from_run if given.run else EvaluationTarget.from_version
-        target = find(storage, given.reference)
-    classes, found = evaluate_target(target, split=given.split, data_url=given.data)
-    width = max(20, *(len(name) for name in classes))
-    print(f"{'class':>{width}}  {'samples':>8} {'top-1':>9} {'top-5':>9}")
-    counts = zip(found.confusion.sum(dim=1), found.confusion.diagonal(), found.top5_by_class, strict=True)
-    by_class = {}
-    for name, (samples, right, top5) in zip(classes, ([int(n) for n in c] for c in counts), strict=True):
-        shares = (right / samples, top5 / samples) if samples else None
-        print(
-            f"{name:>{width}}  {samples:>8,} " + ("{:9.2%} {:9.2%}".format(*shares) if shares else f"{'-':>9} {'-':>9}")
-        )
-        by_class[name] = shares
-    metrics = found.metrics
-    print(
-        f"{'all':>{width}}  {metrics.samples:>8,} {metrics.accuracy:9.2%} {metrics.top5:9.2%}  loss {metrics.loss:.4f}"
-    )
-    print(json.dumps({"reference": given.reference, **metrics.model_dump(), "by_class": by_class}))
-
+from stoker.cli import main
 
 if __name__ == "__main__":
-    run_command(main)
+    main(["evaluate", *sys.argv[1:]])

@@ -1,4 +1,4 @@
-"""Deploy a Serve config and wait until it answers: python -m stoker_serve.deploy serve/digits.yaml
+"""Deploy a Serve config and wait until it answers: stoker deploy serve/digits.yaml
 
 The file and every model that it names are checked before anything is deployed. Deploying again after an alias has
 moved replaces the replicas by those of the new version, one after another. The cluster is the one whose dashboard
@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stoker.command import run_command
+from stoker.command import Parser, run_command
 from stoker.errors import ClusterError
 
 from .config import Plan, read_plan
@@ -30,7 +30,7 @@ from .config import Plan, read_plan
 if TYPE_CHECKING:
     from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
-__all__ = ["deploy", "remove"]
+__all__ = ["add_arguments", "deploy", "remove", "run"]
 
 logger = logging.getLogger(__name__)
 
@@ -169,32 +169,45 @@ def _address() -> str:
     return named or "http://127.0.0.1:8265"
 
 
-def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m stoker_serve.deploy",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("config", type=Path, nargs="?", help="a Serve YAML")
-    parser.add_argument("--storage", help="URL below which models/ lies (default: the YAML's, or STOKER_STORAGE)")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``stoker deploy``."""
+    parser.add_argument("config", metavar="CONFIG", type=Path, nargs="?", help="a Serve YAML")
+    parser.add_argument("--storage", help="URL below which models/ is (default: the YAML's, or STOKER_STORAGE)")
     parser.add_argument("--model", action="append", default=[], metavar="REF", help="instead of the YAML's; repeatable")
     parser.add_argument("--port", type=int, help="instead of the YAML's")
     parser.add_argument("--address", default=_address(), help="the cluster's dashboard")
     parser.add_argument("--timeout", type=float, default=300.0, metavar="S", help="seconds to wait (default: 300)")
-    parser.add_argument("--delete", action="store_true", help="end Serve and all its applications")
-    given = parser.parse_args(arguments)
+    parser.add_argument("--delete", action="store_true", help="shut down Serve and all its applications")
+
+
+def run(given: argparse.Namespace) -> None:
+    """Do what the arguments of ``stoker deploy`` ask for.
+
+    Raises:
+        ClusterError, ModelError, StorageError: see :func:`deploy`, :func:`remove` and ``config.read_plan``.
+    """
     if given.delete:
         remove(given.address)
-        _say(f"Serve on {given.address} has ended")
+        _say(f"Serve on {given.address} has shut down")
         return
     if given.config is None:
-        raise ClusterError("which application is not said; give a Serve YAML, as in: serve/digits.yaml")
+        raise ClusterError("no application given; give a Serve YAML, as in: stoker deploy serve/digits.yaml")
     plan = read_plan(given.config, storage=given.storage, models=given.model, port=given.port)
     versions = [model.version for model in plan.deployed]
     _say(f"deploying {', '.join(versions)} to {given.address}")
     deploy(plan, given.address, timeout_s=given.timeout)
     _say(f"serving {', '.join(versions)} at {plan.url}")
     _say(json.dumps({"url": plan.url, "models": versions}))
+
+
+def main(arguments: list[str]) -> None:
+    parser = Parser(
+        prog="python -m stoker_serve.deploy",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_arguments(parser)
+    run(parser.parse_args(arguments))
 
 
 def _say(line: str) -> None:

@@ -1,28 +1,38 @@
-"""The frame of every command-line program of stoker: one line for an error, status 2, ``--debug`` for the traceback."""
+"""The frame of every command-line program of stoker: errors in one line, exit status 2, ``--debug`` for a traceback."""
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from stoker.errors import StokerError
 
-__all__ = ["quiet_libraries", "run_command"]
+__all__ = ["Parser", "quiet_libraries", "run_command"]
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that reports a usage error as stoker reports every other: in one line, with exit status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise StokerError(f"{self.prog}: {message}; see {self.prog} --help")
 
 
 def quiet_libraries() -> None:
-    """Let the libraries below us speak up only for warnings: for programs and workers, not for somebody's notebook."""
+    """Limit the libraries that we use to warnings; for programs and workers, not for interactive sessions."""
     for name in ("aiobotocore", "asyncio", "botocore", "fsspec", "httpx", "s3fs", "urllib3"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def run_command(main: Callable[[list[str]], None], arguments: list[str] | None = None) -> None:
-    """Call ``main`` with the command line's arguments and exit as a program should.
+    """Call ``main`` with the command line's arguments and turn its errors into exit statuses.
 
-    A :class:`StokerError` becomes one line on standard error and exit status 2; with ``--debug`` anywhere among the
-    arguments its traceback is shown too. Ctrl-C exits with 130. Anything else is a defect and keeps its traceback.
+    A :class:`StokerError` is printed as one line on standard error, with exit status 2; with ``--debug`` anywhere among
+    the arguments its traceback is printed instead. Ctrl-C exits with 130. Any other exception is a defect and keeps its
+    traceback.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given

@@ -99,7 +99,7 @@ def own(tmp_path: Path, settings: Settings) -> Iterator[Instance]:
 def command_line(instance: Instance, command: str) -> list[str]:
     folder = instance.folder.path
     options = ["--folder", str(folder), "--settings", str(folder.parent / "settings.yaml")]
-    return [sys.executable, "-m", "stoker.embedded", command, *options]
+    return [sys.executable, "-m", "stoker", command, *options]
 
 
 def test_up_survives_a_killed_start_and_down_leaves_nothing(own: Instance) -> None:

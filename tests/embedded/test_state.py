@@ -131,7 +131,7 @@ def test_a_program_that_ends_at_once_is_quoted(tmp_path: Path) -> None:
     started = part.start(
         [sys.executable, "-c", "raise SystemExit('no such disk')"], environment=os.environ, folder=tmp_path, log=log
     )
-    with pytest.raises(ClusterError, match=r"the disk ended by itself after .* s: no such disk \(log: "):
+    with pytest.raises(ClusterError, match=r"the disk exited by itself after .* s: no such disk \(log: "):
         wait_until(lambda: False, "the disk", timeout_s=60, process=started, log=log)
 
 
@@ -152,7 +152,7 @@ def test_the_environment_chooses_a_port(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("STOKER_PORT_SERVE", str(wanted))
     assert choose_port("serve", other) == wanted
     monkeypatch.setenv("STOKER_PORT_SERVE", "http")
-    with pytest.raises(ClusterError, match="STOKER_PORT_SERVE='http' is no port"):
+    with pytest.raises(ClusterError, match="STOKER_PORT_SERVE='http' is not a port"):
         choose_port("serve", other)
 
 
@@ -162,7 +162,7 @@ def test_the_environment_chooses_a_port(monkeypatch: pytest.MonkeyPatch) -> None
         ("cpu: 3", "cpu: Extra inputs are not permitted; known keys are cpus"),
         ("ports: {s3: 99999}", r"ports\.s3: Input should be less than or equal to 65535"),
         ("cpus: many", "cpus: Input should be a valid integer"),
-        ("ports: [", "is no YAML"),
+        ("ports: [", "is not valid YAML"),
         ("- 1", "the file: Input should be a valid dictionary"),
     ],
 )

@@ -96,5 +96,5 @@ def test_a_second_start_reuses_it_and_a_lost_or_wrong_note_does_not_matter(own: 
 def test_a_store_that_does_not_run_says_how_to_start_it(tmp_path: Path) -> None:
     store = ObjectStore(StateFolder(tmp_path))
     assert not store.is_healthy()
-    with pytest.raises(ClusterError, match=r"no object store runs in .*; start it with: make up"):
+    with pytest.raises(ClusterError, match=r"no object store runs in .*; start it with: stoker up"):
         store.environment()

@@ -195,3 +195,76 @@ def test_a_newer_format_is_refused_clearly(storage: Location) -> None:
     where.write(where.read().replace(b'"version": [\n  1,', b'"version": [\n  2,'))
     with pytest.raises(ModelError, match="newer than this stoker reads"):
         Registry(storage).resolve("digits")
+
+
+def test_a_rollback_leads_back_through_the_history_and_not_forth_again(storage: Location) -> None:
+    registry = Registry(storage)
+    for _ in range(3):
+        publish(storage, "production")
+    assert [registry.roll_back_alias("digits", "production") for _ in range(2)] == [2, 1]
+    assert registry.resolve("digits@production").version == 1
+    assert [move["version"] for move in registry.alias_history("digits", "production")] == [1, 2, 3, 2, 1]
+    with pytest.raises(ModelError, match="no version before 1 in its history"):
+        registry.roll_back_alias("digits", "production")
+    registry.set_alias("digits", "production", 3)
+    assert registry.roll_back_alias("digits", "production") == 1
+    with pytest.raises(ModelError, match="digits has no alias 'staging'"):
+        registry.roll_back_alias("digits", "staging")
+
+
+def test_a_rollback_passes_over_deleted_versions(storage: Location) -> None:
+    registry = Registry(storage)
+    for _ in range(3):
+        publish(storage, "production")
+    registry.delete("digits", 2)
+    assert registry.roll_back_alias("digits", "production") == 1
+
+
+def test_a_deleted_version_leaves_its_claim_and_its_number_is_not_given_again(storage: Location) -> None:
+    registry = Registry(storage)
+    publish(storage)
+    location = publish(storage).location
+    registry.delete("digits", 2)
+    assert [path for path, _ in location.walk()] == ["claim.json"]
+    assert registry.versions("digits") == [1]
+    with pytest.raises(ModelError, match="digits has no version 2; there are: 1"):
+        registry.delete("digits", 2)
+    assert publish(storage).version == 3
+
+
+def test_a_version_that_an_alias_names_is_not_deleted(storage: Location) -> None:
+    registry = Registry(storage)
+    version = publish(storage, "production")
+    registry.set_alias("digits", "live", 1)
+    with pytest.raises(ModelError, match="cannot be deleted, digits@live and digits@production name it"):
+        registry.delete("digits", 1)
+    assert version.read("model.safetensors")
+
+
+def test_an_interrupted_deletion_leaves_no_visible_version(storage: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = Registry(storage)
+    location = publish(storage).location
+
+    def die(place: Location) -> None:
+        if place.name != "model.json":
+            raise KeyboardInterrupt
+        delete(place)
+
+    delete = Location.delete
+    monkeypatch.setattr(Location, "delete", die)
+    with pytest.raises(KeyboardInterrupt):
+        registry.delete("digits", 1)
+    assert (location / "model.safetensors").exists()
+    assert registry.versions("digits") == []
+
+
+def test_an_alias_that_arrives_during_a_deletion_keeps_the_version(
+    storage: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = Registry(storage)
+    version = publish(storage)
+    found = iter([{}, {"production": 1}])
+    monkeypatch.setattr(registry, "aliases", lambda name: next(found))
+    with pytest.raises(ModelError, match="digits@production names it"):
+        registry.delete("digits", 1)
+    assert registry.resolve("digits@1") == version

@@ -1,9 +1,9 @@
-"""An object store and a Ray cluster on this machine: started, reused and ended without a trace, all on loopback.
+"""An object store and a Ray cluster on this machine: started, reused and stopped without a trace, all on loopback.
 
-The way of a start: read ``cluster/local.yaml`` (``settings``), take the state folder's lock (``state``), choose free
+A start: read ``cluster/local.yaml`` (``settings``), take the state folder's lock (``state``), choose free
 ports (``ports``), start SeaweedFS (``store``) and the head of a Ray cluster (``cluster``) as children that outlive us
-(``processes``), and wait until each answers. ``instance`` puts them together; ``python -m stoker.embedded`` is its
-command line.
+(``processes``), and wait until each answers. ``instance`` puts them together; ``stoker up``,
+``down``, ``status`` and ``environment`` are its command line.
 """
 
 from stoker.embedded.cluster import RayCluster

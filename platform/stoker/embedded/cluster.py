@@ -1,7 +1,7 @@
 """The head of a Ray cluster on this machine: token authentication on, every socket of Ray's own on loopback.
 
 ``ray start`` replaces 127.0.0.1 by the machine's address on the network, and then binds to all interfaces; only with
-``RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0``, its switch for machines without clusters, does it stay where it is told
+``RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0``, its switch for machines without clusters, does it stay on loopback
 (measured with ``ss -ltnp``). The switch is therefore set for clients too. Two sockets of Ray's libraries have no
 switch: torch's rendezvous store while a run trains, and the port by which Serve replicas talk (it asks for the token).
 """
@@ -55,7 +55,7 @@ class RayCluster:
 
     @property
     def serve_port(self) -> int:
-        """The port set aside for Ray Serve's HTTP proxy (``http_options.port``); its host must be 127.0.0.1.
+        """The port reserved for Ray Serve's HTTP proxy (``http_options.port``); its host must be 127.0.0.1.
 
         Raises:
             ClusterError: the cluster was not started.
@@ -88,15 +88,15 @@ class RayCluster:
             return False
 
     def start(self, environment: Mapping[str, str]) -> None:
-        """Make it run: nothing if it is healthy; what is half dead is ended first. The caller holds the lock.
+        """Start the cluster if it is not healthy, after stopping what is left of it. The caller holds the lock.
 
-        ``environment`` is what all workers find in theirs: the store's address and credentials.
+        ``environment`` is passed to all workers: the store's address and credentials.
 
         Raises:
-            ClusterError: it cannot be started; names the log.
+            ClusterError: it cannot be started; the message names the log.
         """
         if self.is_healthy():
-            logger.info("the Ray cluster is up already at %s", self.dashboard_url)
+            logger.info("the Ray cluster is running already at %s", self.dashboard_url)
             return
         self.stop()
         self.folder.prepare()
@@ -113,7 +113,7 @@ class RayCluster:
                 logger.info("a port was taken meanwhile (%s); trying others", error)
 
     def stop(self) -> int:
-        """End it with all its jobs and endpoints; returns how many processes there were."""
+        """Stop the cluster with all its jobs and endpoints; returns how many processes were stopped."""
         ports = self._ports()
         count = self._part.end(timeout_s=_STOP_TIMEOUT_S)
         deadline = time.monotonic() + 20.0
@@ -201,7 +201,7 @@ class RayCluster:
     def _port(self, name: str) -> int:
         port = self._ports().get(name)
         if port is None:
-            raise ClusterError(f"no Ray cluster runs in {self.folder.path}; start it with: make up")
+            raise ClusterError(f"no Ray cluster runs in {self.folder.path}; start it with: stoker up")
         return port
 
     def _ports(self) -> dict[str, int]:

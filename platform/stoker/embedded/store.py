@@ -1,6 +1,6 @@
 """SeaweedFS as the object store of this machine: a real S3 API on loopback, with credentials of our own.
 
-Its data lie in ``store/`` of the state folder and survive a stop, a SIGKILL and other ports: volumes and the file
+Its data are in ``store/`` of the state folder and survive a stop, a SIGKILL and other ports: volumes and the file
 index are found again by what is on disk, and the master, which would remember its old address, starts afresh.
 """
 
@@ -36,7 +36,7 @@ _HIDDEN_PORTS = ("s3-grpc", "master", "master-grpc", "volume", "volume-grpc", "f
 _PORT = re.compile(r"^-\w+\.port(?:\.\w+)?=(\d+)$")
 _REGION = "us-east-1"
 _START_TIMEOUT_S = 120.0
-# weed takes 15 s to leave its own open streams; what is written lies with the kernel by then and survives a SIGKILL.
+# weed takes 15 s to leave its own open streams; what was written is with the kernel by then and survives a SIGKILL.
 _STOP_TIMEOUT_S = 2.0
 _STARTS = 3  # a hidden port may be taken between choosing and binding
 
@@ -63,11 +63,11 @@ class ObjectStore:
         """
         port = self._ports().get("s3")
         if port is None:
-            raise ClusterError(f"no object store runs in {self.folder.path}; start it with: make up")
+            raise ClusterError(f"no object store runs in {self.folder.path}; start it with: stoker up")
         return f"http://127.0.0.1:{port}"
 
     def environment(self) -> dict[str, str]:
-        """The variables by which any S3 client finds the store. They hold its secret key."""
+        """Variables by which any S3 client finds the store. They hold its secret key."""
         credentials = self.folder.credentials()
         made = {
             "AWS_ENDPOINT_URL": self.endpoint,
@@ -87,7 +87,7 @@ class ObjectStore:
         return made
 
     def is_healthy(self) -> bool:
-        """Whether it answers a signed request for its bucket now."""
+        """Whether the store answers a signed request for its bucket now."""
         if "s3" not in self._ports():
             return False
         client = self._client()
@@ -100,13 +100,13 @@ class ObjectStore:
         return True
 
     def start(self) -> None:
-        """Make it run: nothing if it is healthy; what is half dead is ended first. The caller holds the lock.
+        """Start the store if it is not healthy, after stopping what is left of it. The caller holds the lock.
 
         Raises:
-            ClusterError: it cannot be started; names the log.
+            ClusterError: it cannot be started; the message names the log.
         """
         if self.is_healthy():
-            logger.info("the object store is up already at %s", self.endpoint)
+            logger.info("the object store is running already at %s", self.endpoint)
             return
         self.stop()
         self.folder.prepare()
@@ -121,7 +121,7 @@ class ObjectStore:
                 logger.info("a port was taken meanwhile (%s); trying others", error)
 
     def stop(self) -> int:
-        """End it and free its ports; returns how many processes there were. The data stay."""
+        """Stop the store and free its ports; returns how many processes were stopped. The data are kept."""
         ports = {*self._ports().values(), *self._ports_in_command_lines()}
         count = self._part.end(timeout_s=_STOP_TIMEOUT_S)
         deadline = time.monotonic() + 20.0
@@ -180,7 +180,7 @@ class ObjectStore:
         self.folder.write_private(self.folder.path / "s3.json", json.dumps({"identities": identities}))
 
     def _takes_writes(self) -> bool:
-        """Whether the bucket is there (made if not) and a write to it succeeds, which needs a volume."""
+        """Whether the bucket exists (it is created if not) and a write to it succeeds, which needs a volume."""
         client = self._client()
         bucket = self.settings.bucket
         try:
@@ -196,7 +196,7 @@ class ObjectStore:
         return True
 
     def _client(self) -> Any:
-        """A client with explicit credentials, deaf to the environment and apart from this process's filesystems."""
+        """A client with explicit credentials, independent of the environment and of this process's filesystems."""
         credentials = self.folder.credentials()
         config = Config(connect_timeout=2, read_timeout=10, retries={"max_attempts": 0}, proxies={})
         return Session().create_client(
@@ -214,7 +214,7 @@ class ObjectStore:
         return ports if isinstance(ports, dict) and all(isinstance(p, int) for p in ports.values()) else {}
 
     def _ports_in_command_lines(self) -> set[int]:
-        """The ports of what runs, also if the note about them was lost."""
+        """The ports of running processes, also if their record was lost."""
         found = set()
         for process in self._part.processes():
             with contextlib.suppress(psutil.Error):

@@ -185,6 +185,65 @@ class Registry:
         (folder / "model.json").create(json.dumps(content, indent=1).encode())
         return staged
 
+    def roll_back_alias(self, name: str, alias: str) -> int:
+        """Point ``name@alias`` at the version before, as its history tells, and return that version.
+
+        A move back undoes the move before it: after 1, 2, 3 a first rollback leads to 2 and a second one to 1, not to
+        3 again. Versions that were deleted since are passed over.
+
+        Raises:
+            ModelError: the alias does not exist, or nothing is left before its version.
+        """
+        where = self._alias_place(name, alias)
+        for _ in range(_SWAPS):
+            current = self._alias(name, alias, f"{name}@{alias}")
+            found = where.version()
+            history = self.alias_history(name, alias)
+            if found is None or history[-1]["version"] != current:
+                continue  # moved in between
+            existing = set(self.versions(name))
+            before = [version for version in _undo_stack(history)[:-1] if version in existing]
+            if not before:
+                raise ModelError(f"alias {name}@{alias}: no version before {current} in its history; set it instead")
+            history.append({"version": before[-1], "moved": _now()})
+            content = json.dumps({"version": before[-1], "history": history}, indent=1).encode()
+            try:
+                where.swap(content, found[1])
+            except Conflict:
+                continue
+            return before[-1]
+        raise ModelError(f"alias {name}@{alias}: others keep moving it; try again")
+
+    def delete(self, name: str, version: int) -> None:
+        """Delete a version that no alias names. Its number is never used again.
+
+        ``model.json`` goes first, so that an interrupted deletion leaves no visible version; ``claim.json`` stays.
+
+        Raises:
+            ModelError: the version does not exist, or an alias names it.
+        """
+        reference = f"{name}@{version}"
+        folder = self._open(name, version, reference).location
+        self._refuse_named(name, version)
+        card = (folder / "model.json").read()
+        (folder / "model.json").delete()
+        try:
+            self._refuse_named(name, version)
+        except ModelError:  # an alias was moved here in between
+            (folder / "model.json").create(card)
+            raise
+        for path, _ in list(folder.walk()):
+            if path != "claim.json":
+                (folder / path).delete()
+
+    def _refuse_named(self, name: str, version: int) -> None:
+        naming = sorted(alias for alias, named in self.aliases(name).items() if named == version)
+        if naming:
+            raise ModelError(
+                f"{name}@{version}: cannot be deleted, {' and '.join(f'{name}@{alias}' for alias in naming)} "
+                f"{'names' if len(naming) == 1 else 'name'} it; move the alias to another version first"
+            )
+
     # -- inside ----------------------------------------------------------------------------------------------------
 
     def _claim(self, name: str) -> tuple[int, Location]:
@@ -243,6 +302,18 @@ class Registry:
         except (ValidationError, KeyError, AttributeError) as error:
             raise ModelError(f"{where}: damaged ({type(error).__name__}); publish the run again") from None
         return ModelVersion(name, version, folder, card, files)
+
+
+def _undo_stack(history: list[dict[str, Any]]) -> list[int]:
+    """The versions that rollbacks lead through, the current one last: a move to the one before undoes a move."""
+    stack: list[int] = []
+    for entry in history:
+        version = int(entry["version"])
+        if len(stack) > 1 and version == stack[-2]:
+            stack.pop()
+        elif not stack or version != stack[-1]:
+            stack.append(version)
+    return stack
 
 
 def _checked(what: str, name: str) -> str:

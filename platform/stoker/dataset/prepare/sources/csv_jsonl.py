@@ -107,7 +107,7 @@ class _Rows:
         first = next(self._dicts(), None)
         if first is None or not isinstance(first[1], dict):
             raise DatasetError(
-                f"{location} is not a valid list: it has no line with columns; docs/how-to/prepare-sources.md has its form"
+                f"{location} is not a valid list: it has no line with columns; see docs/how-to/prepare-sources.md"
             )
         columns = [str(name) for name in first[1] if name is not None]
         self._path = choose_column(

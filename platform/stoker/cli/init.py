@@ -1,0 +1,76 @@
+"""Create a project folder with a recipe, a Serve config and a README: stoker init FOLDER
+
+The folder must not exist or be empty. --with copies files that come with stoker into it, next to the project's own:
+recipes, Serve configs, cluster files; --list prints their names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+from pathlib import Path
+
+from stoker.bundled import bundled_file, bundled_files
+from stoker.errors import StokerError
+
+__all__ = ["add_arguments", "run"]
+
+_TEMPLATES = Path(__file__).parent / "project"
+_IGNORED = "/.stoker/\n/images/\n"
+"""the project's .gitignore, which Ray follows too when it copies a working directory"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="FOLDER", type=Path, nargs="?", help="the folder to create")
+    parser.add_argument(
+        "--with", dest="extra", action="append", default=[], metavar="NAME", help="copy recipes/fine-tune.yaml, …, too"
+    )
+    parser.add_argument("--list", action="store_true", help="print the names that --with takes")
+
+
+def run(given: argparse.Namespace) -> None:
+    if given.list:
+        print("\n".join(bundled_files()))
+        return
+    if given.folder is None:
+        raise StokerError("stoker init: which folder is missing; write stoker init FOLDER, or --list")
+    written = create_project(given.folder, given.extra)
+    print(f"created {given.folder}: {', '.join(written)}")
+    print(f"next: cd {given.folder}, and follow README.md")
+
+
+def create_project(folder: Path, extra: list[str]) -> list[str]:
+    """Write a project into ``folder`` and copy the bundled files ``extra``; returns the files' names.
+
+    Raises:
+        StokerError: the folder is not empty or cannot be written, or a bundled file is unknown.
+    """
+    copies = {name: bundled_file(name) for name in extra}
+    name = _name_of(folder)
+    texts = {path.name: path.read_text(encoding="utf-8").replace("NAME", name) for path in _TEMPLATES.iterdir()}
+    texts |= {"serve.yaml": _serve_config(name), ".gitignore": _IGNORED}
+    try:
+        if folder.exists() and any(folder.iterdir()):
+            raise StokerError(f"{folder}: the folder is not empty; choose another")
+        folder.mkdir(parents=True, exist_ok=True)
+        for file, text in texts.items():
+            (folder / file).write_text(text, encoding="utf-8")
+        for file, source in copies.items():
+            (folder / file).parent.mkdir(exist_ok=True)
+            shutil.copyfile(source, folder / file)
+    except OSError as error:
+        raise StokerError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from None
+    return sorted([*texts, *copies])
+
+
+def _name_of(folder: Path) -> str:
+    """A run's and model's name made of the folder's: letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", folder.absolute().name.lower()).strip("-") or "photos"
+
+
+def _serve_config(name: str) -> str:
+    """The quickstart's Serve config for the model ``name``."""
+    lines = bundled_file("serve/digits.yaml").read_text(encoding="utf-8").splitlines()
+    body = "\n".join(line for line in lines if not line.startswith("#")).replace("digits", name)
+    return f"# The endpoint of {name}: stoker deploy serve.yaml. The format is Ray Serve's (serve deploy).\n{body}\n"
