@@ -105,7 +105,7 @@ def _one_line_errors(address: str) -> Iterator[None]:
         text = str(error).strip()
         if isinstance(error, OSError) and "onnect" in text:
             raise ClusterError(
-                f"no Ray cluster answers at {address}; start one (make up), or set RAY_DASHBOARD_ADDRESS"
+                f"no Ray cluster answers at {address}; start one (stoker up), or set RAY_DASHBOARD_ADDRESS"
             ) from None
         if isinstance(error, ValueError) and "http://" in text:
             raise ClusterError(f"{address} is not a dashboard URL; write it as http://127.0.0.1:8265") from None

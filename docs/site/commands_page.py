@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.util
 import os
 import re
 import subprocess
@@ -13,12 +12,6 @@ from pathlib import Path
 from unittest import mock
 
 CHECKOUT = Path(__file__).parents[2]
-SCRIPTS = {
-    **{f"stoker {name}": [f"jobs/{name}.py"] for name in ("prepare", "estimate", "train", "evaluate", "publish")},
-    "stoker deploy": ["-m", "stoker_serve.deploy"],
-    "stoker quickstart": ["-m", "stoker.embedded.quickstart"],
-}
-"""what stands for a subcommand in a checkout without the command"""
 COMMAND = ["-m", "stoker"]
 COLUMNS = "100"
 LINE = re.compile(r"^ {2,6}([a-z]+) {2,}\S", re.MULTILINE)
@@ -35,14 +28,11 @@ Ray's own `ray job submit`.
 
 def commands_page() -> str:
     """The page in Markdown: what ``stoker --help`` prints, then a section for each subcommand that it lists."""
-    if importlib.util.find_spec("stoker.cli") is None:
-        overview, texts = "", {name: help_of(program) for name, program in SCRIPTS.items()}
-    else:
-        overview, texts = help_of(COMMAND), {}
-        for name in LINE.findall(overview):
-            texts |= helps(_parser(name))
+    overview, texts = help_of(COMMAND), {}
+    for name in LINE.findall(overview):
+        texts |= helps(_parser(name))
     sections = [f"## {name}\n\n```text\n{text.strip()}\n```\n" for name, text in texts.items()]
-    return HEAD + (f"```text\n{overview.strip()}\n```\n\n" if overview else "") + "\n".join(sections)
+    return HEAD + f"```text\n{overview.strip()}\n```\n\n" + "\n".join(sections)
 
 
 def _parser(name: str) -> argparse.ArgumentParser:

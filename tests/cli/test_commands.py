@@ -109,3 +109,14 @@ def test_make_down_and_clean_need_no_environment(tmp_path: Path) -> None:
     done = subprocess.run(["make", "-s", "clean"], cwd=tmp_path, check=True, text=True, capture_output=True, timeout=60)
     assert done.stdout == "down: no .venv here, so nothing to stop\n"
     assert [path.name for path in tmp_path.iterdir()] == ["Makefile"]
+
+
+def test_no_commands_help_waits_for_torch_or_ray() -> None:
+    code = (
+        "import sys\n"
+        "from stoker.cli.commands import COMMANDS\n"
+        "for command in COMMANDS.values(): command.parser().format_help()\n"
+        "sys.exit(', '.join({'torch', 'torchvision', 'ray'} & sys.modules.keys()) or None)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -16,7 +16,7 @@ from stoker.recipe import json_schema
 SITE = CHECKOUT / "docs" / "site"
 sys.path.insert(0, str(SITE))
 
-from commands_page import COMMAND, LINE, SCRIPTS, help_of, helps  # noqa: E402
+from commands_page import COMMAND, LINE, help_of, helps  # noqa: E402
 from recipe_page import _default, _section, _type, recipe_page  # noqa: E402
 
 
@@ -76,7 +76,7 @@ def test_a_pipe_in_a_description_does_not_break_the_table() -> None:
 
 
 def test_help_of_a_command_is_its_own() -> None:
-    assert "--verify {sizes,full}" in help_of(SCRIPTS["stoker prepare"]).replace("\n", " ")
+    assert "--verify {sizes,full}" in help_of([*COMMAND, "prepare"]).replace("\n", " ")
     with pytest.raises(RuntimeError, match="exits with"):
         help_of([*COMMAND, "no-such-thing", "--no-such-option"])
 

@@ -95,7 +95,7 @@ def test_a_global_batch_larger_than_the_split(recipe: str) -> None:
 
 def test_a_data_set_url_without_a_data_set(recipe: str, tmp_path: Path) -> None:
     assert line_of("train", recipe, f"data.url={tmp_path}/nothing") == (
-        f"no data set at {tmp_path}/nothing: dataset.json not found; check the URL, or make one with jobs/prepare.py"
+        f"no data set at {tmp_path}/nothing: dataset.json not found; check the URL, or make one with stoker prepare"
     )
 
 
@@ -154,7 +154,7 @@ def test_publishing_a_run_that_is_missing_or_has_no_checkpoint(tmp_path: Path) -
     finished_run(tmp_path, is_finished=False)
     where = ("--storage", str(tmp_path))
     assert line_of("publish", "other", "digits", *where) == (
-        f"run 'other' not found at {tmp_path}/runs/other; train it first with jobs/train.py"
+        f"run 'other' not found at {tmp_path}/runs/other; train it first with stoker train"
     )
     for file in (tmp_path / "runs" / "run" / "checkpoints").glob("*.json"):
         file.unlink()

@@ -178,7 +178,7 @@ def test_weights_that_changed_since_they_were_published_are_refused(tmp_path: Pa
 
 
 def test_a_version_that_was_not_looked_up_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"digits@3 is a model version, which jobs/train.py looks up"):
+    with pytest.raises(ModelError, match=r"digits@3 is a model version, which stoker train looks up"):
         check_initialization(recipe_of(tmp_path, "weights=digits@3"), THREE, timeout_s=1)
 
 

@@ -78,7 +78,7 @@ def _source(chosen: recipes.Model) -> recipes.Source | None:
         return None
     if chosen.source is None and chosen.names_version:
         raise ModelError(
-            f"model.weights: {chosen.weights} is a model version, which jobs/train.py looks up; submit that, or give "
+            f"model.weights: {chosen.weights} is a model version, which stoker train looks up; submit that, or give "
             "the URL of a weights file"
         )
     return chosen.source or recipes.Source(url=chosen.weights)

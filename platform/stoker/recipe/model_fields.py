@@ -16,7 +16,7 @@ OPTIMIZER_NAMES: tuple[str, ...] = get_args(OptimizerName)
 
 
 class Source(Section):
-    """The file that ``model.weights`` resolves to; ``jobs/train.py`` fills it in for a model version."""
+    """The file that ``model.weights`` resolves to; ``stoker train`` fills it in for a model version."""
 
     url: str = Field(description="URL of the weights file")
     sha256: str | None = Field(None, description="SHA-256 of the file, hexadecimal; checked when it is loaded")
@@ -44,7 +44,7 @@ class Model(Section):
         "safetensors file or of a state dict by torch.save; default fresh weights",
     )
     source: Source | None = Field(
-        None, description="the file that weights resolves to; filled in by jobs/train.py and stored with the run"
+        None, description="the file that weights resolves to; filled in by stoker train and stored with the run"
     )
     head: Literal["auto", "new"] = Field(
         "auto", description="auto keeps the weights' head if its classes are those of the data set; new never does"

@@ -39,11 +39,11 @@ def publish_run(storage: Location, run: str, name: str, *, verify: Verify, alias
     recipe = folder.recipe()
     checkpoint = folder.latest_checkpoint()
     if checkpoint is None:
-        raise RunError(f"run {run!r} has no checkpoint at {folder.checkpoints}; train it first with jobs/train.py")
+        raise RunError(f"run {run!r} has no checkpoint at {folder.checkpoints}; train it first with stoker train")
     result = folder.result()
     if result is None or result.checkpoint != checkpoint.step:
         raise RunError(
-            f"run {run!r} is not finished (last checkpoint at step {checkpoint.step}); submit jobs/train.py with the "
+            f"run {run!r} is not finished (last checkpoint at step {checkpoint.step}); run stoker train again with the "
             "same name to resume it"
         )
     _check_metrics(recipe, result)

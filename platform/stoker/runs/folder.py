@@ -37,7 +37,7 @@ class RunFolder:
             text = (self.location / "recipe.yaml").read()
         except FileNotFoundError:
             raise RunError(
-                f"run {self.name!r} not found at {self.location}; train it first with jobs/train.py"
+                f"run {self.name!r} not found at {self.location}; train it first with stoker train"
             ) from None
         return parse_recipe(text.decode(), f"{self.location}/recipe.yaml")
 

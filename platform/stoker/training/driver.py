@@ -129,7 +129,7 @@ def _require_cluster(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_CHECK_TIMEOUT_S).close()
     except OSError as error:
         raise ClusterError(
-            f"no Ray cluster answers at RAY_ADDRESS {address} ({error.strerror or error}); start one with make up, "
+            f"no Ray cluster answers at RAY_ADDRESS {address} ({error.strerror or error}); start one with stoker up, "
             "or unset it"
         ) from None
 

@@ -113,7 +113,7 @@ def read_manifest(root: Location) -> Manifest:
         content = json.loads(where.read())
     except FileNotFoundError:
         raise DatasetError(
-            f"no data set at {root}: {MANIFEST} not found; check the URL, or make one with jobs/prepare.py"
+            f"no data set at {root}: {MANIFEST} not found; check the URL, or make one with stoker prepare"
         ) from None
     except ValueError as error:
         raise DatasetError(f"{where}: damaged, not JSON ({error}); prepare the data set again") from None

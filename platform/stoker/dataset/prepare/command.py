@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from stoker.dataset.prepare.build import prepare
 from stoker.dataset.prepare.plan import Options
-from stoker.dataset.prepare.report import report
 from stoker.dataset.prepare.sources import KINDS, Source, open_source
 from stoker.dataset.prepare.workers import Map, on_ray, on_threads
 from stoker.errors import DatasetError
@@ -74,6 +72,9 @@ def prepare_command(given: argparse.Namespace) -> str:
     Raises:
         DatasetError, StorageError, ClusterError: see :func:`stoker.dataset.prepare.prepare`.
     """
+    from stoker.dataset.prepare.build import prepare  # brings torch, which ``--help`` need not wait for
+    from stoker.dataset.prepare.report import report
+
     options = Options(
         validation_fraction=given.validation_fraction,
         seed=given.seed,
