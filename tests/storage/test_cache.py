@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import signal
-import stat
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,37 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from blocks import BLOCK, HEADER, block, fill, run_python, stored_files
 from stoker.storage import BlockCache
 from stoker.storage.retry import BadBody
-
-BLOCK = 10_000
-HEADER = 64
-
-
-def block(number: int) -> bytes:
-    return bytes([number % 256]) * BLOCK
-
-
-def files(folder: Path, ending: str = ".block") -> list[Path]:
-    return sorted((folder / "stoker-blocks").glob(f"*{ending}"))
-
-
-def fill(folder: Path, numbers: range, bound: int = 2**30) -> None:
-    """What an earlier run left: blocks that count as used an hour ago."""
-    with BlockCache(folder, bound) as cache:
-        for number in numbers:
-            cache.put(f"{number}", block(number))
-    for path in files(folder):
-        os.utime(path, (0, path.stat().st_mtime - 3600))
-
-
-def run_python(program: str, *arguments: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", program, *map(str, arguments)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
 
 
 @pytest.fixture
@@ -78,7 +46,7 @@ def test_blocks_of_the_present_run_stay_and_others_are_not_admitted(cache: Block
         cache.put(f"{number}", block(number))
     assert [number for number in range(20) if cache.get(f"{number}") is not None] == [0, 1, 2, 3, 4]
     assert cache.counters.refused == 15
-    assert sum(path.stat().st_size for path in files(tmp_path)) <= 5 * (BLOCK + HEADER)
+    assert sum(path.stat().st_size for path in stored_files(tmp_path)) <= 5 * (BLOCK + HEADER)
 
 
 def test_blocks_of_earlier_runs_leave_first_unless_this_run_used_them(tmp_path: Path) -> None:
@@ -97,7 +65,7 @@ def test_a_smaller_bound_is_kept_from_the_next_put_on(tmp_path: Path) -> None:
     with BlockCache(tmp_path, 3 * (BLOCK + HEADER)) as cache:
         cache.put("new", block(99))
         assert cache.get("new") == block(99)
-    assert sum(path.stat().st_size for path in files(tmp_path)) <= 3 * (BLOCK + HEADER)
+    assert sum(path.stat().st_size for path in stored_files(tmp_path)) <= 3 * (BLOCK + HEADER)
 
 
 def test_a_block_larger_than_the_bound_is_refused(cache: BlockCache) -> None:
@@ -109,13 +77,13 @@ def test_a_block_larger_than_the_bound_is_refused(cache: BlockCache) -> None:
 @pytest.mark.parametrize("at", [0, 8, 20, HEADER, HEADER + BLOCK - 1])
 def test_a_damaged_block_is_a_miss_deleted_and_counted(cache: BlockCache, tmp_path: Path, at: int) -> None:
     cache.put("a", block(1))
-    (path,) = files(tmp_path)
+    (path,) = stored_files(tmp_path)
     content = bytearray(path.read_bytes())
     content[at] ^= 1
     path.write_bytes(content)
     assert cache.get("a") is None
     assert cache.counters.damaged == 1
-    assert files(tmp_path) == []
+    assert stored_files(tmp_path) == []
     cache.put("a", block(1))
     assert cache.get("a") == block(1)
 
@@ -123,16 +91,16 @@ def test_a_damaged_block_is_a_miss_deleted_and_counted(cache: BlockCache, tmp_pa
 @pytest.mark.parametrize("size", [0, 30, HEADER, HEADER + BLOCK - 1])
 def test_a_truncated_block_is_a_miss(cache: BlockCache, tmp_path: Path, size: int) -> None:
     cache.put("a", block(1))
-    os.truncate(files(tmp_path)[0], size)
+    os.truncate(stored_files(tmp_path)[0], size)
     assert cache.get("a") is None
     assert cache.counters.damaged == 1
 
 
 def test_a_block_under_another_name_is_a_miss(cache: BlockCache, tmp_path: Path) -> None:
     cache.put("a", block(1))
-    (first,) = files(tmp_path)
+    (first,) = stored_files(tmp_path)
     cache.put("b", block(2))
-    (second,) = set(files(tmp_path)) - {first}
+    (second,) = set(stored_files(tmp_path)) - {first}
     os.replace(first, second)
     assert cache.get("b") is None
 
@@ -215,10 +183,10 @@ def test_processes_share_the_blocks_and_the_bound(tmp_path: Path) -> None:
     for rank in ranks:
         rank.communicate("end\n", timeout=60)
         assert rank.returncode == 0
-    assert sum(stored) == len(files(tmp_path)) <= 60
-    assert len(files(tmp_path)) >= 55
+    assert sum(stored) == len(stored_files(tmp_path)) <= 60
+    assert len(stored_files(tmp_path)) >= 55
     with BlockCache(tmp_path, bound) as cache:
-        assert sum(cache.get(f"{number}") == block(number) for number in range(200)) == len(files(tmp_path))
+        assert sum(cache.get(f"{number}") == block(number) for number in range(200)) == len(stored_files(tmp_path))
 
 
 DIE = """
@@ -236,9 +204,9 @@ def test_what_a_killed_writer_left_is_removed_and_never_read(tmp_path: Path) -> 
     process = run_python(DIE, tmp_path)
     process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL
-    assert len(files(tmp_path, ".new")) == 1
+    assert len(stored_files(tmp_path, ".new")) == 1
     with BlockCache(tmp_path, 2 * (BLOCK + HEADER)) as cache:
-        assert files(tmp_path, ".new") == []
+        assert stored_files(tmp_path, ".new") == []
         assert cache.get("half") is None
         assert cache.get("whole") == b"x" * 10_000
         cache.put("half", block(1))
@@ -261,102 +229,3 @@ def test_what_is_being_written_is_left_alone(tmp_path: Path, monkeypatch: pytest
         cache.put("slow", block(9))
         assert cache.get("slow") == block(9)
         assert seen == [2]  # the bytes of the one under way were set aside
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], capture_output=True, check=False
-    )
-    if done.returncode != 0:
-        pytest.skip("only root may mount a small disk")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", folder], check=True)
-
-
-def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-
-
-def test_a_full_disk_keeps_no_more_blocks_and_says_so_once(small_disk: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with BlockCache(small_disk, 2**30) as cache:
-        for number in range(50):
-            cache.put(f"{number}", block(number))
-        held = sum(cache.get(f"{number}") == block(number) for number in range(50))
-        assert 5 < held == cache.counters.stored < 50
-        assert cache.counters.refused == 50 - held
-    (said,) = warnings_of(caplog)
-    assert "stores no more blocks" in said
-    assert "the disk is full" in said
-    assert files(small_disk, ".new") == []
-
-
-LIMITED = """
-import resource, sys
-from stoker.storage import BlockCache
-resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
-with BlockCache(sys.argv[1], 2**30) as cache:
-    cache.put("small", b"x" * 10_000)
-    cache.put("large", b"x" * 100_000)
-    print(cache.get("small") is not None, cache.get("large"), cache.counters.refused)
-"""
-
-
-def test_a_write_that_the_system_refuses_keeps_no_more_blocks(tmp_path: Path) -> None:
-    process = run_python(LIMITED, tmp_path)
-    said, _ = process.communicate(timeout=60)
-    assert said == "True None 1\n"
-    assert files(tmp_path, ".new") == []
-
-
-def test_a_folder_that_cannot_be_made_is_no_cache(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (tmp_path / "file").write_text("in the way")
-    with BlockCache(tmp_path / "file", 2**30) as cache:
-        cache.put("a", block(1))
-        assert cache.get("a") is None
-    assert len(warnings_of(caplog)) == 1
-
-
-def test_only_this_user_can_read_the_blocks(cache: BlockCache, tmp_path: Path) -> None:
-    cache.put("a", block(1))
-    assert stat.S_IMODE((tmp_path / "stoker-blocks").stat().st_mode) == 0o700
-    assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "stoker-blocks").iterdir()} == {0o600}
-
-
-def test_links_are_not_followed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / "stoker-blocks").symlink_to(elsewhere)
-    with BlockCache(tmp_path / "cache", 2**30) as cache:
-        cache.put("a", block(1))
-    assert list(elsewhere.iterdir()) == []
-    assert "not a folder of this user" in warnings_of(caplog)[0]
-
-
-def test_a_link_in_place_of_a_block_is_a_miss(cache: BlockCache, tmp_path: Path) -> None:
-    cache.put("a", block(1))
-    (path,) = files(tmp_path)
-    os.replace(path, tmp_path / "moved")
-    path.symlink_to(tmp_path / "moved")
-    assert cache.get("a") is None
-
-
-def test_a_usage_record_that_is_nonsense_is_counted_anew(tmp_path: Path) -> None:
-    with BlockCache(tmp_path, 3 * (BLOCK + HEADER)) as cache:
-        cache.put("0", block(0))
-        (tmp_path / "stoker-blocks" / "usage").write_bytes(b"nonsense")
-        for number in range(1, 5):
-            cache.put(f"{number}", block(number))
-        assert sum(cache.get(f"{number}") is not None for number in range(5)) == 3
-
-
-def test_a_bound_of_nothing_keeps_nothing_and_says_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with BlockCache(tmp_path, 0) as cache:
-        cache.put("a", block(1))
-        assert cache.get("a") is None
-    assert warnings_of(caplog) == []
