@@ -52,7 +52,7 @@ def test_a_run_survives_the_death_of_a_worker_of_its_controller_and_of_its_drive
     assert result is not None
     assert (result.checkpoint, result.metrics.samples) == (EPOCHS * STEPS, 40)
     with run.running() as job:
-        assert "finished already" in job.end()
+        assert "already finished" in job.end()
     attempts = [event for event in read_events(run.at.location / "events") if event["kind"] == "attempt"]
     whys = [event.get("why", "") for event in attempts]
     assert [bool(why) for why in whys] == [False, True, True, False], "the driver's own death nobody saw"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -13,6 +15,7 @@ from stoker.models import (
     FrozenBatchNorm,
     auxiliary_weight,
     build_model,
+    catalog,
     check_model,
     classes_of,
     freeze,
@@ -34,6 +37,8 @@ FAMILIES = {
     "swin_t": 32, "swin_v2_t": 32, "vgg11": 32, "vit_b_32": 64,
 }  # fmt: skip
 """the smallest member of each of torchvision's families and ours, and a side of images that goes through it"""
+OURS = {name for family in catalog.FAMILIES if family.builder for name in family.prefixes}
+DOCS = Path(__file__).parents[2] / "docs" / "recipes.md"
 
 
 @pytest.mark.parametrize("name", sorted(known_models()))
@@ -46,7 +51,13 @@ def test_every_model_builds_with_the_classes_asked_for(name: str) -> None:
 
 def test_every_family_of_torchvision_is_among_those_that_take_a_step() -> None:
     files = {models.get_model_builder(name).__module__ for name in models.list_models(module=models)}
-    assert files == {models.get_model_builder(name).__module__ for name in FAMILIES if name != "digitsnet"}
+    assert files == {models.get_model_builder(name).__module__ for name in FAMILIES if name not in OURS}
+
+
+@pytest.mark.parametrize("name", sorted(OURS))
+def test_a_model_of_ours_takes_a_step_here_and_is_in_the_docs(name: str) -> None:
+    assert name in FAMILIES
+    assert f"`{name}`" in DOCS.read_text()
 
 
 @pytest.mark.parametrize(("name", "side"), FAMILIES.items())

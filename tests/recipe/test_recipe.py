@@ -55,6 +55,11 @@ def test_keys_by_their_old_names_are_read_and_warned_about_once(
     ]
 
 
+def test_old_keys_in_a_section_that_an_override_gives_are_read() -> None:
+    recipe = small("workers={min: 2, max: 2, gpus: 0, cpus: 1, hang_s: 700}")
+    assert (recipe.workers.min, recipe.workers.stall_timeout_s) == (2, 700)
+
+
 def test_a_recipe_that_a_version_stored_with_old_names_is_read() -> None:
     stored = small().model_dump(mode="json")
     stored["patience_s"] = stored.pop("storage_timeout_s")

@@ -112,7 +112,9 @@ def test_a_checkpoint_that_was_changed_is_not_published(storage: Location) -> No
     assert checkpoint is not None
     where = checkpoint.location / "model.safetensors"
     where.write(where.read()[:-1] + b"!")
-    with pytest.raises(StorageError, match=r"cannot copy .*model\.safetensors: .* do not have the recorded sha256"):
+    with pytest.raises(
+        StorageError, match=r"model\.safetensors: damaged \(.* do not have the recorded sha256\); restore the file"
+    ):
         publish(storage)
     where.delete()
     with pytest.raises(ModelError, match=r"model\.safetensors: missing, although it was recorded"):
@@ -207,7 +209,8 @@ def test_a_rollback_leads_back_through_the_history_and_not_forth_again(storage: 
     with pytest.raises(ModelError, match="no version before 1 in its history"):
         registry.roll_back_alias("digits", "production")
     registry.set_alias("digits", "production", 3)
-    assert registry.roll_back_alias("digits", "production") == 1
+    registry.set_alias("digits", "production", 1)
+    assert registry.roll_back_alias("digits", "production") == 3  # a move back by hand is a move like any other
     with pytest.raises(ModelError, match="digits has no alias 'staging'"):
         registry.roll_back_alias("digits", "staging")
 
@@ -218,6 +221,8 @@ def test_a_rollback_passes_over_deleted_versions(storage: Location) -> None:
         publish(storage, "production")
     registry.delete("digits", 2)
     assert registry.roll_back_alias("digits", "production") == 1
+    with pytest.raises(ModelError, match="no version before 1 in its history"):
+        registry.roll_back_alias("digits", "production")
 
 
 def test_a_deleted_version_leaves_its_claim_and_its_number_is_not_given_again(storage: Location) -> None:
@@ -225,9 +230,9 @@ def test_a_deleted_version_leaves_its_claim_and_its_number_is_not_given_again(st
     publish(storage)
     location = publish(storage).location
     registry.delete("digits", 2)
-    assert [path for path, _ in location.walk()] == ["claim.json"]
+    assert sorted(path for path, _ in location.walk()) == ["claim.json", "deleted.json"]
     assert registry.versions("digits") == [1]
-    with pytest.raises(ModelError, match="digits has no version 2; there are: 1"):
+    with pytest.raises(ModelError, match="digits has no version 2; its versions: 1"):
         registry.delete("digits", 2)
     assert publish(storage).version == 3
 
@@ -256,6 +261,9 @@ def test_an_interrupted_deletion_leaves_no_visible_version(storage: Location, mo
         registry.delete("digits", 1)
     assert (location / "model.safetensors").exists()
     assert registry.versions("digits") == []
+    monkeypatch.setattr(Location, "delete", delete)
+    registry.delete("digits", 1)  # the same call finishes it
+    assert sorted(path for path, _ in location.walk()) == ["claim.json", "deleted.json"]
 
 
 def test_an_alias_that_arrives_during_a_deletion_keeps_the_version(
@@ -268,3 +276,62 @@ def test_an_alias_that_arrives_during_a_deletion_keeps_the_version(
     with pytest.raises(ModelError, match="digits@production names it"):
         registry.delete("digits", 1)
     assert registry.resolve("digits@1") == version
+    assert not (version.location / "deleted.json").exists()
+
+
+def test_an_alias_is_not_left_on_a_version_that_is_deleted_at_the_same_time(
+    storage: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = Registry(storage)
+    publish(storage, "production")
+    publish(storage)
+    swap = Location.swap
+
+    def swap_after_deletion(place: Location, data: bytes, expected: str | None) -> None:
+        monkeypatch.setattr(Location, "swap", swap)
+        registry.delete("digits", 2)
+        swap(place, data, expected)
+
+    for alias in ("production", "new"):
+        monkeypatch.setattr(Location, "swap", swap_after_deletion if alias == "production" else swap)
+        with pytest.raises(ModelError, match=r"digits@2|was deleted at the same time"):
+            registry.set_alias("digits", alias, 2)
+    assert registry.aliases("digits") == {"production": 1}
+
+
+@pytest.mark.parametrize("content", ["{}", "no json", '{"history": []}', '{"history": [{"version": "abc"}]}'])
+def test_a_damaged_alias_is_named_and_setting_it_again_repairs_it(storage: Location, content: str) -> None:
+    registry = Registry(storage)
+    publish(storage, "production")
+    (storage / "models/digits/aliases/production.json").write(content.encode())
+    with pytest.raises(ModelError, match="damaged; set the alias digits@production again"):
+        registry.resolve("digits@production")
+    registry.set_alias("digits", "production", 1)
+    assert registry.aliases("digits") == {"production": 1}
+
+
+def test_a_damaged_version_is_named_and_may_be_deleted(storage: Location) -> None:
+    registry = Registry(storage)
+    location = publish(storage).location
+    (location / "model.json").write(b'{"format": "stoker-model"}')
+    with pytest.raises(ModelError, match="damaged"):
+        registry.resolve("digits@1")
+    registry.delete("digits", 1)
+    assert registry.versions("digits") == []
+
+
+def test_an_alias_that_cannot_be_is_refused_before_anything_is_published(storage: Location) -> None:
+    for alias in ("3", "a/b"):
+        with pytest.raises(ModelError, match="alias"):
+            publish(storage, alias)
+    assert Registry(storage).versions("digits") == []
+
+
+def test_a_failed_publication_leaves_nothing_and_takes_no_number(storage: Location) -> None:
+    def refuse(*_: object) -> None:
+        raise ModelError("predicts otherwise")
+
+    with pytest.raises(ModelError, match="predicts otherwise"):
+        publish_run(storage, "run", "digits", verify=refuse)
+    assert list((storage / "models").walk()) == []
+    assert publish(storage).reference == "digits@1"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +21,7 @@ from stoker.models.initialize import training_model
 from stoker.recipe import Recipe, parse_recipe
 from stoker.runs.folder import RunFolder
 from stoker.storage import locate
+from stoker.training import checkpointing
 from stoker.training.checkpointing import PARTS, Checkpointing, TrainState
 from stoker.training.fault_tolerance.guard import Guard
 from stoker.training.step.stepper import Stepper
@@ -127,6 +130,40 @@ def test_the_state_file_has_exactly_the_fields_of_train_state(tmp_path: Path, gu
     checkpoint = RunFolder(locate(tmp_path), "kept").latest_checkpoint()
     assert checkpoint is not None
     assert set(checkpoint.state()) == set(TrainState.model_fields)
+
+
+def test_every_field_is_given_when_a_checkpoint_is_saved(
+    tmp_path: Path, guard: Guard, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A field with a default would be stored as that, whatever the run's value is."""
+    given: set[str] = set()
+
+    def spy(**fields: Any) -> TrainState:
+        given.update(fields)
+        return TrainState(**fields)
+
+    rank = Rank(tmp_path, guard, recipe, seed=1)
+    monkeypatch.setattr(checkpointing, "TrainState", spy)
+    rank.checkpoints.save(1, (1.0, 1.0, 8.0))
+    rank.close()
+    assert given == set(TrainState.model_fields)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "ema.safetensors"])
+def test_a_checkpoint_without_weights_is_refused_and_not_replaced_by_fresh_ones(
+    tmp_path: Path, guard: Guard, recipe: Recipe, file: str
+) -> None:
+    rank = Rank(tmp_path, guard, recipe, seed=1)
+    rank.checkpoints.save(1, (1.0, 1.0, 8.0))
+    rank.close()
+    manifest = tmp_path / "runs/kept/checkpoints/00000001.json"
+    content = json.loads(manifest.read_text())
+    del content["files"][file]
+    manifest.write_text(json.dumps(content))
+    other = Rank(tmp_path, guard, recipe, seed=1)
+    with pytest.raises(RunError, match=rf"the checkpoint has no {re.escape(file)}; delete the manifest 00000001\.json"):
+        other.checkpoints.restore()
+    other.close()
 
 
 def test_a_checkpoint_of_another_data_set_is_refused(tmp_path: Path, guard: Guard, recipe: Recipe) -> None:

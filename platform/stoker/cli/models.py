@@ -61,32 +61,39 @@ def _list(registry: Registry, given: argparse.Namespace) -> tuple[Any, str]:
 
 
 def _model(registry: Registry, name: str) -> dict[str, Any]:
-    versions = [registry.resolve(f"{name}@{version}") for version in registry.versions(name)]
+    aliases = {alias: registry.alias_history(name, alias) for alias in registry.aliases(name)}
     return {
         "model": name,
-        "versions": [
-            {
-                "version": version.version,
-                "published": version.card.published,
-                "architecture": version.card.architecture,
-                "accuracy": version.card.metrics.accuracy,
-                "run": version.card.run,
-                "parent": version.card.parent,
-                "bytes": sum(file.bytes for file in version.files.values()),
-            }
-            for version in versions
-        ],
-        "aliases": {
-            alias: {"version": version, "history": registry.alias_history(name, alias)}
-            for alias, version in registry.aliases(name).items()
-        },
+        "versions": [_version(registry, name, version) for version in registry.versions(name)],
+        "aliases": {alias: {"version": moves[-1]["version"], "history": moves} for alias, moves in aliases.items()},
+    }
+
+
+def _version(registry: Registry, name: str, number: int) -> dict[str, Any]:
+    """A row of the list; one that cannot be read has the reason in the place of its content."""
+    try:
+        version = registry.resolve(f"{name}@{number}")
+    except ModelError as error:
+        return {"version": number, "error": str(error)}
+    return {
+        "version": number,
+        "published": version.card.published,
+        "architecture": version.card.architecture,
+        "accuracy": version.card.metrics.accuracy,
+        "run": version.card.run,
+        "parent": version.card.parent,
+        "bytes": sum(file.bytes for file in version.files.values()),
     }
 
 
 def _lines(model: dict[str, Any]) -> list[str]:
     aliases = model["aliases"]
     lines = [model["model"]]
+    numbers = {row["version"] for row in model["versions"]}
     for row in model["versions"]:
+        if "error" in row:
+            lines.append(f"  {row['version']:>4}  unreadable: {row['error']}")
+            continue
         naming = ", ".join(alias for alias, entry in aliases.items() if entry["version"] == row["version"])
         lines.append(
             f"  {row['version']:>4}  {row['published']}  {row['accuracy']:>7.2%}  {row['bytes'] / 1e6:>8,.1f} MB  "
@@ -96,7 +103,8 @@ def _lines(model: dict[str, Any]) -> list[str]:
         )
     for alias, entry in aliases.items():
         moves = ", ".join(f"{move['version']} ({move['moved']})" for move in entry["history"])
-        lines.append(f"  {alias} -> {entry['version']}  history: {moves}")
+        missing = "" if entry["version"] in numbers else " (does not exist)"
+        lines.append(f"  {alias} -> {entry['version']}{missing}  history: {moves}")
     return lines
 
 

@@ -32,7 +32,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Family:
-    """What is known about the models whose names start with one of ``prefixes``.
+    """What is known about the models whose names start with one of ``prefixes``; ours are named by them in full.
 
     A builder takes the keyword arguments of torchvision's: ``num_classes``, and where a row says so ``dropout``,
     ``stochastic_depth_prob``, ``aux_logits`` and what ``image_options`` returns.
@@ -132,5 +132,6 @@ def check_model_name(name: str) -> None:
     known = known_models()
     if name not in known:
         near = difflib.get_close_matches(name, sorted(known), n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else "give a torchvision classification model or digitsnet"
+        ours = " or ".join(sorted(_OURS))
+        hint = f"did you mean {' or '.join(near)}?" if near else f"give a torchvision classification model or {ours}"
         raise ModelError(f"model.name: unknown model {name!r}; {hint}")

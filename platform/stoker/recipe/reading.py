@@ -52,6 +52,7 @@ def parse_recipe(text: str, source: str, overrides: Sequence[str] = ()) -> Recip
         raise RecipeError(f"{source}: {error}") from None
     for override in overrides:
         _apply(content, override)
+    content = with_current_keys(content)  # a section that an override gives as a whole may have old keys too
     try:
         return Recipe.model_validate_json(json.dumps(content), strict=True)
     except ValidationError as error:

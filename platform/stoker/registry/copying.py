@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from stoker.errors import ModelError
+from stoker.errors import ModelError, StorageError
 from stoker.registry.card import StoredFile
 from stoker.storage import Location
 from stoker.storage.retry import BadBody, call_with_retries
@@ -41,6 +41,13 @@ class SourceFile:
             call_with_retries(once, what="copy", url=self.place.url, timeout_s=self.place.timeout_s)
         except FileNotFoundError:
             raise ModelError(f"{self.place}: missing, although it was recorded; train the run again") from None
+        except StorageError as error:
+            if isinstance(error.__cause__, BadBody):
+                raise StorageError(
+                    f"{self.place}: damaged ({error.__cause__}); restore the file, or train the run again",
+                    url=self.place.url,
+                ) from error
+            raise
 
     def _pieces(self) -> Iterator[memoryview]:
         for start in range(0, self.stored.bytes, _PIECE_BYTES):

@@ -35,6 +35,9 @@ def publish_run(storage: Location, run: str, name: str, *, verify: Verify, alias
         ModelError: the version does not pass the gate.
         StorageError: the store cannot be read or written, or the checkpoint is not what its manifest records.
     """
+    registry = Registry(storage)
+    if alias is not None:
+        registry.check_alias_name(name, alias)
     folder = RunFolder(storage, run)
     recipe = folder.recipe()
     checkpoint = folder.latest_checkpoint()
@@ -72,7 +75,6 @@ def publish_run(storage: Location, run: str, name: str, *, verify: Verify, alias
     report = folder.location / "report.html"
     if report.exists():
         files["report.html"] = report.read()
-    registry = Registry(storage)
     published = registry.publish(name, card, files, verify=lambda staged: verify(staged, recipe, result))
     if alias is not None:
         registry.set_alias(name, alias, published.version)

@@ -3,15 +3,16 @@
     <storage>/models/<name>/<version>/claim.json       written first: the number is taken
     <storage>/models/<name>/<version>/…                the files
     <storage>/models/<name>/<version>/model.json       written last: the version exists from now on and never changes
-    <storage>/models/<name>/aliases/<alias>.json       a pointer with its history, moved by compare-and-swap
+    <storage>/models/<name>/<version>/deleted.json     the version was deleted; its number is not used again
+    <storage>/models/<name>/aliases/<alias>.json       a pointer with its history (``alias``)
 
-A number whose publisher died has a claim and no ``model.json``: it is not a version, and the next publisher takes the
-next number.
+A number whose publisher was killed has a claim and no ``model.json``: it is not a version, and the next publisher takes
+the next number.
 """
 
 from __future__ import annotations
 
-import datetime
+import contextlib
 import difflib
 import hashlib
 import json
@@ -19,15 +20,18 @@ import re
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from stoker.errors import ModelError
+from stoker.errors import ModelError, StorageError
+from stoker.registry.alias import AliasFile, now
 from stoker.registry.card import FORMAT, FORMAT_VERSION, ModelCard, StoredFile
 from stoker.registry.copying import SourceFile, store_file
 from stoker.storage import Conflict, Location
 from stoker.storage.retry import BadBody
+from stoker.storage.uploads import abandon_uploads
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +40,8 @@ __all__ = ["WEIGHTS", "ModelVersion", "Registry"]
 
 WEIGHTS = "model.safetensors"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_SWAPS = 20
+_KEPT = frozenset({"claim.json", "deleted.json"})
+"""what stays of a deleted version"""
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,7 @@ class Registry:
     def versions(self, name: str) -> list[int]:
         """The published versions of ``name``, ascending; empty for an unknown model."""
         folder = self.location / _checked("model", name)
-        numbers = sorted(int(child) for child in folder.children() if child.isdigit())
+        numbers = sorted(int(child) for child in folder.children() if _is_number(child))
         return [number for number in numbers if (folder / str(number) / "model.json").exists()]
 
     def resolve(self, reference: str) -> ModelVersion:
@@ -112,7 +117,7 @@ class Registry:
         name, at, which = reference.partition("@")
         if at and not which:
             raise ModelError(f"model reference {reference!r}: expected a version or an alias after @, as in digits@3")
-        if which.isdigit():
+        if _is_number(which):
             version = int(which)
         elif which:
             version = self._alias(name, _checked("alias", which), reference)
@@ -126,15 +131,20 @@ class Registry:
         names = [child.removesuffix(".json") for child in folder.children() if child.endswith(".json")]
         return {alias: int(self.alias_history(name, alias)[-1]["version"]) for alias in names}
 
+    def check_alias_name(self, name: str, alias: str) -> None:
+        """Refuse what cannot be an alias of ``name``.
+
+        Raises:
+            ModelError: a number, or characters that a name may not have.
+        """
+        self._alias_file(name, alias)
+
     def alias_history(self, name: str, alias: str) -> list[dict[str, Any]]:
-        """Each move of ``alias``, oldest first: ``{"version", "moved"}`` (ISO 8601, UTC); empty if there is none."""
-        try:
-            content = json.loads(self._alias_place(name, alias).read())
-            return [dict(entry) for entry in content["history"]]
-        except FileNotFoundError:
-            return []
-        except (ValueError, KeyError, TypeError):
-            raise ModelError(f"{self._alias_place(name, alias)}: damaged; set the alias again") from None
+        """Each move of ``alias``, oldest first: ``{"version", "moved", "is_rollback"?}``; ``moved`` is ISO 8601 in UTC.
+
+        Empty if the alias does not exist.
+        """
+        return self._alias_file(name, alias).history()
 
     def set_alias(self, name: str, alias: str, version: int) -> None:
         """Point ``name@alias`` at ``version``. Concurrent moves are all recorded in the history.
@@ -142,19 +152,20 @@ class Registry:
         Raises:
             ModelError: unknown version, or the alias is a number.
         """
-        self._open(name, version, f"{name}@{version}")
-        where = self._alias_place(name, alias)
-        for _ in range(_SWAPS):
-            found = where.version()
-            history = self.alias_history(name, alias) if found else []
-            history.append({"version": version, "moved": _now()})
-            content = json.dumps({"version": version, "history": history}, indent=1).encode()
-            try:
-                where.swap(content, found[1] if found else None)
-            except Conflict:
-                continue
-            return
-        raise ModelError(f"alias {name}@{alias}: others keep moving it; try again")
+        card = self._open(name, version, f"{name}@{version}").location / "model.json"
+        self._alias_file(name, alias).move(version, card.exists)
+
+    def roll_back_alias(self, name: str, alias: str) -> int:
+        """Point ``name@alias`` at the version before, as its history tells, and return that version.
+
+        A rollback undoes the last move: after 1, 2, 3 a first rollback leads to 2 and a second one to 1, not to 3
+        again. Versions that were deleted since are passed over.
+
+        Raises:
+            ModelError: the alias does not exist, or has no earlier version.
+        """
+        self._alias(name, alias, f"{name}@{alias}")
+        return self._alias_file(name, alias).roll_back(set(self.versions(name)))
 
     def publish(
         self,
@@ -170,10 +181,15 @@ class Registry:
             StorageError: the store cannot be written.
         """
         version, folder = self._claim(_checked("model", name))
-        stored = {file: store_file(content, folder / file) for file, content in files.items()}
-        staged = ModelVersion(name, version, folder, card, stored)
-        if verify is not None:
-            verify(staged)
+        try:
+            stored = {file: store_file(content, folder / file) for file, content in files.items()}
+            staged = ModelVersion(name, version, folder, card, stored)
+            if verify is not None:
+                verify(staged)
+        except BaseException:
+            with contextlib.suppress(StorageError):  # what stays is not a version, and costs space only
+                _discard(folder)
+            raise
         content = {
             "format": FORMAT,
             "version": list(FORMAT_VERSION),
@@ -185,55 +201,33 @@ class Registry:
         (folder / "model.json").create(json.dumps(content, indent=1).encode())
         return staged
 
-    def roll_back_alias(self, name: str, alias: str) -> int:
-        """Point ``name@alias`` at the version before, as its history tells, and return that version.
-
-        A move back undoes the move before it: after 1, 2, 3 a first rollback leads to 2 and a second one to 1, not to
-        3 again. Versions that were deleted since are passed over.
-
-        Raises:
-            ModelError: the alias does not exist, or nothing is left before its version.
-        """
-        where = self._alias_place(name, alias)
-        for _ in range(_SWAPS):
-            current = self._alias(name, alias, f"{name}@{alias}")
-            found = where.version()
-            history = self.alias_history(name, alias)
-            if found is None or history[-1]["version"] != current:
-                continue  # moved in between
-            existing = set(self.versions(name))
-            before = [version for version in _undo_stack(history)[:-1] if version in existing]
-            if not before:
-                raise ModelError(f"alias {name}@{alias}: no version before {current} in its history; set it instead")
-            history.append({"version": before[-1], "moved": _now()})
-            content = json.dumps({"version": before[-1], "history": history}, indent=1).encode()
-            try:
-                where.swap(content, found[1])
-            except Conflict:
-                continue
-            return before[-1]
-        raise ModelError(f"alias {name}@{alias}: others keep moving it; try again")
-
     def delete(self, name: str, version: int) -> None:
         """Delete a version that no alias names. Its number is never used again.
 
-        ``model.json`` goes first, so that an interrupted deletion leaves no visible version; ``claim.json`` stays.
+        ``deleted.json`` is written first and stays with ``claim.json``, then ``model.json`` goes: an interrupted
+        deletion leaves no visible version, and the same call finishes it.
 
         Raises:
             ModelError: the version does not exist, or an alias names it.
         """
-        reference = f"{name}@{version}"
-        folder = self._open(name, version, reference).location
-        self._refuse_named(name, version)
-        card = (folder / "model.json").read()
-        (folder / "model.json").delete()
-        try:
+        folder = self.location / _checked("model", name) / str(version)
+        mark = folder / "deleted.json"
+        leftovers = any(path not in _KEPT for path, _ in folder.walk())
+        if not (folder / "model.json").exists() and not (mark.exists() and leftovers):
+            self._open(name, version, f"{name}@{version}")  # raises: there is no such version
+        if (folder / "model.json").exists():  # one that is damaged may be deleted too
             self._refuse_named(name, version)
-        except ModelError:  # an alias was moved here in between
-            (folder / "model.json").create(card)
-            raise
+            card = (folder / "model.json").read()
+            mark.write(json.dumps({"at": now()}).encode())
+            (folder / "model.json").delete()
+            try:
+                self._refuse_named(name, version)
+            except ModelError:  # an alias was moved here in between
+                (folder / "model.json").create(card)
+                mark.delete()
+                raise
         for path, _ in list(folder.walk()):
-            if path != "claim.json":
+            if path not in _KEPT:
                 (folder / path).delete()
 
     def _refuse_named(self, name: str, version: int) -> None:
@@ -247,12 +241,12 @@ class Registry:
     # -- inside ----------------------------------------------------------------------------------------------------
 
     def _claim(self, name: str) -> tuple[int, Location]:
-        taken = [int(child) for child in (self.location / name).children() if child.isdigit()]
+        taken = [int(child) for child in (self.location / name).children() if _is_number(child)]
         number = max(taken, default=0) + 1
         while True:
             folder = self.location / name / str(number)
             try:
-                (folder / "claim.json").create(json.dumps({"publisher": uuid.uuid4().hex, "at": _now()}).encode())
+                (folder / "claim.json").create(json.dumps({"publisher": uuid.uuid4().hex, "at": now()}).encode())
             except Conflict:
                 number += 1
                 continue
@@ -267,10 +261,11 @@ class Registry:
         hint = f"did you mean {near[0]}?" if near else f"known models: {', '.join(known) or 'none yet'}"
         raise ModelError(f"model {reference!r}: unknown model {name!r} in {self.location}; {hint}")
 
-    def _alias_place(self, name: str, alias: str) -> Location:
-        if alias.isdigit():
+    def _alias_file(self, name: str, alias: str) -> AliasFile:
+        if _is_number(alias):
             raise ModelError(f"alias {alias!r}: a number names a version; give the alias a letter")
-        return self.location / _checked("model", name) / "aliases" / f"{_checked('alias', alias)}.json"
+        place = self.location / _checked("model", name) / "aliases" / f"{_checked('alias', alias)}.json"
+        return AliasFile(place, f"{name}@{alias}")
 
     def _alias(self, name: str, alias: str, reference: str) -> int:
         self._existing_versions(name, reference)
@@ -292,28 +287,32 @@ class Registry:
             raise ModelError(f"{where}: damaged, not valid JSON; publish the run again") from None
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise ModelError(f"{where}: not a stoker model; check the storage URL")
-        if content["version"][0] > FORMAT_VERSION[0]:
-            raise ModelError(
-                f"{where}: format version {content['version']} is newer than this stoker reads; upgrade stoker"
-            )
         try:
+            if content["version"][0] > FORMAT_VERSION[0]:
+                raise ModelError(
+                    f"{where}: format version {content['version']} is newer than this stoker reads; upgrade stoker"
+                )
             card = ModelCard.model_validate(content)
             files = {file: StoredFile.model_validate(entry) for file, entry in content["files"].items()}
-        except (ValidationError, KeyError, AttributeError) as error:
+        except (ValidationError, KeyError, AttributeError, TypeError, IndexError) as error:
             raise ModelError(f"{where}: damaged ({type(error).__name__}); publish the run again") from None
         return ModelVersion(name, version, folder, card, files)
 
 
-def _undo_stack(history: list[dict[str, Any]]) -> list[int]:
-    """The versions that rollbacks lead through, the current one last: a move to the one before undoes a move."""
-    stack: list[int] = []
-    for entry in history:
-        version = int(entry["version"])
-        if len(stack) > 1 and version == stack[-2]:
-            stack.pop()
-        elif not stack or version != stack[-1]:
-            stack.append(version)
-    return stack
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal()
+
+
+def _discard(folder: Location) -> None:
+    """Remove what a failed publication wrote, its claim last: the number is free again."""
+    abandon_uploads(folder)
+    for path, _ in list(folder.walk()):
+        if path != "claim.json":
+            (folder / path).delete()
+    (folder / "claim.json").delete()
+    if folder.is_local:
+        with contextlib.suppress(OSError):  # somebody claims it again
+            Path(folder.path).rmdir()
 
 
 def _checked(what: str, name: str) -> str:
@@ -322,7 +321,3 @@ def _checked(what: str, name: str) -> str:
             f"{what} name {name!r} is not valid; use letters, digits, dots, dashes and underscores, at most 100"
         )
     return name
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

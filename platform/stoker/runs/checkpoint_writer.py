@@ -48,7 +48,7 @@ class CheckpointWriter:
         """seconds that the step loop waited for checkpoints: copies to the host, and the previous checkpoint"""
 
     def save(self, step: int, tensors: Tensors, state: dict[str, Any], accuracy: float | None = None) -> float:
-        """Copy ``tensors`` to the host and write them in the background; returns the seconds that the copy took.
+        """Copy ``tensors`` to the host and write them in the background; returns the seconds that the call took.
 
         First waits for the previous checkpoint, so at most one copy is held. ``accuracy`` is that of the validation
         split at this step, 0 to 1, if it is known: the best is kept.

@@ -1,6 +1,6 @@
 """Read checkpoints: safetensors and JSON in object storage, visible as a whole or not at all.
 
-    <run>/checkpoints/00000120-<token>/model.safetensors, optimizer.safetensors, ema.safetensors, state.json
+    <run>/checkpoints/00000120-<token>/{model,optimizer,step,ema}.safetensors, state.json
     <run>/checkpoints/00000120.json      written last: names the folder and the size and sha256 of each file
 
 A folder that no manifest names is not a checkpoint; it is removed when a later one is committed. The token keeps a
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Checkpoint", "latest_checkpoint", "list_checkpoints", "open_checkpoint"]
 
-MODEL, OPTIMIZER, EMA, STATE = "model.safetensors", "optimizer.safetensors", "ema.safetensors", "state.json"
+MODEL, OPTIMIZER, STEP, EMA = "model.safetensors", "optimizer.safetensors", "step.safetensors", "ema.safetensors"
+STATE = "state.json"
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,8 @@ def locate(url: str | os.PathLike[str], *, timeout_s: float = 60.0) -> Location:
         text = os.path.abspath(os.path.expanduser(text))
     elif text.startswith("file://"):
         text = text.removeprefix("file://")
+    if text.endswith("://") and text != "memory://":
+        raise StorageError(f"{text}: the URL names no bucket or folder; write it as {text}bucket/folder", url=text)
     location = Location(text.rstrip("/") or "/", timeout_s)
     location.filesystem  # noqa: B018 - an unknown protocol is refused here, not at the first read
     return location

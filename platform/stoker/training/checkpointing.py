@@ -1,4 +1,4 @@
-"""What a checkpoint of a run holds, and how it gets out of a rank and back in. This is the only place that says so.
+"""Define what a checkpoint holds, and save and restore it.
 
     model.safetensors       weights and running statistics                             table PARTS
     optimizer.safetensors   momentum and the like, as <parameter>/<name>                    |
@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
+from pydantic import ValidationError
 from torch import Tensor
 
 from stoker.dataset import Loader
@@ -24,7 +25,7 @@ from stoker.errors import RunError
 from stoker.models.initialize import load_initial_weights
 from stoker.recipe import Recipe
 from stoker.runs.checkpoint_writer import CheckpointWriter
-from stoker.runs.checkpoints import EMA, MODEL, OPTIMIZER, Checkpoint, open_checkpoint
+from stoker.runs.checkpoints import EMA, MODEL, OPTIMIZER, STATE, STEP, Checkpoint, open_checkpoint
 from stoker.runs.folder import RunFolder
 from stoker.runs.records import Record
 from stoker.training.fault_tolerance.guard import Guard
@@ -37,8 +38,6 @@ from stoker.training.telemetry.recorder import Recorder, RecorderState, print_li
 __all__ = ["PARTS", "Checkpointing", "Part", "TrainState"]
 
 Tensors = dict[str, Tensor]
-
-STEP = "step.safetensors"
 
 
 class TrainState(Record):
@@ -66,11 +65,23 @@ class TrainState(Record):
 
 
 class Part(NamedTuple):
-    """A tensor file of a checkpoint. ``save`` returns its tensors, none where the run has no such part."""
+    """A tensor file of a checkpoint."""
 
     file: str
     save: Callable[[Stepper], Tensors]
+    """its tensors; none, and then no file, where the run has no such part"""
     load: Callable[[Stepper, Tensors], object]
+    is_required: Callable[[Stepper], bool] = lambda _: False
+    """whether a run cannot resume without it"""
+
+
+def _save_average(stepper: Stepper) -> Tensors:
+    return dict(stepper.average.model.state_dict()) if stepper.average else {}
+
+
+def _load_average(stepper: Stepper, tensors: Tensors) -> None:
+    if stepper.average:
+        stepper.average.model.load_state_dict(tensors)
 
 
 PARTS = (
@@ -78,6 +89,7 @@ PARTS = (
         MODEL,
         lambda stepper: dict(stepper.model.state_dict()),
         lambda stepper, tensors: stepper.model.load_state_dict(tensors),
+        is_required=lambda _: True,
     ),
     Part(
         OPTIMIZER,
@@ -85,11 +97,7 @@ PARTS = (
         lambda stepper, tensors: load_optimizer_tensors(stepper.optimizer, stepper.model, tensors),
     ),
     Part(STEP, Stepper.state_tensors, Stepper.load_state_tensors),
-    Part(
-        EMA,
-        lambda stepper: dict(stepper.average.model.state_dict()) if stepper.average else {},
-        lambda stepper, tensors: stepper.average.model.load_state_dict(tensors) if stepper.average else None,
-    ),
+    Part(EMA, _save_average, _load_average, is_required=lambda stepper: stepper.average is not None),
 )
 
 
@@ -159,7 +167,7 @@ class Checkpointing:
         """Load the newest checkpoint that rank 0 finds, else the recipe's initial weights; returns its step, or 0.
 
         Raises:
-            RunError: the checkpoint was trained on another data set.
+            RunError: the checkpoint was trained on another data set, or lacks a part or is damaged.
         """
         newest = None
         if self._writer is not None:
@@ -191,7 +199,13 @@ class Checkpointing:
             self._writer.close()
 
     def _load(self, checkpoint: Checkpoint) -> None:
-        state = TrainState.model_validate(checkpoint.state())
+        remedy = f"delete the manifest {checkpoint.step:08d}.json to resume from the previous checkpoint"
+        try:
+            state = TrainState.model_validate(checkpoint.state())
+        except ValidationError as error:
+            raise RunError(
+                f"{checkpoint.location / STATE}: damaged ({error.error_count()} fields are wrong); {remedy}"
+            ) from None
         if state.dataset_fingerprint != self._fingerprint:
             raise RunError(
                 f"run {self._recipe.name!r} was trained on another data set "
@@ -201,6 +215,8 @@ class Checkpointing:
         for part in PARTS:
             if part.file in checkpoint.files:
                 part.load(self._stepper, checkpoint.tensors(part.file))
+            elif part.is_required(self._stepper):
+                raise RunError(f"{checkpoint.location}: the checkpoint has no {part.file}; {remedy}")
         self._restore_threads(state.threads)
         self._best_accuracy = state.best_accuracy
         if self._writer is not None:

@@ -33,7 +33,7 @@ def test_the_fingerprint_changes_with_data_classes_and_order_and_with_nothing_el
 
 
 def test_where_there_is_no_manifest_the_error_names_place_and_remedy(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"no data set at .*jobs/prepare\.py"):
+    with pytest.raises(DatasetError, match=r"no data set at .*stoker prepare"):
         read_manifest(locate(tmp_path))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,12 +13,13 @@ from torch import Tensor
 from torchvision.transforms.v2 import CutMix, InterpolationMode, RandAugment, TrivialAugmentWide
 from torchvision.transforms.v2 import functional as transform
 
+from stoker import recipe as recipes
 from stoker.dataset import Batch
 from stoker.models import training_loss
 from stoker.recipe import parse_recipe
 from stoker.training.augment.augmentation import Augmentation
 from stoker.training.augment.mixing import erase, erased_boxes
-from stoker.training.augment.operations import OPERATIONS, apply_operations
+from stoker.training.augment.operations import OPERATIONS, POLICIES, apply_operations
 
 RECIPE = """
 name: augmented
@@ -99,11 +101,18 @@ def test_an_operation_is_in_the_docs(name: str) -> None:
 
 
 def test_draws_choose_operations_in_the_order_that_runs_were_trained_with() -> None:
-    """A stored run that resumes must draw the same: a new operation goes last and changes even so."""
-    assert NAMES == [
+    """A run that resumes must draw the same; a new operation therefore gets a policy of its own."""
+    published = (
         "identity", "shear_x", "shear_y", "translate_x", "translate_y", "rotate", "brightness", "color", "contrast",
         "sharpness", "posterize", "solarize", "auto_contrast", "equalize",
-    ]  # fmt: skip
+    )  # fmt: skip
+    assert POLICIES["rand_augment"] == POLICIES["trivial_augment_wide"] == published
+
+
+def test_each_policy_of_the_recipe_draws_from_known_operations_and_each_operation_is_drawn() -> None:
+    policies = set(get_args(recipes.Augmentation.model_fields["policy"].annotation)) - {"none"}
+    assert policies == POLICIES.keys()
+    assert {name for names in POLICIES.values() for name in names} == set(NAMES)
 
 
 @pytest.mark.parametrize(("is_wide", "bins"), [(True, [1, 15, 30]), (False, [1, 9, 30])])
@@ -111,6 +120,8 @@ def test_strengths_and_signs_are_those_of_torchvisions_policies(is_wide: bool, b
     """The ranges of TrivialAugmentWide and RandAugment at bins of 0 to 30, for images of 24 by 20 pixels."""
     policy = TrivialAugmentWide() if is_wide else RandAugment()
     for operation in OPERATIONS:
+        if operation.name not in POLICIES["rand_augment"]:
+            continue  # an operation of ours, which torchvision's policies do not have
         theirs, is_signed = policy._AUGMENTATION_SPACE[_name_in_torchvision(operation.name)]
         assert operation.is_signed == is_signed
         table = theirs(31, 24, 20)

@@ -18,7 +18,7 @@ from stoker.dataset import Batch
 from stoker.dataset.order import key_of, uniform
 from stoker.recipe import Recipe
 from stoker.training.augment.mixing import Mix, choose_mix, erase, erased_boxes, mix_batch
-from stoker.training.augment.operations import OPERATIONS, apply_operations
+from stoker.training.augment.operations import OPERATIONS, POLICIES, apply_operations
 
 __all__ = ["Augmentation"]
 
@@ -31,6 +31,8 @@ class Augmentation:
 
     def __init__(self, recipe: Recipe, classes: int) -> None:
         self._chosen, self._seed, self._classes = recipe.augmentation, recipe.seed, classes
+        places = {operation.name: place for place, operation in enumerate(OPERATIONS)}
+        self._choices = np.array([places[name] for name in POLICIES.get(recipe.augmentation.policy, ())])
 
     def pixels(self, images: Tensor, batch: Batch) -> Tensor:
         """Augment ``images``, the first n of ``batch`` on the device: uint8 [n, 3, H, W] to the same kind."""
@@ -41,7 +43,7 @@ class Augmentation:
         draws = uniform(key_of("operations", self._seed, batch.epoch), self._numbers(images, batch), 3 * rounds)
         height, width = images.shape[-2:]
         for of_round in np.split(draws, rounds, axis=1):
-            kinds = (of_round[:, 0] * len(OPERATIONS)).astype(np.int64)
+            kinds = self._choices[(of_round[:, 0] * len(self._choices)).astype(np.int64)]
             bins = (of_round[:, 1] * _BINS).astype(np.int64) if is_wide else np.full(len(kinds), self._chosen.magnitude)
             strengths = [
                 OPERATIONS[kind].strength(bin_ / (_BINS - 1), height, width, is_wide) * _sign(kind, draw)

@@ -5,7 +5,8 @@ Python loop over pixels or images, and no wait for the device. What an image bec
 strength alone; sums over an image are of whole numbers, so that they do not depend on an order. The results are those
 of ``torchvision.transforms.v2.functional`` for the same operation and strength (rounding aside, which a test bounds).
 
-A new operation is a row of :data:`OPERATIONS` and its function. The row goes last: draws choose by position.
+A new operation is a row of :data:`OPERATIONS` and its function. It is drawn once a policy of :data:`POLICIES` names it;
+adding it to a published policy would change what every run with that policy draws, so it gets a policy of its own.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.transforms.v2 import functional as transform
 
-__all__ = ["OPERATIONS", "Operation", "apply_operations", "to_device"]
+__all__ = ["OPERATIONS", "POLICIES", "Operation", "apply_operations", "to_device"]
 
 _PARAMETERS = 6
 """numbers by which an image's operation reaches the device"""
@@ -183,7 +184,14 @@ OPERATIONS = (
     Operation("auto_contrast", _auto_contrast, _up_to(0, 0)),
     Operation("equalize", _equalize, _up_to(0, 0)),
 )  # fmt: skip
-"""In the order in which draws choose them."""
+
+_PUBLISHED = (
+    "identity", "shear_x", "shear_y", "translate_x", "translate_y", "rotate", "brightness", "color", "contrast",
+    "sharpness", "posterize", "solarize", "auto_contrast", "equalize",
+)  # fmt: skip
+
+POLICIES = {"rand_augment": _PUBLISHED, "trivial_augment_wide": _PUBLISHED}
+"""by the recipe's ``augmentation.policy``: the operations that it draws from, in the order of the draws"""
 
 _CALLS = list(dict.fromkeys(operation.apply for operation in OPERATIONS))
 _CALL_OF = [_CALLS.index(operation.apply) for operation in OPERATIONS]

@@ -28,7 +28,8 @@ def configure_numerics(recipe: Recipe) -> None:
 
     The number of CPU threads changes the sums inside a convolution too (:func:`set_cpu_threads`).
     """
-    torch.set_float32_matmul_precision("highest")
+    if "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE" not in os.environ:  # by which torch lets an operator choose TF32
+        torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = True
     if recipe.reproducible:
         torch.backends.cudnn.benchmark = False

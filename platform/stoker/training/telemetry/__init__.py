@@ -15,7 +15,7 @@ worker ─▶ recorder ─┬─▶ goodput ─▶ advice      where each second
 | measured | where | on |
 |---|---|---|
 | seconds of data wait, checkpoint, evaluation | ``goodput.Clock.measure``, around the worker's calls | each rank |
-| seconds of communication | ``goodput.CommunicationTimer``, around backward passes in ``training/step`` | each rank |
+| seconds of communication | ``step.communication``, around backward passes in ``training/step`` | each rank |
 | restarts: lost time and repeated steps | ``recorder``, from the checkpoint's state and earlier events | rank 0 |
 | loss, accuracy, learning rate, images/s, time left | ``progress.ProgressSnapshot`` | rank 0 |
 | reads, retries, cache hits, decode time | ``stoker.dataset.Loader.metrics`` | each rank |

@@ -78,9 +78,10 @@ def check_trackers(recipe: Recipe) -> None:
     """
     for row in TRACKERS:
         if row.is_enabled(recipe) and importlib.util.find_spec(row.package) is None:
+            remedy = "" if row.is_always_on else f", or leave tracking.{row.name} out"
             raise RecipeError(
                 f"tracking.{row.name}: the package {row.package} is not installed here; install it on every node "
-                f"(uv pip install {row.package}), or leave tracking.{row.name} out"
+                f"(uv pip install {row.package}){remedy}"
             )
 
 

@@ -65,10 +65,9 @@ KINDS: dict[str, SourceKind] = {
     "folder": SourceKind(
         "one folder of images for each class, or train/ and validation/ with such folders",
         open_folder,
-        is_folder=lambda *_: True,
     ),
 }
-"""by the word for ``--kind``; tried in this order, so ``folder``, which any folder can be, is last"""
+"""by the word for ``--kind``, tried in this order; any other folder is of the kind ``folder``"""
 
 
 def open_source(source: str, options: Options, *, kind: str | None = None, timeout_s: float = 60.0) -> Source:
@@ -97,4 +96,4 @@ def _recognised(source: str, timeout_s: float) -> str:
             return name
     location = locate(source, timeout_s=timeout_s)
     files, folders = files_in(location)
-    return next(name for name, kind in KINDS.items() if kind.is_folder(location, files, folders))
+    return next((name for name, kind in KINDS.items() if kind.is_folder(location, files, folders)), "folder")
