@@ -1,4 +1,4 @@
-"""What a checkpoint of a run holds, and how it gets out of a rank and back in. This is the only place that says so.
+"""Define what a checkpoint holds, and save and restore it.
 
     model.safetensors       weights and running statistics                             table PARTS
     optimizer.safetensors   momentum and the like, as <parameter>/<name>                    |
