@@ -17,7 +17,7 @@ name: estimated
 storage: {storage}
 data: {{url: {storage}/data, image_size: 32, block_samples: 4}}
 model: {{name: digitsnet}}
-batch: {{total: 8, micro: 8}}
+batch: {{total: 8, micro: 4}}
 optimizer: {{lr: 0.1}}
 schedule: {{epochs: 1}}
 workers: {{min: 1, max: 2, gpus: 0, cpus: 1}}
@@ -58,9 +58,9 @@ def test_a_recipe_gives_batch_workers_and_blocks(
     )  # blocks of 4, not 16
 
 
-def test_a_batch_above_the_data_set_is_refused_in_one_line(dataset: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_size_below_1_is_refused_in_one_line(dataset: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        main(["estimate", dataset, "--batch", "33"])
+        main(["estimate", dataset, "--ranks", "-1"])
     assert stopped.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"error: {dataset}: ")
+    assert line.startswith(f"error: {dataset}: samples, batch, ranks")
