@@ -1,4 +1,4 @@
-"""What up, down, status, environment and quickstart share: which instance is meant, and how it is summed up."""
+"""Shared by up, down, status, environment and quickstart: their arguments, the instance these name, its summary."""
 
 from __future__ import annotations
 

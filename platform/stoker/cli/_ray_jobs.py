@@ -105,7 +105,7 @@ class Jobs:
             if error.code in {401, 403}:
                 raise ClusterError(
                     f"the Ray cluster at {self.address} does not accept our token; set RAY_AUTH_MODE=token and "
-                    "RAY_AUTH_TOKEN_PATH as it has them"
+                    "RAY_AUTH_TOKEN_PATH to the cluster's token file"
                 ) from None
             raise ClusterError(f"the Ray cluster at {self.address} answered {error.code} to {path}") from None
         except (OSError, ValueError) as error:

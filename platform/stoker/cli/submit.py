@@ -1,6 +1,6 @@
 """Run a command as a job on a Ray cluster and follow its log: stoker submit [OPTIONS] train RECIPE [key=value ...]
 
-What stands after the command's name is passed to it. The cluster is the one at --address, else at
+Arguments after the command's name are passed to it. The cluster is the one at --address, else at
 RAY_API_SERVER_ADDRESS, else the one that stoker up keeps running in this folder. The plain `ray job submit` command is
 printed before it runs. The working directory is copied to the cluster, except for
     .git .venv* .stoker __pycache__ node_modules build dist *.egg-info bench-data bench-train

@@ -1,4 +1,4 @@
-"""What a person reads of the output of a job: the job's own lines, without those of Ray's clients and of set-up."""
+"""Filter the output of a job: keep the job's own lines, drop those of Ray's clients and of set-up."""
 
 from __future__ import annotations
 

@@ -173,7 +173,9 @@ class StateFolder:
         path.mkdir(mode=0o700, exist_ok=True)
         about = path.lstat()
         if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid():
-            raise ClusterError(f"{path} belongs to somebody else; remove it, or set TMPDIR to a folder of your own")
+            raise ClusterError(
+                f"{path} is not a folder of this user's; remove it, or set TMPDIR to a folder of your own"
+            )
         path.chmod(0o700)
         (path / part).mkdir(exist_ok=True, mode=0o700)
         return path / part

@@ -67,7 +67,7 @@ class Model(Section):
         return self.weights is not None and "@" in self.weights and "/" not in self.weights
 
     @property
-    def asks_more_than_a_name(self) -> bool:
+    def needs_model_check(self) -> bool:
         """Whether the section sets more than the name of the model and its number of classes."""
         return self != Model(name=self.name, classes=self.classes)
 

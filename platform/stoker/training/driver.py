@@ -113,7 +113,7 @@ def _needs_model_check(recipe: Recipe) -> bool:
     varies_size = recipe.data.resizing is not None or recipe.evaluation.image_size is not None
     least = family_of(recipe.model.name).least_side
     takes_any_size = least is not None and recipe.data.image_size >= least and recipe.batch.micro > 1
-    return recipe.model.asks_more_than_a_name or varies_size or not takes_any_size
+    return recipe.model.needs_model_check or varies_size or not takes_any_size
 
 
 def _require_cluster(address: str) -> None:
