@@ -6,6 +6,7 @@ import argparse
 import logging
 import math
 import os
+import select
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -58,8 +59,8 @@ def run_command(main: Callable[[list[str]], None], arguments: list[str] | None =
     """Call ``main`` with the command line's arguments and turn its errors into exit statuses.
 
     A :class:`StokerError` is printed as one line on standard error, with exit status 2; with ``--debug`` anywhere among
-    the arguments its traceback is printed instead. Ctrl-C exits with 130, and a reader of the output that has closed it,
-    as ``head`` does, with 141, both without a word. Any other exception is a defect and keeps its traceback.
+    the arguments its traceback is printed instead. Ctrl-C exits with 130, and output that nobody reads any more, as
+    after ``| head -1``, with 141, both without a word. Any other exception is a defect and keeps its traceback.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
@@ -107,12 +108,13 @@ def _log_level() -> str:
 
 def _is_output_closed() -> bool:
     """Whether nobody reads our output any more; if so, what is left of it is dropped, so that exiting does not fail."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+    output = sys.stdout.fileno()
+    poll = select.poll()
+    poll.register(output, 0)
+    if not any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return True
 
 
 def _has_folder() -> bool:

@@ -1,4 +1,4 @@
-"""The address of a Ray cluster's dashboard and the token that it asks for, checked before a client sends or shows them."""
+"""The address of a Ray cluster's dashboard and the token that it asks for, checked before they are sent or shown."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def checked_address(address: str) -> str:
 
 
 def ray_token(environment: Mapping[str, str]) -> str | None:
-    """The token as Ray's clients find it: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token; without spaces around.
+    """The token as Ray's clients find it: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token; stripped.
 
     Raises:
         ClusterError: its file cannot be read, or it cannot be sent; the message does not quote it.

@@ -79,4 +79,4 @@ def test_a_storage_that_is_not_given_or_empty_is_explained(
     assert refused(capsys) == "no storage given for models; give --storage s3://bucket or set STOKER_STORAGE"
     main(["models", "--storage", str(tmp_path)])
     assert capsys.readouterr().out.startswith("no models in ")
-    assert "no model is called 'digits'" in refused(capsys, "list", "digits", "--storage", str(tmp_path))
+    assert "unknown model 'digits'" in refused(capsys, "list", "digits", "--storage", str(tmp_path))

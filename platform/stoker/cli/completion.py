@@ -85,7 +85,7 @@ def completion_script() -> str:
         for option, values in _choices(parser)
     )
     words = "\n".join(
-        f'            {name}) words="{" ".join([*_options(parser), "--debug"])}" actions="{" ".join(_actions(parser))}" ;;'
+        f'            {name}) words="{" ".join(_options(parser))}" actions="{" ".join(_actions(parser))}" ;;'
         for name, parser in parsers.items()
     )
     keys = " ".join(f"{key}=" for key in recipe_keys())
@@ -123,6 +123,7 @@ def recipe_keys() -> list[str]:
 def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
     for action in parser._actions:
         yield from (option for option in action.option_strings if option.startswith("--"))
+    yield "--debug"
 
 
 def _actions(parser: argparse.ArgumentParser) -> Iterator[str]:

@@ -21,6 +21,8 @@ _TEMPLATES = Path(__file__).parent / "project"
 _IGNORED = "/.stoker/\n/images/\n"
 """the project's .gitignore, which Ray follows too when it copies a working directory"""
 _LONGEST_NAME = 100
+_RESERVED = "http"
+"""a deployment of every Serve config, so not a model"""
 _NOT_TEXT = re.compile(r"[0-9].*|true|false|yes|no|on|off|null|y|n")
 """names that YAML may read as a number, date, boolean or null"""
 
@@ -73,10 +75,8 @@ def create_project(folder: Path, extra: list[str]) -> list[str]:
 
 def _name_of(folder: Path) -> str:
     """A run's and model's name made of the folder's: letters, digits and dashes."""
-    from stoker_serve.settings import INGRESS
-
     name = re.sub(r"[^a-z0-9]+", "-", folder.absolute().name.lower())[:_LONGEST_NAME].strip("-") or "photos"
-    return f"{name}-model" if name == INGRESS else name
+    return f"{name}-model" if name == _RESERVED else name
 
 
 def _named(text: str, placeholder: str, name: str) -> str:

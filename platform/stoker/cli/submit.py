@@ -60,8 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(given: argparse.Namespace) -> None:
     if given.submission_id is not None and not _IDENTITY.fullmatch(given.submission_id):
         raise StokerError(
-            f"--submission-id {given.submission_id!r} is not a valid name; use 1 to 100 letters, digits, dots, dashes and "
-            "underscores, a letter or digit first"
+            f"--submission-id {given.submission_id!r} is not a valid name; use 1 to 100 letters, digits, dots, dashes "
+            "and underscores, a letter or digit first"
         )
     working_dir = _working_dir(given)
     instance = Instance(given.folder, Settings.model_validate({}))

@@ -158,8 +158,8 @@ class RayCluster:
             "dashboard-host": "127.0.0.1",
             "dashboard-port": ports["dashboard"],
             "dashboard-agent-listen-port": 0,
-            # Ray's client server, which cannot be left out, waits 30 s for the raylet to register if it has to ask it for
-            # this port, and takes the cluster down with it.
+            # Ray's client server, which cannot be left out, asks the raylet for this port unless it is given: if the
+            # raylet has not registered within 30 s, it exits, and the cluster with it.
             "runtime-env-agent-port": ports["runtime-env-agent"],
             "ray-client-server-port": ports["client"],
             "min-worker-port": 0,

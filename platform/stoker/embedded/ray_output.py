@@ -1,8 +1,8 @@
 """What a person reads of the output of a job: the job's own lines, without those of Ray's clients and of set-up.
 
 Only lines that Ray's programs write are left out. They begin with a time, a level and the line of Ray's source that
-wrote them, as ``2026-11-26 01:13:22,390  INFO sdk.py:520 -- …``, or are one of a few whole lines. Warnings and errors are
-shown, except for two that come with every job.
+wrote them, as ``2026-11-26 01:13:22,390  INFO sdk.py:520 -- …``, or are one of a few whole lines. Warnings and errors
+are shown, except for two that come with every job.
 """
 
 from __future__ import annotations
