@@ -94,7 +94,13 @@ def _client(address: str) -> ServeSubmissionClient:
 
     if (token := ray_token(os.environ)) and os.environ.get("RAY_AUTH_TOKEN"):
         os.environ["RAY_AUTH_TOKEN"] = token  # the client would quote one with a line break in its error
-    return ServeSubmissionClient(checked_address(address))
+    try:
+        return ServeSubmissionClient(checked_address(address))
+    except (LookupError, TypeError):  # of the version that it asks for
+        raise ClusterError(
+            f"no Ray cluster answers at {address} (what answers there is not Ray's dashboard); start one (stoker up), "
+            "or set RAY_DASHBOARD_ADDRESS"
+        ) from None
 
 
 @contextlib.contextmanager

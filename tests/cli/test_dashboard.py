@@ -1,8 +1,10 @@
-"""The dashboard's address and token: what is refused, and that no secret is quoted."""
+"""The address and token of a dashboard: what is refused, and that no secret is quoted."""
 
 from __future__ import annotations
 
 import os
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -71,3 +73,26 @@ def test_the_client_of_deploy_gets_the_stripped_token(monkeypatch: pytest.Monkey
     assert os.environ["RAY_AUTH_TOKEN"] == SECRET
     with pytest.raises(ClusterError, match=r"no Ray cluster answers at http://127.0.0.1:1; start one"):
         remove("http://127.0.0.1:1")
+
+
+@pytest.mark.parametrize("content", [b"[]", b"{}"])
+def test_deploy_names_a_server_that_is_no_dashboard(content: bytes) -> None:
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Answer) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            with pytest.raises(ClusterError, match=r"^no Ray cluster answers at .* \(what answers there is not"):
+                remove(f"http://127.0.0.1:{server.server_port}")
+        finally:
+            server.shutdown()
+            thread.join()
