@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 UV := $(BIN)/uv
+# False without .venv, and when the Python that it was made of is gone.
+WORKS := $(BIN)/python -S -c '' 2>/dev/null
 # Debian packages venv separately from Python.
 VENV_PACKAGE := { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "installing python3-venv" && \
 	{ apt-get install -qq -y python3-venv || { apt-get update -qq && apt-get install -qq -y python3-venv; }; } >/dev/null; } || \
@@ -11,13 +13,14 @@ JPEG_PACKAGE := { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo 
 	{ apt-get install -qq -y libjpeg-turbo-progs || { apt-get update -qq && apt-get install -qq -y libjpeg-turbo-progs; }; } >/dev/null; } || \
 	echo "note: jpegtran not found, which preparing JPEGs needs; on Debian: sudo apt install libjpeg-turbo-progs"
 UV_VERSION := 0.13.9
-# What a node needs at run time; what the embedded store needs on top; tools to develop, test and document.
+# What a node needs at run time; what the embedded store needs on top; tools to develop, test and document. A fourth,
+# requirements-aws.txt, is for heads on AWS.
 REQUIREMENTS := cluster/requirements.txt cluster/requirements-embedded.txt cluster/requirements-dev.txt
 # One resolution for Linux and macOS. uv prefers the versions that the output file pins already: delete a pin to move it.
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock quickstart up down test test-long test-fast lint docs format \
+.PHONY: FORCE help install lock quickstart up down test test-long test-fast lint docs format \
 	bench-data bench-order bench-train bench-gpu verify-weights clean
 
 help: ## list the targets
@@ -25,12 +28,13 @@ help: ## list the targets
 
 install: .venv/installed ## create .venv and install the pinned packages, hashes checked
 
-.venv/installed: $(REQUIREMENTS) pyproject.toml
+.venv/installed: $(REQUIREMENTS) pyproject.toml $(shell $(WORKS) || echo FORCE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: stoker needs Python 3.11 or newer; choose one: make PYTHON=python3.12"; exit 2; }
-	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { test -x $(UV) || $(VENV_PACKAGE); }
-	@test -x $(UV) || { $(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet uv==$(UV_VERSION); } || \
-		{ rm -rf .venv; echo "error: cannot create the virtual environment .venv; see the lines above"; exit 2; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { $(WORKS) && test -x $(UV); } || $(VENV_PACKAGE)
+	@{ $(WORKS) && test -x $(UV); } || { new=; test -e .venv || new=.venv; $(WORKS) || rm -f $(BIN)/python*; \
+		$(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet uv==$(UV_VERSION); } || \
+		{ rm -rf $$new; echo "error: cannot create the virtual environment .venv; see the lines above"; exit 2; }
 	@command -v jpegtran >/dev/null || $(JPEG_PACKAGE)
 	$(UV) pip install --quiet --python $(BIN)/python --require-hashes $(addprefix -r ,$(REQUIREMENTS))
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
@@ -41,6 +45,7 @@ lock: install ## resolve the pinned packages again, for what pyproject.toml asks
 	$(COMPILE) pyproject.toml --extra embedded -c cluster/requirements.txt -o cluster/requirements-embedded.txt
 	$(COMPILE) pyproject.toml --extra audio --extra imagenet --extra test --extra docs --extra examples \
 		-c cluster/requirements.txt -c cluster/requirements-embedded.txt -o cluster/requirements-dev.txt
+	echo boto3 | $(COMPILE) - -c cluster/requirements.txt -o cluster/requirements-aws.txt
 
 quickstart: install ## run the whole line on real data, from images to an HTTP answer
 	@$(BIN)/stoker quickstart
@@ -49,7 +54,8 @@ up: install ## start the embedded store, cluster and endpoint, and keep them run
 	@$(BIN)/stoker up
 
 down: ## stop them; the data stay in .stoker/
-	@if test -x $(BIN)/stoker; then $(BIN)/stoker down; else echo "down: no .venv here, so nothing to stop"; fi
+	@if $(WORKS) && test -x $(BIN)/stoker; then $(BIN)/stoker down; else \
+		echo "down: no working .venv here, so nothing can be stopped from here"; fi
 
 test: install ## lint, then the test suite (starts its own store, cluster and server); test-long runs the slow tests
 	@$(MAKE) --no-print-directory lint
@@ -93,4 +99,6 @@ bench-gpu: install ## ResNet-50 in bf16 on one GPU (BENCH=--toy runs its code on
 	@PYTHONPATH=tests $(BIN)/python -m bench.train.gpu $(BENCH)
 
 clean: down ## remove the virtual environment, the data and all caches
+	@test ! -e .stoker/state.json || { echo "error: by .stoker/state.json something runs here, which 'make install down' stops;" \
+		"if nothing does, delete that file"; exit 2; }
 	@rm -rf .venv .venv-peers .venv-peers-ffcv .stoker bench-data bench-train .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build

@@ -22,7 +22,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stoker.command import Parser, run_command
+from stoker.command import Parser, positive, run_command
+from stoker.dashboard import checked_address, ray_token
 from stoker.errors import ClusterError
 
 from .config import Plan, read_plan
@@ -91,7 +92,15 @@ def remove(address: str, *, timeout_s: float = 60.0) -> None:
 def _client(address: str) -> ServeSubmissionClient:
     from ray.dashboard.modules.serve.sdk import ServeSubmissionClient  # sends the cluster's token by itself
 
-    return ServeSubmissionClient(address)
+    if (token := ray_token(os.environ)) and os.environ.get("RAY_AUTH_TOKEN"):
+        os.environ["RAY_AUTH_TOKEN"] = token  # the client would quote one with a line break in its error
+    try:
+        return ServeSubmissionClient(checked_address(address))
+    except (LookupError, TypeError):  # of the version that it asks for
+        raise ClusterError(
+            f"no Ray cluster answers at {address} (what answers there is not Ray's dashboard); start one (stoker up), "
+            "or set RAY_DASHBOARD_ADDRESS"
+        ) from None
 
 
 @contextlib.contextmanager
@@ -107,8 +116,6 @@ def _one_line_errors(address: str) -> Iterator[None]:
             raise ClusterError(
                 f"no Ray cluster answers at {address}; start one (stoker up), or set RAY_DASHBOARD_ADDRESS"
             ) from None
-        if isinstance(error, ValueError) and "http://" in text:
-            raise ClusterError(f"{address} is not a dashboard URL; write it as http://127.0.0.1:8265") from None
         if "uthenticat" in text:
             raise ClusterError(
                 f"the Ray cluster at {address} does not accept our token; set RAY_AUTH_MODE=token and "
@@ -176,7 +183,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", action="append", default=[], metavar="REF", help="instead of the YAML's; repeatable")
     parser.add_argument("--port", type=int, help="instead of the YAML's")
     parser.add_argument("--address", default=_address(), help="the cluster's dashboard")
-    parser.add_argument("--timeout", type=float, default=300.0, metavar="S", help="seconds to wait (default: 300)")
+    parser.add_argument("--timeout", type=positive, default=300.0, metavar="S", help="seconds to wait (default: 300)")
     parser.add_argument("--delete", action="store_true", help="shut down Serve and all its applications")
 
 
@@ -186,16 +193,17 @@ def run(given: argparse.Namespace) -> None:
     Raises:
         ClusterError, ModelError, StorageError: see :func:`deploy`, :func:`remove` and ``config.read_plan``.
     """
+    address = checked_address(given.address)
     if given.delete:
-        remove(given.address)
-        _say(f"Serve on {given.address} has shut down")
+        remove(address)
+        _say(f"Serve on {address} has shut down")
         return
     if given.config is None:
         raise ClusterError("no application given; give a Serve YAML, as in: stoker deploy serve/digits.yaml")
     plan = read_plan(given.config, storage=given.storage, models=given.model, port=given.port)
     versions = [model.version for model in plan.deployed]
-    _say(f"deploying {', '.join(versions)} to {given.address}")
-    deploy(plan, given.address, timeout_s=given.timeout)
+    _say(f"deploying {', '.join(versions)} to {address}")
+    deploy(plan, address, timeout_s=given.timeout)
     _say(f"serving {', '.join(versions)} at {plan.url}")
     _say(json.dumps({"url": plan.url, "models": versions}))
 

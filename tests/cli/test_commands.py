@@ -107,8 +107,111 @@ def test_make_down_and_clean_need_no_environment(tmp_path: Path) -> None:
     shutil.copy(CHECKOUT / "Makefile", tmp_path)
     (tmp_path / ".stoker").mkdir()
     done = subprocess.run(["make", "-s", "clean"], cwd=tmp_path, check=True, text=True, capture_output=True, timeout=60)
-    assert done.stdout == "down: no .venv here, so nothing to stop\n"
+    assert done.stdout == "down: no working .venv here, so nothing can be stopped from here\n"
     assert [path.name for path in tmp_path.iterdir()] == ["Makefile"]
+
+
+def broken_environment(folder: Path) -> None:
+    """A .venv whose Python is gone, with an install stamp that is newer than all it depends on."""
+    for name in ("Makefile", "pyproject.toml", "cluster"):
+        (shutil.copytree if (CHECKOUT / name).is_dir() else shutil.copy)(CHECKOUT / name, folder / name)
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    (folder / ".venv" / "bin" / "python").symlink_to("/nowhere/python3")
+    (folder / ".venv" / "bin" / "stoker").write_text("#!/bin/sh\nexit 1\n")
+    (folder / ".venv" / "bin" / "stoker").chmod(0o755)
+    (folder / ".venv" / "mine.txt").touch()
+    (folder / ".venv" / "installed").touch()
+
+
+def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["make", *arguments], cwd=folder, check=False, text=True, capture_output=True, timeout=60)
+
+
+def test_make_clean_keeps_what_says_that_something_runs(tmp_path: Path) -> None:
+    broken_environment(tmp_path)
+    (tmp_path / ".stoker").mkdir()
+    (tmp_path / ".stoker" / "state.json").write_text("{}")
+    done = make(tmp_path, "-s", "clean")
+    assert done.returncode == 2
+    assert done.stdout.splitlines()[0] == "down: no working .venv here, so nothing can be stopped from here"
+    assert "error: by .stoker/state.json something runs here" in done.stdout
+    assert (tmp_path / ".stoker" / "state.json").exists()
+    (tmp_path / ".stoker" / "state.json").unlink()
+    assert make(tmp_path, "-s", "clean").returncode == 0
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_make_install_notices_a_broken_environment_and_removes_only_what_it_made(tmp_path: Path) -> None:
+    broken_environment(tmp_path)
+    assert "pip install" in make(tmp_path, "--dry-run", "install").stdout
+    python = tmp_path / "python"  # new enough, has ensurepip, and cannot make an environment
+    python.write_text('#!/bin/sh\ntest "$1" = -c\n')
+    python.chmod(0o755)
+    done = make(tmp_path, "-s", "install", f"PYTHON={python}")
+    assert (done.returncode, done.stdout) == (
+        2,
+        "error: cannot create the virtual environment .venv; see the lines above\n",
+    )
+    assert (tmp_path / ".venv" / "mine.txt").exists()
+    shutil.rmtree(tmp_path / ".venv")
+    python.write_text('#!/bin/sh\ntest "$1" = -c || { mkdir -p .venv; exit 1; }\n')
+    assert make(tmp_path, "-s", "install", f"PYTHON={python}").returncode == 2
+    assert not (tmp_path / ".venv").exists()
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "python").symlink_to(sys.executable)
+    (tmp_path / ".venv" / "installed").touch()
+    assert "pip install" not in make(tmp_path, "--dry-run", "install").stdout
+
+
+def test_a_log_level_that_is_none_is_refused_in_one_line(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "stoker", "--version"],
+        env={"STOKER_LOG_LEVEL": "loud"},
+        check=False,
+        text=True,
+        capture_output=True,
+        timeout=60,
+    )
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert done.stderr.startswith("error: STOKER_LOG_LEVEL='LOUD' is not a log level; set one of CRITICAL, DEBUG, ")
+
+
+def test_a_removed_current_folder_is_one_line(tmp_path: Path) -> None:
+    command = f"mkdir gone; cd gone; rmdir ../gone; exec {sys.executable} -m stoker status"
+    done = subprocess.run(["sh", "-c", command], cwd=tmp_path, check=False, text=True, capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: the current folder was removed; change to one that exists\n",
+    )
+
+
+@pytest.mark.parametrize("buffering", ["PYTHONUNBUFFERED=1", "PYTHONUNBUFFERED="])
+@pytest.mark.parametrize("arguments", ["init --list", "--help", "train --help"])
+def test_a_reader_that_has_closed_the_output_is_no_error(arguments: str, buffering: str) -> None:
+    script = f"{{ {buffering} {sys.executable} -m stoker {arguments}; echo $? >&2; }} | true"
+    done = subprocess.run(["sh", "-c", script], check=False, text=True, capture_output=True, timeout=60)
+    assert done.stderr in {"141\n", "0\n"}  # 0: all was written before the reader went
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *(("--batch", "0"), ("--ranks", "0"), ("--ranks", "-1"), ("--batch", "1.5")),
+        *(("--images-per-s", "0"), ("--images-per-s", "-5"), ("--images-per-s", "nan"), ("--bandwidth-mb-s", "0")),
+        *(("--latency-ms", "-1"), ("--dollars-per-gb", "inf"), ("--dollars-per-million-requests", "x")),
+    ],
+)
+def test_sizes_that_cannot_be_are_refused(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["estimate", "s3://nowhere/x", f"{option}={value}"])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: stoker estimate: argument {option}: '{value}' is not a ")
+
+
+def test_the_least_sizes_are_accepted() -> None:
+    parser = COMMANDS["estimate"].parser()
+    given = parser.parse_args(["x", "--batch=1", "--ranks=1", "--images-per-s=0.1", "--latency-ms=0"])
+    assert (given.batch, given.ranks, given.images_per_s, given.latency_ms) == (1, 1, 0.1, 0)
 
 
 def test_no_commands_help_waits_for_torch_or_ray() -> None:

@@ -23,8 +23,8 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def completed(script: Path, *words: str) -> set[str]:
     """What bash offers for the last of ``words``."""
     program = (
-        f"source {shlex.quote(str(script))}; COMP_WORDS=({shlex.join(words)}); COMP_CWORD={len(words) - 1}; "
-        '_stoker; printf "%s\\n" "${COMPREPLY[@]}"'
+        f"set -u; source {shlex.quote(str(script))}; COMP_WORDS=({shlex.join(words)}); COMP_CWORD={len(words) - 1}; "
+        '_stoker; printf "%s\\n" ${COMPREPLY[@]+"${COMPREPLY[@]}"}'
     )
     done = subprocess.run(["bash", "-c", program], check=True, text=True, capture_output=True, timeout=30)
     assert done.stderr == ""
@@ -48,6 +48,31 @@ def test_keys_of_a_recipe_complete_after_the_recipe_also_in_a_submission(script:
     assert completed(script, "stoker", "submit", "--no-wait", "train", "recipe.yaml", "schedule.ep") == expected
     assert completed(script, "stoker", "train", "schedule.ep") == set()  # the recipe's file comes first
     assert completed(script, "stoker", "publish", "run", "schedule.ep") == set()
+
+
+def test_an_action_is_completed_once(script: Path) -> None:
+    offered = completed(script, "stoker", "models", "alias", "")
+    assert "--json" in offered
+    assert not offered & {"list", "alias", "rollback", "delete"}
+    assert completed(script, "stoker", "models", "--json", "r") == {"rollback"}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train", "r.yaml", "optimizer.name", "=", "s"),  # as bash breaks optimizer.name=s
+        ("train", "r.yaml", "optimizer.name", "="),
+        ("submit", "train", "r.yaml", "optimizer.name", "=", "s"),
+        ("publish", "a", "b", "--alias", "=", ""),
+    ],
+)
+def test_no_key_or_option_is_offered_as_a_value(script: Path, words: tuple[str, ...]) -> None:
+    assert completed(script, "stoker", *words) == set()
+
+
+def test_an_options_choices_complete_after_an_equals_sign_too(script: Path) -> None:
+    assert completed(script, "stoker", "prepare", "--on-bad", "=") == {"fail", "skip"}
+    assert completed(script, "stoker", "prepare", "--on-bad", "=", "s") == {"skip"}
 
 
 def test_jobs_complete_after_submit(script: Path) -> None:

@@ -10,6 +10,7 @@ import yaml
 from stoker.bundled import bundled_file, bundled_files
 from stoker.cli import main
 from stoker.recipe import read_recipe
+from stoker_serve.settings import INGRESS
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -26,6 +27,40 @@ def test_a_project_has_a_valid_recipe_a_serve_config_and_a_readme(tmp_path: Path
     readme = (project / "README.md").read_text()
     assert len(readme.splitlines()) <= 10
     assert "NAME" not in readme + (project / "recipe.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("123", "123"),
+        ("true", "true"),
+        ("2026-11-26", "2026-11-26"),
+        ("1e3", "1e3"),
+        ("off", "off"),
+        ("nothing", "nothing"),
+        ("http", "http-model"),
+        ("x" * 150, "x" * 100),
+        ("a" * 99 + "-b", "a" * 99),
+    ],
+)
+def test_any_folders_name_makes_a_valid_name(tmp_path: Path, folder: str, name: str) -> None:
+    main(["init", str(tmp_path / folder)])
+    assert read_recipe(tmp_path / folder / "recipe.yaml").name == name
+    application = yaml.safe_load((tmp_path / folder / "serve.yaml").read_text())["applications"][0]
+    assert application["args"]["models"] == [f"{name}@production"]
+    assert [row["name"] for row in application["deployments"]] == [INGRESS, name]
+
+
+def test_the_next_command_can_be_pasted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["init", str(tmp_path / "my photos")])
+    assert f"next: cd '{tmp_path}/my photos', and" in capsys.readouterr().out
+
+
+def test_a_cluster_file_that_needs_a_checkout_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["init", str(tmp_path / "a"), "--with", "cluster/aws.yaml", "--with", "recipes/digits.yaml"])
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert notes == ["note: cluster/aws.yaml copies folders of a checkout of stoker to the nodes; type ray up in one"]
+    assert "copy of this file elsewhere" in (tmp_path / "a" / "cluster" / "aws.yaml").read_text()
 
 
 def test_a_folder_that_is_not_empty_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

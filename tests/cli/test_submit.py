@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import socket
+import socketserver
 import subprocess
 import sys
 import threading
@@ -17,6 +19,7 @@ from typing import ClassVar
 import psutil
 import pytest
 
+from stoker.cli import main, submit
 from stoker.cli._ray_jobs import Jobs, JobStatus
 from stoker.cli.submit import EXCLUDES, _entrypoint
 from stoker.embedded import Instance
@@ -112,8 +115,6 @@ def test_a_script_of_the_working_directory_goes_before_the_installed_command(tmp
 
 
 def test_help_states_what_is_not_copied() -> None:
-    from stoker.cli import submit
-
     assert all(f" {pattern} " in str(submit.__doc__).replace("\n", " ") + " " for pattern in EXCLUDES)
 
 
@@ -166,7 +167,8 @@ def test_a_job_of_the_embedded_cluster_is_followed_and_keeps_its_exit_status(clu
 def test_a_signal_stops_following_and_says_how_to_follow_and_stop_the_job(
     number: signal.Signals, tmp_path: Path
 ) -> None:
-    client = "import os, sys, time; print('pid', os.getpid(), flush=True); time.sleep(600)"
+    accepted = "2026-11-26 02:29:33,054\tSUCC cli.py:67 -- Job 'mine' submitted successfully"
+    client = f"import os, time; print({accepted!r}); print('pid', os.getpid(), flush=True); time.sleep(600)"
     program = (
         "import os, sys; from pathlib import Path\n"
         "from stoker.cli import submit\n"
@@ -186,4 +188,93 @@ def test_a_signal_stops_following_and_says_how_to_follow_and_stop_the_job(
         "stop it: ray job stop --address http://host:1 mine\n"
     )
     assert not psutil.pid_exists(pid)
-    assert (tmp_path / "logs" / "job.log").read_text() == f"pid {pid}\n"
+    assert (tmp_path / "logs" / "job.log").read_text() == f"{accepted}\npid {pid}\n"
+
+
+def followed(client: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """What is printed of a ``ray job submit`` whose program is ``client``."""
+    monkeypatch.setattr(submit, "program", lambda name: sys.executable)
+    submit._follow(["ray", "-c", client], dict(os.environ), None, "http://host:1", "mine")
+    return capsys.readouterr().out
+
+
+ACCEPTED = "2026-11-26 02:29:33,054\tSUCC cli.py:67 -- \x1b[32mJob 'mine' submitted successfully\x1b[39m"
+FAILED = "2026-11-26 02:29:34,054\tERR cli.py:74 -- \x1b[31mJob 'mine' failed\x1b[39m"
+
+
+def test_a_client_that_fails_before_the_job_is_accepted_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ClusterError, match=r"^the job was not submitted: RuntimeError: no; the command above"):
+        followed("print('Traceback'); print('RuntimeError: no'); raise SystemExit(1)", capsys, monkeypatch)
+    assert capsys.readouterr().out == ""
+    with pytest.raises(ClusterError, match="printed nothing, exit status 3"):
+        followed("raise SystemExit(3)", capsys, monkeypatch)
+
+
+def test_a_client_that_fails_after_the_job_was_accepted_leaves_the_verdict_to_the_job(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = ["a warning", ACCEPTED, "one", "Job 'mine' failed at shard 7", "two", FAILED, "two"]
+    client = f"print(*{lines!r}, sep=chr(10)); raise SystemExit(1)"
+    assert followed(client, capsys, monkeypatch).splitlines() == [
+        *("a warning", "one", "Job 'mine' failed at shard 7", "two")
+    ]
+    assert followed("print('unknown words')", capsys, monkeypatch) == "unknown words\n"
+
+
+def test_a_submission_id_that_is_taken_is_refused_before_anything_is_sent(address: str, tmp_path: Path) -> None:
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": f"{TOKEN}\n"}
+    done = submitted(tmp_path, "--address", address, "--submission-id", "done", "prepare", "a", "b", **token)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: --submission-id done: the cluster has a job of this name already; choose another\n"
+
+
+@pytest.mark.parametrize("name", ["a b", "", "../a", "-a", "a/b", "a" * 101, "ä"])
+def test_a_submission_id_is_a_name(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["submit", f"--submission-id={name}", "prepare", "a", "b"])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: --submission-id {name!r} is not a valid name; ")
+
+
+@contextlib.contextmanager
+def answering(content: bytes) -> Iterator[str]:
+    """A server that answers everything with ``content``."""
+
+    class Answer(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(65536)
+            self.request.sendall(content)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Answer) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        b"",
+        b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n\xff\xff",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}",
+    ],
+)
+def test_a_server_that_is_no_dashboard_is_named_in_one_line(content: bytes) -> None:
+    with answering(content) as address, pytest.raises(ClusterError, match=f"^no Ray cluster answers at {address} "):
+        Jobs(address, {}).check()
+
+
+@pytest.mark.parametrize("answer", ["[]", "{}", '{"status": null}'])
+def test_a_status_that_is_none_is_named(answer: str) -> None:
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(answer)}\r\n\r\n"
+    with answering(f"{head}{answer}".encode()) as address, pytest.raises(ClusterError, match="not a job's status"):
+        Jobs(address, {}).status("a")

@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 FILES = ("requirements.txt", "requirements-embedded.txt", "requirements-dev.txt")
@@ -35,6 +36,16 @@ def test_the_files_agree_on_every_version(file: str) -> None:
     assert {name: other[name] for name in other.keys() & runtime.keys()} == {
         name: runtime[name] for name in other.keys() & runtime.keys()
     }
+
+
+def test_a_head_on_aws_gets_a_boto3_that_fits_the_nodes_botocore() -> None:
+    runtime, aws = versions(FILES[0]), versions("requirements-aws.txt")
+    assert set(aws) >= {"boto3", "s3transfer", "botocore"}
+    assert set(aws) - set(runtime) == {"boto3", "s3transfer"}
+    assert all(aws[name] == runtime[name] for name in aws.keys() & runtime.keys())
+    assert all("--hash=sha256:" in entry for entry in entries("requirements-aws.txt").values())
+    setup = yaml.safe_load((CHECKOUT / "cluster" / "aws.yaml").read_text())["head_setup_commands"]
+    assert setup == ["~/stoker-venv/bin/pip install --quiet -r ~/stoker/cluster/requirements-aws.txt"]
 
 
 def test_a_node_installs_what_it_needs_at_run_time() -> None:

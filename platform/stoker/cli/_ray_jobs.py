@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import time
 import urllib.error
@@ -9,9 +10,9 @@ import urllib.parse
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from stoker.dashboard import checked_address, ray_token
 from stoker.errors import ClusterError
 
 __all__ = ["JobStatus", "Jobs"]
@@ -42,12 +43,16 @@ class JobStatus:
 
 
 class Jobs:
-    """The jobs of the cluster whose dashboard is at ``address``; ``environment`` holds Ray's token variables."""
+    """The jobs of the cluster whose dashboard is at ``address``; ``environment`` holds Ray's token variables.
+
+    Raises:
+        ClusterError: the address is not a dashboard's, or the token cannot be read or sent.
+    """
 
     def __init__(self, address: str, environment: Mapping[str, str]) -> None:
-        self.address = address
-        self._token = _token(environment)
-        is_local = urllib.parse.urlsplit(address).hostname in _LOOPBACK
+        self.address = checked_address(address)
+        self._token = ray_token(environment)
+        is_local = urllib.parse.urlsplit(self.address).hostname in _LOOPBACK
         self._opener = urllib.request.build_opener(*([urllib.request.ProxyHandler({})] if is_local else []))
 
     def check(self) -> None:
@@ -56,10 +61,8 @@ class Jobs:
         Raises:
             ClusterError: it does not.
         """
-        if urllib.parse.urlsplit(self.address).scheme not in {"http", "https"}:
-            raise ClusterError(f"{self.address} is not a dashboard's URL; write it as http://127.0.0.1:8265")
-        self._get("/api/version")
-        self._get("/api/jobs/")
+        if not isinstance(self._get("/api/version"), dict) or not isinstance(self._get("/api/jobs/"), list):
+            raise self._no_cluster("what answers there is not Ray's dashboard")
 
     def status(self, identity: str) -> JobStatus | None:
         """The job's status; None if the cluster does not know the job.
@@ -68,9 +71,12 @@ class Jobs:
             ClusterError: the cluster does not answer.
         """
         found = self._get(f"/api/jobs/{identity}")
-        if not isinstance(found, dict):
+        if found is None:
             return None
-        return JobStatus(str(found["status"]), found.get("driver_exit_code"))
+        if not isinstance(found, dict) or not isinstance(found.get("status"), str):
+            raise self._no_cluster("its answer is not a job's status")
+        code = found.get("driver_exit_code")
+        return JobStatus(found["status"], code if isinstance(code, int) else None)
 
     def wait(self, identity: str, *, timeout_s: float, poll_s: float) -> JobStatus | None:
         """The job's status once it is finished; None if the cluster does not know the job.
@@ -108,21 +114,12 @@ class Jobs:
                     "RAY_AUTH_TOKEN_PATH to the cluster's token file"
                 ) from None
             raise ClusterError(f"the Ray cluster at {self.address} answered {error.code} to {path}") from None
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "reason", error)
-            raise ClusterError(
-                f"no Ray cluster answers at {self.address} ({reason}); check the address, or start one: stoker up"
-            ) from None
+        except OSError as error:
+            raise self._no_cluster(str(getattr(error, "reason", error))) from None
+        except (ValueError, http.client.HTTPException):  # their texts quote headers and what was received
+            raise self._no_cluster("what answers there is not Ray's dashboard") from None
 
-
-def _token(environment: Mapping[str, str]) -> str | None:
-    """The token as Ray's clients find it: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token."""
-    if environment.get("RAY_AUTH_MODE") != "token":
-        return None
-    if token := environment.get("RAY_AUTH_TOKEN"):
-        return token
-    path = Path(environment.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
-    try:
-        return path.read_text(encoding="utf-8").strip() or None
-    except OSError:
-        raise ClusterError(f"cannot read Ray's token {path}; set RAY_AUTH_TOKEN_PATH") from None
+    def _no_cluster(self, reason: str) -> ClusterError:
+        return ClusterError(
+            f"no Ray cluster answers at {self.address} ({reason}); check the address, or start one: stoker up"
+        )

@@ -19,8 +19,16 @@ __all__ = ["add_arguments", "run"]
 _FUNCTION = """\
 _stoker() {{
     local current="${{COMP_WORDS[COMP_CWORD]}}" previous="${{COMP_WORDS[COMP_CWORD-1]}}"
-    local command="${{COMP_WORDS[1]}}" words="" first=2 i
+    local command="${{COMP_WORDS[1]}}" words="" actions="" first=2 i is_value=
     COMPREPLY=()
+    if [[ $COMP_CWORD -ge 3 && ( $current == "=" || $previous == "=" ) ]]; then  # bash breaks words at =
+        is_value=1
+        if [[ $current == "=" ]]; then
+            current=""
+        else
+            previous="${{COMP_WORDS[COMP_CWORD-2]}}"
+        fi
+    fi
     if [[ $COMP_CWORD -eq 1 ]]; then
         COMPREPLY=($(compgen -W "{commands} --help --version" -- "$current"))
         return
@@ -35,7 +43,7 @@ _stoker() {{
     case "$command $previous" in
 {choices}
     esac
-    if [[ -z $words ]]; then
+    if [[ -z $words && -z $is_value ]]; then
         case "$command" in
 {words}
         esac
@@ -44,9 +52,13 @@ _stoker() {{
         elif [[ $command == train && $current != -* ]]; then
             words=""
         fi
+        for ((i = first; i < COMP_CWORD; i++)); do
+            [[ " $actions " == *" ${{COMP_WORDS[i]}} "* ]] && actions=""
+        done
+        words="$words $actions"
     fi
     COMPREPLY=($(compgen -W "$words" -- "$current"))
-    if [[ "${{COMPREPLY[0]}}" == *= ]] && type compopt > /dev/null 2>&1; then
+    if [[ "${{COMPREPLY[0]-}}" == *= ]] && type compopt > /dev/null 2>&1; then
         compopt -o nospace 2> /dev/null
     fi
 }}
@@ -73,7 +85,8 @@ def completion_script() -> str:
         for option, values in _choices(parser)
     )
     words = "\n".join(
-        f'            {name}) words="{" ".join([*_words(parser), "--debug"])}" ;;' for name, parser in parsers.items()
+        f'            {name}) words="{" ".join(_options(parser))}" actions="{" ".join(_actions(parser))}" ;;'
+        for name, parser in parsers.items()
     )
     keys = " ".join(f"{key}=" for key in recipe_keys())
     return _FUNCTION.format(commands=" ".join(COMMANDS), jobs="|".join(JOBS), choices=choices, words=words, keys=keys)
@@ -107,9 +120,15 @@ def recipe_keys() -> list[str]:
     return list(keys_of(schema, ""))
 
 
-def _words(parser: argparse.ArgumentParser) -> Iterator[str]:
+def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
     for action in parser._actions:
         yield from (option for option in action.option_strings if option.startswith("--"))
+    yield "--debug"
+
+
+def _actions(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """The words of which one stands first: subcommands, jobs, shells."""
+    for action in parser._actions:
         if not action.option_strings and action.choices is not None:
             yield from (str(choice) for choice in action.choices)
 

@@ -10,6 +10,7 @@ import argparse
 import json
 from dataclasses import asdict
 
+from stoker.command import not_negative, positive, positive_int
 from stoker.dataset.cost import EpochCost, Prices, Shape, Store, estimate_epoch
 from stoker.errors import RecipeError
 
@@ -18,15 +19,19 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("of", metavar="URL|RECIPE", help="a data set's URL, or a recipe (.yaml)")
-    parser.add_argument("--batch", type=int, help="samples a step over all ranks (default: the recipe's, or 256)")
-    parser.add_argument("--ranks", type=int, help="default: the recipe's most workers, or 1")
-    parser.add_argument("--images-per-s", type=float, help="that one rank trains on; default: reading is the limit")
-    parser.add_argument("--bandwidth-mb-s", type=float, default=Store.bandwidth_mb_s, help="to a rank (default 1000)")
-    parser.add_argument("--latency-ms", type=float, default=Store.latency_ms, help="of a request (default 30)")
     parser.add_argument(
-        "--dollars-per-million-requests", type=float, default=Prices.million_requests, help="default 0.40"
+        "--batch", type=positive_int, help="samples a step over all ranks (default: the recipe's, or 256)"
     )
-    parser.add_argument("--dollars-per-gb", type=float, default=Prices.gb, help="default 0: within one region")
+    parser.add_argument("--ranks", type=positive_int, help="default: the recipe's most workers, or 1")
+    parser.add_argument("--images-per-s", type=positive, help="that one rank trains on; default: reading is the limit")
+    parser.add_argument(
+        "--bandwidth-mb-s", type=positive, default=Store.bandwidth_mb_s, help="to a rank (default 1000)"
+    )
+    parser.add_argument("--latency-ms", type=not_negative, default=Store.latency_ms, help="of a request (default 30)")
+    parser.add_argument(
+        "--dollars-per-million-requests", type=not_negative, default=Prices.million_requests, help="default 0.40"
+    )
+    parser.add_argument("--dollars-per-gb", type=not_negative, default=Prices.gb, help="default 0: within one region")
 
 
 def run(given: argparse.Namespace) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -22,9 +23,10 @@ from pathlib import Path
 
 from stoker.cli._ray_jobs import Jobs
 from stoker.cli.commands import JOBS
+from stoker.dashboard import checked_address, ray_token
 from stoker.embedded import Instance, Settings
 from stoker.embedded.processes import program
-from stoker.embedded.ray_output import readable
+from stoker.embedded.ray_output import has_failed, is_accepted, readable
 from stoker.errors import ClusterError, StokerError
 
 __all__ = ["EXCLUDES", "add_arguments", "run"]
@@ -36,6 +38,8 @@ EXCLUDES = (
 )
 """never copied to the cluster; patterns as in .gitignore"""
 
+_IDENTITY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+"""it is part of URLs and the name of the log"""
 _POLL_S = 1.0
 _FINISH_TIMEOUT_S = 30.0
 
@@ -54,12 +58,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace) -> None:
+    if given.submission_id is not None and not _IDENTITY.fullmatch(given.submission_id):
+        raise StokerError(
+            f"--submission-id {given.submission_id!r} is not a valid name; use 1 to 100 letters, digits, dots, dashes "
+            "and underscores, a letter or digit first"
+        )
     working_dir = _working_dir(given)
     instance = Instance(given.folder, Settings.model_validate({}))
     address, environment = _cluster(given, instance)
     jobs = Jobs(address, environment)
     jobs.check()
     identity = given.submission_id or f"{given.job}-{uuid.uuid4().hex[:8]}"
+    if given.submission_id and jobs.status(identity) is not None:
+        raise ClusterError(f"--submission-id {identity}: the cluster has a job of this name already; choose another")
     command = [
         *("ray", "job", "submit", "--address", address, "--submission-id", identity),
         *("--working-dir", str(given.working_dir), "--runtime-env-json"),
@@ -69,13 +80,13 @@ def run(given: argparse.Namespace) -> None:
     ]
     print("$ " + shlex.join(command), flush=True)
     log = instance.folder.logs / "jobs" / f"{identity}.log" if _is_of(instance, address) else None
-    last = _follow(command, environment, log, address, identity)
-    if given.no_wait and jobs.status(identity) is not None:
+    _follow(command, environment, log, address, identity)
+    if given.no_wait:
         print(f"submitted {identity}; {_how_to(identity, address)}")
         return
     status = jobs.wait(identity, timeout_s=_FINISH_TIMEOUT_S, poll_s=_POLL_S)
     if status is None:
-        raise ClusterError(f"the job was not submitted: {last or 'ray job submit printed nothing'}")
+        raise ClusterError(f"the cluster does not know the job {identity}; see ray job list --address {address}")
     if code := status.exit_code:
         where = f"; log: {log}" if log else ""
         print(f"error: job {identity} {status.state.lower()} with exit status {code}{where}", file=sys.stderr)
@@ -110,7 +121,10 @@ def _cluster(given: argparse.Namespace, instance: Instance) -> tuple[str, dict[s
         environment |= instance.cluster.environment()
         address = instance.dashboard_url
     assert address is not None
-    return address.rstrip("/"), environment
+    address = checked_address(address)
+    if (token := ray_token(environment)) and "RAY_AUTH_TOKEN" in environment:
+        environment["RAY_AUTH_TOKEN"] = token  # Ray's client would quote one with a line break in its error
+    return address, environment
 
 
 def _is_of(instance: Instance, address: str) -> bool:
@@ -122,13 +136,15 @@ def _entrypoint(job: str, working_dir: Path) -> list[str]:
     return [script] if (working_dir / script).is_file() else ["-m", "stoker", job]
 
 
-def _follow(command: list[str], environment: dict[str, str], log: Path | None, address: str, identity: str) -> str:
-    """Run ``ray job submit``, print the lines that are of use and keep all of them in ``log``; returns the last one.
+def _follow(command: list[str], environment: dict[str, str], log: Path | None, address: str, identity: str) -> None:
+    """Run ``ray job submit``, print the lines that are of use and keep all of them in ``log``.
 
     Raises:
+        ClusterError: it failed before the cluster accepted the job.
         SystemExit: status 130, after Ctrl-C or SIGTERM.
     """
-    last, has_failed, is_stopped = "", False, False
+    accepted, failed, is_stopped = False, False, False
+    early: list[str] = []  # printed once the job is accepted; else its last line is the error
     if log is not None:
         log.parent.mkdir(parents=True, exist_ok=True)
     with (
@@ -154,17 +170,22 @@ def _follow(command: list[str], environment: dict[str, str], log: Path | None, a
         before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
         for line in process.stdout:
             kept.write(line)
-            # After this line Ray repeats the end of the log.
-            has_failed = has_failed or f"Job '{identity}' failed" in line
-            if not has_failed and (plain := readable(line)) is not None:
-                last = plain
-                print(plain, flush=True)
+            accepted = accepted or is_accepted(line, identity)
+            failed = failed or has_failed(line, identity)  # after this line Ray repeats the end of the log
+            if not failed and (plain := readable(line)) is not None:
+                early.append(plain)
+            if accepted and early:
+                print("\n".join(early), flush=True)
+                early.clear()
         for number, handler in before.items():
             signal.signal(number, handler)
     if is_stopped:
         print(f"\nno longer following {identity}; {_how_to(identity, address)}", file=sys.stderr)
         raise SystemExit(130)
-    return last
+    if not accepted and process.returncode:
+        reason = early[-1] if early else f"ray job submit printed nothing, exit status {process.returncode}"
+        raise ClusterError(f"the job was not submitted: {reason}; the command above, run by itself, prints all")
+    print("".join(f"{line}\n" for line in early), end="", flush=True)
 
 
 def _how_to(identity: str, address: str) -> str:

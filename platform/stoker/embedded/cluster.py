@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from stoker.embedded.ports import choose_port, free_ports, is_free
-from stoker.embedded.processes import Part, Started, program, wait_until
+from stoker.embedded.processes import ExitedByItself, Part, Started, program, wait_until
 from stoker.embedded.settings import Settings
 from stoker.embedded.state import StateFolder
 from stoker.errors import ClusterError
@@ -29,8 +29,9 @@ __all__ = ["RayCluster"]
 
 logger = logging.getLogger(__name__)
 
-_HIDDEN_PORTS = ("client", "dashboard-metrics", "autoscaler-metrics")
+_HIDDEN_PORTS = ("client", "runtime-env-agent", "dashboard-metrics", "autoscaler-metrics")
 _START_TIMEOUT_S = 180.0
+_HOLD_S = 2.5  # `ray start --block` looks for dead processes once a second, and then kills all others
 _STOP_TIMEOUT_S = 30.0
 _STARTS = 3
 _NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -108,9 +109,12 @@ class RayCluster:
             except ClusterError as error:
                 taken = [port for port in self._ports().values() if not is_free(port)]
                 self.stop()
-                if attempt == _STARTS or not any(not is_free(port) for port in taken):
+                is_taken = any(not is_free(port) for port in taken)
+                may_repeat = attempt == 1 and isinstance(error, ExitedByItself)
+                if attempt == _STARTS or not (is_taken or may_repeat):
                     raise
-                logger.info("a port was taken meanwhile (%s); trying others", error)
+                reason = "a port was taken meanwhile" if is_taken else "it did not stay up"
+                logger.info("%s (%s); trying again", reason, error)
 
     def stop(self) -> int:
         """Stop the cluster with all its jobs and endpoints; returns how many processes were stopped."""
@@ -141,7 +145,9 @@ class RayCluster:
             log=log,
         )
         self.folder.record("cluster", {"ports": ports, **process.note()})
-        wait_until(self.is_healthy, "the Ray cluster", timeout_s=_START_TIMEOUT_S, process=process, log=log)
+        wait_until(
+            self.is_healthy, "the Ray cluster", timeout_s=_START_TIMEOUT_S, hold_s=_HOLD_S, process=process, log=log
+        )
         logger.info("the Ray cluster is ready after %.1f s at %s", time.monotonic() - began, self.dashboard_url)
 
     def _arguments(self, ports: Mapping[str, int]) -> list[str]:
@@ -152,6 +158,9 @@ class RayCluster:
             "dashboard-host": "127.0.0.1",
             "dashboard-port": ports["dashboard"],
             "dashboard-agent-listen-port": 0,
+            # Ray's client server, which cannot be left out, asks the raylet for this port unless it is given: if the
+            # raylet has not registered within 30 s, it exits, and the cluster with it.
+            "runtime-env-agent-port": ports["runtime-env-agent"],
             "ray-client-server-port": ports["client"],
             "min-worker-port": 0,
             "max-worker-port": 0,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from stoker.embedded.cluster import RayCluster
+from stoker.embedded.ports import preferred_port
 from stoker.embedded.settings import Settings
 from stoker.embedded.state import StateFolder
 from stoker.embedded.store import ObjectStore
@@ -82,10 +83,17 @@ class Instance:
         Raises:
             ClusterError: something cannot be started.
         """
+        for name, port in self.settings.ports:
+            preferred_port(name, port)  # before the state folder is created
         with self.folder.lock():
             was_kept = self.owner == "up" and (self.store.is_healthy() or self.cluster.is_healthy())
             self.folder.record("owner", "up" if was_kept else owner)
-            self.store.start()
+            try:
+                self.store.start()
+            except ClusterError:
+                if not self.cluster.is_healthy():
+                    self.folder.record("owner", None)
+                raise
             found_at = f"{self.folder.credentials().access_key}@{self.store.endpoint}"
             if self.folder.read().get("workers_store") != found_at:
                 self.cluster.stop()  # its workers would use the store's old address

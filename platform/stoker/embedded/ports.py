@@ -9,7 +9,7 @@ import socket
 
 from stoker.errors import ClusterError
 
-__all__ = ["choose_port", "free_ports", "is_free"]
+__all__ = ["choose_port", "free_ports", "is_free", "preferred_port"]
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +45,24 @@ def free_ports(count: int) -> list[int]:
     )
 
 
+def preferred_port(name: str, preferred: int) -> int:
+    """The port that is asked for: ``STOKER_PORT_<NAME>``, else ``preferred``; 0 means any free one.
+
+    Raises:
+        ClusterError: the variable is not a port number.
+    """
+    given = os.environ.get(_variable(name))
+    if not given:
+        return preferred
+    if not given.isascii() or not given.isdecimal() or int(given) > 65535:
+        raise ClusterError(f"{_variable(name)}={given!r} is not a port; give a number from 0 (any free one) to 65535")
+    return int(given)
+
+
+def _variable(name: str) -> str:
+    return f"STOKER_PORT_{name.upper()}"
+
+
 def choose_port(name: str, preferred: int) -> int:
     """The port for ``name``: ``STOKER_PORT_<NAME>`` or ``preferred`` if it is free, else any free one.
 
@@ -53,12 +71,7 @@ def choose_port(name: str, preferred: int) -> int:
     Raises:
         ClusterError: the variable is not a port number.
     """
-    variable = f"STOKER_PORT_{name.upper()}"
-    wanted = preferred
-    if given := os.environ.get(variable):
-        if not given.isdecimal() or int(given) > 65535:
-            raise ClusterError(f"{variable}={given!r} is not a port; give a number from 0 (any free one) to 65535")
-        wanted = int(given)
+    wanted = preferred_port(name, preferred)
     if wanted and is_free(wanted):
         return wanted
     port = free_ports(1)[0]
@@ -68,7 +81,7 @@ def choose_port(name: str, preferred: int) -> int:
             wanted,
             name,
             port,
-            variable,
+            _variable(name),
             name.lower(),
         )
     return port

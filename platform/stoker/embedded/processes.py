@@ -23,11 +23,15 @@ import psutil
 
 from stoker.errors import ClusterError
 
-__all__ = ["Part", "Started", "program", "shown_path", "shown_program", "wait_until"]
+__all__ = ["ExitedByItself", "Part", "Started", "program", "shown_path", "shown_program", "wait_until"]
 
 logger = logging.getLogger(__name__)
 
 _children: dict[int, subprocess.Popen[bytes]] = {}  # our own ones: to be reaped when they exit
+
+
+class ExitedByItself(ClusterError):
+    """A program that should run exited while it was waited for."""
 
 
 @dataclass(frozen=True)
@@ -140,20 +144,32 @@ class Part:
 
 
 def wait_until(
-    is_ready: Callable[[], bool], what: str, *, timeout_s: float, process: Started | None = None, log: Path
+    is_ready: Callable[[], bool],
+    what: str,
+    *,
+    timeout_s: float,
+    hold_s: float = 0.0,
+    process: Started | None = None,
+    log: Path,
 ) -> None:
-    """Poll ``is_ready`` until it holds; log every ten seconds what is waited for.
+    """Poll ``is_ready`` until it has held for ``hold_s`` seconds; log every ten seconds what is waited for.
 
     Raises:
-        ClusterError: ``process`` exited, or ``timeout_s`` seconds passed; the message quotes the last line of ``log``.
+        ExitedByItself: ``process`` exited; the message quotes the last line of ``log``.
+        ClusterError: ``timeout_s`` seconds passed; likewise.
     """
     began = time.monotonic()
     next_word = 10.0
-    while not is_ready():
+    ready_since: float | None = None
+    while True:
+        is_up = is_ready()
         waited = time.monotonic() - began
         if process is not None and not process.is_alive():
-            raise ClusterError(f"{what} exited by itself after {waited:.0f} s{last_words(log)}")
-        if waited > timeout_s:
+            raise ExitedByItself(f"{what} exited by itself after {waited:.0f} s{last_words(log)}")
+        ready_since = (waited if ready_since is None else ready_since) if is_up else None
+        if ready_since is not None and waited - ready_since >= hold_s:
+            return
+        if waited > timeout_s and not is_up:
             raise ClusterError(f"{what} is not ready after {timeout_s:g} s{last_words(log)}")
         if waited > next_word:
             logger.info("still waiting for %s (%.0f s)", what, waited)

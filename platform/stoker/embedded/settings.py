@@ -58,6 +58,8 @@ class Settings(_Strict):
             found = yaml.safe_load(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise ClusterError(f"cannot read the settings {path} ({error.strerror}); check the path") from None
+        except UnicodeDecodeError:
+            raise ClusterError(f"cannot read the settings {path} (not UTF-8); save the file as UTF-8") from None
         except yaml.YAMLError as error:
             raise ClusterError(f"{path} is not valid YAML ({' '.join(str(error).split())}); fix or delete it") from None
         try:

@@ -97,9 +97,13 @@ class StateFolder:
 
     def _secret(self, path: Path, fresh: str) -> str:
         self.prepare()
-        if not path.exists() or not path.read_text(encoding="utf-8").strip():
-            self.write_private(path, fresh)
-        return path.read_text(encoding="utf-8").strip()
+        try:
+            if not path.exists() or not path.read_text(encoding="utf-8").strip():
+                self.write_private(path, fresh)
+            return path.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "not UTF-8"
+            raise ClusterError(f"cannot read or write {path} ({reason}); delete it, and a new one is created") from None
 
     def write_private(self, path: Path, text: str) -> None:
         """Write a file that only its owner reads, whole or not at all."""
