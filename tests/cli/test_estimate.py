@@ -63,4 +63,4 @@ def test_a_size_below_1_is_refused_in_one_line(dataset: str, capsys: pytest.Capt
         main(["estimate", dataset, "--ranks", "-1"])
     assert stopped.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"error: {dataset}: samples, batch, ranks")
+    assert line.startswith("error: stoker estimate: argument --ranks: '-1' is not a whole number of at least 1")

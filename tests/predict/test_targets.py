@@ -45,7 +45,7 @@ def test_each_constructor_finds_the_published_weights_their_recipe_and_classes(s
 
 
 def test_a_target_that_does_not_exist_is_named(storage: Location, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"no run at .*/runs/other"):
+    with pytest.raises(RunError, match=r"run 'other' not found at .*/runs/other"):
         EvaluationTarget.from_run(storage, "other")
     with pytest.raises(ModelError, match="unknown model 'letters'"):
         EvaluationTarget.from_version(storage, "letters")
