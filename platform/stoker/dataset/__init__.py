@@ -15,8 +15,9 @@ Next to that path: ``iterable`` wraps a loader for PyTorch's DataLoader, ``cost`
 Names are imported lazily: a program that only reads a manifest does not import torch.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from stoker.lazy import lazy_names
 
 if TYPE_CHECKING:
     from stoker.dataset.batch import Batch
@@ -48,10 +49,4 @@ _HOMES = {
     "read_manifest": "format.manifest",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = found
-    return found
+__getattr__ = lazy_names(__name__, _HOMES)

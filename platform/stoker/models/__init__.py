@@ -3,8 +3,9 @@
 Names are imported when they are used: a program that only reads the catalog does not wait for torch.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from stoker.lazy import lazy_names
 
 if TYPE_CHECKING:
     from stoker.models.blur_pool import BlurredConv2d, blur_before_strides
@@ -61,10 +62,4 @@ _HOMES = {
     "training_loss": "losses",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = found
-    return found
+__getattr__ = lazy_names(__name__, _HOMES)

@@ -9,8 +9,9 @@ by shard first (``spill``).
 Names are imported when they are asked for: the help of a command does not wait for torch.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from stoker.lazy import lazy_names
 
 if TYPE_CHECKING:
     from stoker.dataset.prepare.build import Prepared, prepare
@@ -34,10 +35,4 @@ _HOMES = {
     "prepare": "build",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = found
-    return found
+__getattr__ = lazy_names(__name__, _HOMES)
