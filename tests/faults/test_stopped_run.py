@@ -24,7 +24,7 @@ from stoker.embedded.processes import program
 def test_a_run_that_is_asked_to_go_or_to_stop_loses_nothing(
     roomy: Instance, store: Store, tmp_path: Path, record_property: pytest.RecordProperty
 ) -> None:
-    run = Run(store, tmp_path, epochs=6)
+    run = Run(store, tmp_path, epochs=15)  # so that it does not finish before a loaded machine has sent the stop
     with run.running() as job:
         first = run.wait_for_steps(job, 0, 10)
         os.kill(first.pids[1], signal.SIGTERM)
