@@ -301,6 +301,27 @@ def test_an_alias_is_not_left_on_a_version_that_is_deleted_at_the_same_time(
     assert registry.aliases("digits") == {"production": 1}
 
 
+def test_undoing_a_move_onto_a_deleted_version_keeps_a_later_move_of_another(
+    storage: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = Registry(storage)
+    for _ in range(3):
+        publish(storage)
+    registry.set_alias("digits", "production", 1)
+    swap = Location.swap
+
+    def swap_then_lose(place: Location, data: bytes, expected: str | None) -> None:
+        monkeypatch.setattr(Location, "swap", swap)
+        swap(place, data, expected)
+        registry.set_alias("digits", "production", 2)
+        (storage / "models/digits/3/model.json").delete()
+
+    monkeypatch.setattr(Location, "swap", swap_then_lose)
+    with pytest.raises(ModelError, match="version 3 was deleted at the same time"):
+        registry.set_alias("digits", "production", 3)
+    assert registry.aliases("digits") == {"production": 2}
+
+
 @pytest.mark.parametrize("content", ["{}", "no json", '{"history": []}', '{"history": [{"version": "abc"}]}'])
 def test_a_damaged_alias_is_named_and_setting_it_again_repairs_it(storage: Location, content: str) -> None:
     registry = Registry(storage)

@@ -14,6 +14,7 @@ from typing import Any
 
 from stoker.errors import ModelError
 from stoker.storage import Conflict, Location
+from stoker.storage.location import version_of
 
 __all__ = ["AliasFile", "now"]
 
@@ -43,13 +44,13 @@ class AliasFile:
         Raises:
             ModelError: others keep moving it, or the version was deleted in between.
         """
-        before, after = self._append(lambda _: {"version": version, "moved": now()}, repairs=True)
+        before, written = self._append(lambda _: {"version": version, "moved": now()}, repairs=True)
         if exists():
             return
         if before is None:
             self._place.delete()
         else:
-            self._undo(before, after)
+            self._undo(before, written)
         raise ModelError(f"alias {self._reference}: version {version} was deleted at the same time; choose another one")
 
     def roll_back(self, existing: Collection[int]) -> int:
@@ -66,11 +67,11 @@ class AliasFile:
                 raise ModelError(f"alias {self._reference}: no version before {current} in its history; set it instead")
             return {"version": earlier[-1], "moved": now(), "is_rollback": True}
 
-        self._append(choose)
-        return int(self.history()[-1]["version"])
+        _, content = self._append(choose)
+        return int(self._parse(content)[-1]["version"])
 
-    def _append(self, choose: Callable[[list[Move]], Move], *, repairs: bool = False) -> tuple[bytes | None, str]:
-        """Append the move that ``choose`` makes of the history; returns the content before and the new one's token.
+    def _append(self, choose: Callable[[list[Move]], Move], *, repairs: bool = False) -> tuple[bytes | None, bytes]:
+        """Append the move that ``choose`` makes of the history; returns the content before and the one written.
 
         A concurrent move is kept, and ``choose`` is asked again. ``repairs``: a damaged file is replaced.
         """
@@ -88,13 +89,12 @@ class AliasFile:
                 self._place.swap(content, found[1] if found else None)
             except Conflict:
                 continue
-            written = self._place.version()
-            return (found[0] if found else None), (written[1] if written else "")
+            return (found[0] if found else None), content
         raise ModelError(f"alias {self._reference}: others keep moving it; try again")
 
-    def _undo(self, before: bytes, after: str) -> None:
+    def _undo(self, before: bytes, written: bytes) -> None:
         try:
-            self._place.swap(before, after)
+            self._place.swap(before, version_of(written))
         except Conflict:
             return  # moved again since, by somebody who knew better
 
