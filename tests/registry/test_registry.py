@@ -15,7 +15,7 @@ from published import finished_run
 from stoker.errors import ModelError, RunError, StorageError
 from stoker.predict import check_parity
 from stoker.recipe import Recipe
-from stoker.registry import ModelVersion, Registry, StoredFile, copying, publish_run
+from stoker.registry import ModelVersion, Registry, publish_run
 from stoker.runs.folder import RunFolder
 from stoker.runs.records import Result
 from stoker.storage import Location, locate
@@ -122,16 +122,6 @@ def test_a_checkpoint_that_was_changed_is_not_published(storage: Location) -> No
     with pytest.raises(ModelError, match=r"model\.safetensors: missing, although it was recorded"):
         publish(storage)
     assert Registry(storage).models() == []
-
-
-def test_a_file_of_several_pieces_is_copied_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(copying, "_PIECE_BYTES", 7)
-    place, data = locate(tmp_path) / "source", bytes(range(50))
-    place.write(data)
-    copying.SourceFile(place, StoredFile(bytes=50, sha256=hashlib.sha256(data).hexdigest())).copy_to(
-        locate(tmp_path) / "target"
-    )
-    assert (tmp_path / "target").read_bytes() == data
 
 
 def test_the_registry_imports_no_torch() -> None:
