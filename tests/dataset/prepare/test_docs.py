@@ -23,6 +23,7 @@ from images import JOB, encoded, make_folder
 from pages import PAGES, commands_of
 from sources import archives, tar_of, write_hub, write_mnist
 from stoker.dataset.prepare.command import add_arguments
+from stoker.embedded.digits import write_digits
 from stoker.storage import Location, locate
 
 FOLDER = "docs/how-to/"
@@ -69,6 +70,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, store: Store) -> tuple[Path,
     lines = [json.dumps({"path": path, "animal": path.split("/")[1]}) for path in paths]
     (here / "list.jsonl").write_text("\n".join(lines))
     write_mnist(here / "sets")
+    write_digits(here / "digits")
     return here, raw, locate(store.fresh("bucket"))
 
 
@@ -79,10 +81,11 @@ def test_a_command_of_the_page_does_what_it_says(
     place: tuple[Path, Location, Location],
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
     here, raw, bucket = place
-    monkeypatch.chdir(here)
     is_digits = command.startswith(DIGITS)
+    monkeypatch.chdir(tmp_path if is_digits else here)
     begin = next(start for start in (*BEGIN, DIGITS) if command.startswith(start))
     words = shlex.split(command.removeprefix(begin))
     words = [word.replace("s3://raw", raw.url).replace("s3://bucket", bucket.url) for word in words]
@@ -90,6 +93,7 @@ def test_a_command_of_the_page_does_what_it_says(
     monkeypatch.setattr(sys, "argv", [str(JOB), *words])
     if is_digits:
         runpy.run_module("stoker.embedded.digits", run_name="__main__")
+        assert len(list(tmp_path.rglob("*.jpg"))) == 1797
         return
     runpy.run_path(str(JOB), run_name="__main__")
 
