@@ -16,7 +16,7 @@ from stoker.models import (
     auxiliary_weight,
     build_model,
     catalog,
-    check_model,
+    check_images,
     classes_of,
     freeze,
     head_names,
@@ -170,6 +170,10 @@ def test_a_drop_rate_for_a_model_without_dropout_is_refused() -> None:
         build_model("resnet18", classes=2, stochastic_depth=0.1)
 
 
+def _send(name: str, side: int) -> None:
+    check_images(model_on_meta(name, classes=2, image_size=side, auxiliary=True), name, sides=(side,), micro=4, last=4)
+
+
 @pytest.mark.parametrize(
     ("name", "size", "line"),
     [
@@ -180,4 +184,4 @@ def test_a_drop_rate_for_a_model_without_dropout_is_refused() -> None:
 )
 def test_images_that_do_not_go_through_are_refused_without_memory(name: str, size: int, line: str) -> None:
     with pytest.raises(ModelError, match=line):
-        check_model(name, classes=2, micro_batch=4, sizes=(size,), image_size=size, auxiliary=True)
+        _send(name, size)

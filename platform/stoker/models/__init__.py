@@ -9,7 +9,7 @@ from stoker.lazy import lazy_names
 
 if TYPE_CHECKING:
     from stoker.models.blur_pool import BlurredConv2d, blur_before_strides
-    from stoker.models.build import build_model, check_model, load_weights, model_on_meta, model_options
+    from stoker.models.build import build_model, check_images, load_weights, model_on_meta, model_options
     from stoker.models.catalog import Family, family_of, known_models
     from stoker.models.digitsnet import DigitsNet
     from stoker.models.freezing import FrozenBatchNorm, freeze
@@ -24,7 +24,7 @@ __all__ = [
     "auxiliary_weight",
     "blur_before_strides",
     "build_model",
-    "check_model",
+    "check_images",
     "classes_of",
     "family_of",
     "freeze",
@@ -47,7 +47,7 @@ _HOMES = {
     "auxiliary_weight": "losses",
     "blur_before_strides": "blur_pool",
     "build_model": "build",
-    "check_model": "build",
+    "check_images": "build",
     "classes_of": "layers",
     "family_of": "catalog",
     "freeze": "freezing",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from stoker.errors import ModelError
 from stoker.models.blur_pool import blur_before_strides
 from stoker.models.catalog import AUXILIARY_HEADS, Family, check_model_name, family_of
 
-__all__ = ["build_model", "check_model", "load_weights", "model_on_meta", "model_options"]
+__all__ = ["build_model", "check_images", "load_weights", "model_on_meta", "model_options"]
 
 
 def build_model(
@@ -79,24 +79,38 @@ def model_on_meta(name: str, **options: Any) -> nn.Module:
         return build_model(name, **options).to("meta")
 
 
-def check_model(name: str, *, classes: int, micro_batch: int = 2, sizes: tuple[int, ...] = (), **options: Any) -> None:
-    """Build the model on the meta device, and send a micro-batch of square images of each size through it.
+def check_images(model: nn.Module, name: str, *, sides: Iterable[int], micro: int, last: int) -> None:
+    """Send micro-batches of square images of each of ``sides`` pixels through ``model``, which is on the meta device.
 
-    Nothing is allocated. ``sizes`` are sides in pixels.
+    ``micro`` is the samples of a micro-batch, and ``last`` those of an epoch's last one. Nothing is allocated.
 
     Raises:
-        ModelError: see :func:`build_model`; or images of one of the sizes do not go through the model.
+        ModelError: images of one of the sides do not go through, or too few of them for its batch norms.
     """
-    model = model_on_meta(name, classes=classes, **options)
-    for size in sizes:
-        try:
-            with torch.no_grad():
-                model(torch.empty(max(1, micro_batch), 3, size, size, device="meta"))
-        except (RuntimeError, ValueError, AssertionError) as error:
+    for side in sides:
+        for samples in dict.fromkeys((micro, last)):
+            if (refusal := _refusal(model, samples, side)) is None:
+                continue
+            if samples > 1 or _refusal(model, 2, side) is not None:
+                raise ModelError(
+                    f"data.image_size: images of {side} pixels in micro-batches of {samples} do not go through {name} "
+                    f"({refusal}); choose another size"
+                )
+            why = f"the batch norms of {name} need more than one image of {side} pixels in a micro-batch"
+            if micro == 1:
+                raise ModelError(f"batch.micro: {why}; set it to 2 or more")
             raise ModelError(
-                f"data.image_size: images of {size} pixels in micro-batches of {micro_batch} do not go through {name} "
-                f"({_line(error)}); choose another size"
-            ) from None
+                f"data.last_batch: {why}, and an epoch's last one has 1 sample; set it to drop, or change batch.total"
+            )
+
+
+def _refusal(model: nn.Module, samples: int, side: int) -> str | None:
+    try:
+        with torch.no_grad():
+            model(torch.empty(samples, 3, side, side, device="meta"))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        return _line(error)
+    return None
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:

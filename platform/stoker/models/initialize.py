@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from stoker import recipe as recipes
 from stoker.errors import ModelError
-from stoker.models import build_model, check_model, freeze, head_names, model_on_meta, model_options
+from stoker.models import build_model, check_images, freeze, head_names, model_on_meta, model_options
 from stoker.models.catalog import family_of
 from stoker.models.pretrained import TensorMatch, match_tensors, read_shapes, read_weights, resize_positions
 from stoker.recipe import Recipe
@@ -22,11 +22,14 @@ from stoker.storage import locate
 __all__ = ["check_initialization", "load_initial_weights", "training_model"]
 
 
-def check_initialization(recipe: Recipe, classes: tuple[str, ...], *, timeout_s: float) -> str | None:
+def check_initialization(
+    recipe: Recipe, classes: tuple[str, ...], *, timeout_s: float, last: int | None = None
+) -> str | None:
     """Check that :func:`training_model` and :func:`load_initial_weights` will succeed; only the shapes are compared.
 
-    Reads at most the weights' file, for at most ``timeout_s`` seconds of retries. Returns a line that says what the
-    model is initialized from; None without weights.
+    ``last`` is the number of samples in an epoch's last micro-batch, by default those of any other. Reads at most the
+    weights' file, for at most ``timeout_s`` seconds of retries. Returns a line that says what the model is initialized
+    from; None without weights.
 
     Raises:
         ModelError: the model cannot be built, images of one of the sizes do not go through it, or weights do not fit.
@@ -36,8 +39,8 @@ def check_initialization(recipe: Recipe, classes: tuple[str, ...], *, timeout_s:
     sizes = {recipe.data.image_size_at(epoch) for epoch in range(recipe.schedule.epochs)}
     sizes.add(recipe.evaluation_image_size)
     name, micro = recipe.model.name, recipe.batch.micro
-    check_model(name, classes=count, micro_batch=micro, sizes=tuple(sorted(sizes)), **options)
-    _freeze(model_on_meta(name, classes=count, **options), recipe.model, count, options)
+    model = _freeze(model_on_meta(name, classes=count, **options), recipe.model, count, options)
+    check_images(model, name, sides=sorted(sizes), micro=micro, last=last or micro)
     if (source := _source(recipe.model)) is None:
         return None
     match = _match(recipe, classes, read_shapes(locate(source.url, timeout_s=timeout_s)))

@@ -49,12 +49,13 @@ def check_recipe(recipe: Recipe) -> Manifest:
     except ValueError as error:
         raise RecipeError(f"batch.total: {error}") from None
     check_model_name(recipe.model.name)
-    if _needs_model_check(recipe):
+    last = _last_micro_batch(recipe, samples)
+    if _needs_model_check(recipe, last):
         from stoker.models.initialize import (
             check_initialization,  # brings torch and torchvision, seconds of processor time
         )
 
-        if initial := check_initialization(recipe, manifest.classes, timeout_s=_CHECK_TIMEOUT_S):
+        if initial := check_initialization(recipe, manifest.classes, timeout_s=_CHECK_TIMEOUT_S, last=last):
             _say(f"{recipe.name}: {initial}")
     check_trackers(recipe)
     return manifest
@@ -105,14 +106,20 @@ def train(recipe: Recipe) -> Result:
     raise RunError(f"run {recipe.name!r} ended without a result at {run.location}; submit it again to resume")
 
 
-def _needs_model_check(recipe: Recipe) -> bool:
+def _last_micro_batch(recipe: Recipe, samples: int) -> int:
+    """Samples of an epoch's last micro-batch."""
+    rest = 0 if recipe.data.last_batch == "drop" else samples % recipe.batch.micro
+    return rest or recipe.batch.micro
+
+
+def _needs_model_check(recipe: Recipe, last: int) -> bool:
     """Whether the model could refuse the recipe for more than its name, which takes torch to find out.
 
     A plain model of a family that takes images of any size is not built here: a start is faster without torch.
     """
     varies_size = recipe.data.resizing is not None or recipe.evaluation.image_size is not None
     least = family_of(recipe.model.name).least_side
-    takes_any_size = least is not None and recipe.data.image_size >= least and recipe.batch.micro > 1
+    takes_any_size = least is not None and recipe.data.image_size >= least and min(recipe.batch.micro, last) > 1
     return recipe.model.needs_model_check or varies_size or not takes_any_size
 
 

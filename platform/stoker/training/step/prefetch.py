@@ -17,7 +17,7 @@ class OnDevice(NamedTuple):
     """A micro-batch on the device, without its padding.
 
     ``images``: uint8 [n, 3, H, W], channels_last; ``labels``: int64 [n]. A micro-batch of padding alone has ``size`` 0
-    and keeps one padding sample.
+    and keeps two padding samples, which batch norms need.
     """
 
     batch: Batch
@@ -48,7 +48,7 @@ def on_device(batches: Sequence[Batch], device: torch.device) -> Iterator[OnDevi
 
 def _cut(batch: Batch) -> OnDevice:
     size = batch.size
-    return OnDevice(batch, size, batch.images[: size or 1], batch.labels[: size or 1])
+    return OnDevice(batch, size, batch.images[: size or 2], batch.labels[: size or 2])
 
 
 def _copied(batch: Batch, device: torch.device) -> OnDevice:
