@@ -103,7 +103,7 @@ def test_two_resumes_at_other_world_sizes_change_nothing(
 def test_iterating_again_gives_the_next_epoch_in_another_order(root: Location) -> None:
     twice = loader(root)
     first, second = batches(twice), batches(twice)
-    assert twice.state_dict() == {"epoch": 2, "step": 0}
+    assert (twice.state_dict()["epoch"], twice.state_dict()["step"]) == (2, 0)
     numbers = [torch.cat([b.numbers for b in epoch.values()]).tolist() for epoch in (first, second)]
     assert numbers[0] != numbers[1]
 

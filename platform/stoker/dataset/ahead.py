@@ -53,4 +53,5 @@ def ahead(source: Iterator[Callable[[], T]], most: int) -> Generator[T, None, No
             yield take()
     finally:
         is_closed.set()
-        thread.join()
+        if thread is not threading.current_thread():  # the garbage collector may close it in any thread
+            thread.join()

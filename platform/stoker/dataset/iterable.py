@@ -6,7 +6,8 @@ processes: ``DataLoader(LoaderDataset(loader), batch_size=None, num_workers=0)``
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
@@ -51,10 +52,10 @@ class LoaderDataset(IterableDataset[tuple[Tensor, Tensor] | Batch]):
             elif batch.size:
                 yield batch.inputs[: batch.size], batch.labels[: batch.size]
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, Any]:
         """The loader's position."""
         return self._loader.state_dict()
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Move the loader to a position; the next iteration begins there."""
         self._loader.load_state_dict(state)

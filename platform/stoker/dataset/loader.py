@@ -7,32 +7,32 @@ Every batch is a function of (data set, seed, epoch, batch sizes) and the positi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
-from typing import Literal
+import dataclasses
+import weakref
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from stoker.dataset.ahead import ahead
 from stoker.dataset.batch import Batch, BatchMaker
 from stoker.dataset.decode import Decoder, EvaluationImages, TrainingImages, TrainingImagesOnGpu
-from stoker.dataset.decode.pool import decode_pool
 from stoker.dataset.format.manifest import read_manifest
-from stoker.dataset.order import EpochOrder, key_of, micro_batches_of
+from stoker.dataset.order import EpochOrder, micro_batches_of
+from stoker.dataset.pipeline import AHEAD, Pipeline, PipelineSettings
+from stoker.dataset.position import SplitOrder
 from stoker.dataset.samples import INDEX_BYTES, ShardReader
-from stoker.dataset.stream import BlockStream
 from stoker.recipe import Data, Recipe
 from stoker.storage import BlockCache, InFlight, Location, Reads, locate
 
 __all__ = ["Loader"]
 
-_AHEAD = 4
-"""micro-batches that are decoded ahead of the training loop"""
 _CLIENTS_BYTES = 64 * 2**20
 """of the store's clients and the threads' stacks, above what imports take"""
 
 
 class Loader:
     """Iterates over the micro-batches of this rank until the end of the epoch; the next iteration is the next epoch.
+
+    A training loader reads across epochs: when one ends, the next one's first batches are read and decoded already. It
+    stops before the epoch ``epochs``, or never; :meth:`close` ends it, and so does the end of the loader.
 
     ``global_batch`` samples a step over all ranks, in micro-batches of ``micro_batch``; ``rank`` and ``world_size``
     select those of this process and change nothing else. ``shuffled=False`` yields every sample once in its stored
@@ -60,24 +60,28 @@ class Loader:
         rank: int = 0,
         world_size: int = 1,
         decoder: Decoder | None = None,
+        epochs: int | None = None,
     ) -> None:
         self._root = locate(root) if isinstance(root, str) else root
         self._data = data if data is not None else Data(url=self._root.url)
         self._decoder = decoder or _image_decoder(self._data, resize, is_training=shuffled)
-        # nvJPEG is fastest with many images in a call; on the CPU each thread gets a part
-        parts = 1 if isinstance(self._decoder, TrainingImagesOnGpu) else self._data.decode_threads
-        self._follows_epoch = decoder is None and shuffled and self._data.resizing is not None
-        self._maker = BatchMaker(
-            self._decoder, parts=parts, on_corrupt=self._data.on_corrupt, corrupt_limit=self._data.corrupt_limit
-        )
-        self._seed, self._shuffled = seed, shuffled
-        self._global_batch, self._micro_batch = global_batch, micro_batch
+        self._micro_batch, self._shuffled, self._epochs = micro_batch, shuffled, epochs
         if global_batch % micro_batch:
             raise ValueError(f"global_batch ({global_batch}) must be a multiple of micro_batch ({micro_batch})")
         self._micro_batches = micro_batches_of(rank, world_size, global_batch // micro_batch)
         manifest = read_manifest(self._root)
-        self._split_name, self._split = split, manifest.split(split)
-        self._fingerprint = manifest.fingerprint
+        self._split = manifest.split(split)
+        self._order = SplitOrder(
+            fingerprint=manifest.fingerprint,
+            split=split,
+            seed=seed,
+            samples=self._split.samples,
+            global_batch=global_batch,
+            block_samples=self._data.block_samples,
+            window_blocks=self._data.window_blocks,
+            last_batch=self._data.last_batch if shuffled else "pad",
+            shuffled=shuffled,
+        )
         self.classes = manifest.classes
         self._reads = Reads(
             deadline_s=self._data.read_deadline_s,
@@ -87,11 +91,24 @@ class Loader:
             ),
         )
         self._cache = BlockCache(self._data.cache_dir, self._data.cache_mb * 2**20) if self._data.cache_dir else None
-        self._reader = ShardReader(
-            self._root, self._split, reads=self._reads, cache=self._cache, block=self._data.block_samples
+        self._settings = PipelineSettings(
+            ShardReader(self._root, self._split, reads=self._reads, cache=self._cache, block=self._data.block_samples),
+            self._order.of,
+            _Makers(self._data, self._decoder, decoder is None and shuffled and self._data.resizing is not None),
+            self._micro_batches,
+            micro_batch,
+            seed,
+            read_threads=self._data.read_threads,
+            decode_threads=self._data.decode_threads,
+            memory_bytes=self._data.memory_mb * 2**20,
         )
         self._epoch, self._step = 0, 0
-        self._most_held_bytes = 0
+        self._maker: BatchMaker | None = None
+        self._most_held_bytes, self._decode_s = 0, 0.0
+        self._live: list[Pipeline] = []
+        self._idle: Pipeline | None = None
+        """between two epochs: the live one that goes on"""
+        self._finalizer: weakref.finalize[..., Loader] | None = None
         self.order(0)
 
     @classmethod
@@ -107,6 +124,7 @@ class Loader:
             seed=recipe.seed,
             rank=rank,
             world_size=world_size,
+            epochs=recipe.schedule.epochs,
         )
 
     @classmethod
@@ -149,7 +167,7 @@ class Loader:
     @property
     def corrupt(self) -> int:
         """Samples of this epoch that were replaced because they could not be decoded."""
-        return self._maker.corrupt
+        return self._maker.corrupt if self._maker else 0
 
     @property
     def bytes_read(self) -> int:
@@ -171,7 +189,7 @@ class Loader:
         blocks = min(slots * data.window_blocks, -(-split.samples // data.block_samples))
         encoded = max(data.memory_mb * 2**20, blocks * block) + data.read_threads * block
         indexes = min(INDEX_BYTES, sum(shard.index_bytes for shard in split.shards))
-        batches = (_AHEAD + 2) * self._micro_batch * self._decoder.empty(1).nbytes
+        batches = (AHEAD + 2) * self._micro_batch * self._decoder.empty(1).nbytes
         return (encoded + indexes + batches + _CLIENTS_BYTES) * 3 // 2
 
     def metrics(self) -> dict[str, float]:
@@ -186,80 +204,101 @@ class Loader:
         return found | {
             "corrupt_samples": float(self.corrupt),
             "most_held_bytes": float(self._most_held_bytes),
-            "decode_s": self._maker.decode_s,
+            "decode_s": self._decode_s + sum(pipeline.decode_s for pipeline in self._live),
         }
 
     def order(self, epoch: int) -> EpochOrder:
         """The order of ``epoch``: which sample each slot takes at each step."""
-        return EpochOrder(
-            samples=self._split.samples,
-            global_batch=self._global_batch,
-            key=key_of(self._fingerprint, self._split_name, self._seed, epoch),
-            block=self._data.block_samples,
-            window=self._data.window_blocks,
-            last_batch=self._last_batch,
-            shuffled=self._shuffled,
-        )
+        return self._order.of(epoch)
 
-    @property
-    def _last_batch(self) -> Literal["drop", "pad"]:
-        return self._data.last_batch if self._shuffled else "pad"
+    def state_dict(self) -> dict[str, Any]:
+        """The position of the first step that this rank has not been given in full, and the order that it is in.
 
-    def state_dict(self) -> dict[str, int]:
-        """The position ``{"epoch", "step"}`` of the first step that this rank has not been given in full."""
-        return {"epoch": self._epoch, "step": self._step}
+        ``{"epoch", "step", "order": {"fingerprint", "split", "seed", …}}``; see :class:`.position.SplitOrder`. Rank,
+        world size and micro-batch are not part of it: the order does not depend on them.
+        """
+        return {"epoch": self._epoch, "step": self._step, "order": dataclasses.asdict(self._order)}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Seek to a position, at which the next iteration starts; reads nothing."""
-        self._epoch, self._step = int(state["epoch"]), int(state["step"])
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Seek to a position, at which the next iteration starts; reads nothing.
+
+        ``order`` may be missing, as in states of earlier versions: then only the position is checked.
+
+        Raises:
+            ValueError: the position is in no epoch, or in that of another data set, split, seed or size.
+        """
+        self._epoch, self._step = self._order.position_in(state)
 
     def close(self) -> None:
-        """Release the node's cache, whose blocks are kept; also done when the process exits."""
+        """Stop reading ahead, and release the node's cache, whose blocks are kept; also done when the process exits."""
+        if (pipeline := self._take_idle()) is not None:
+            self._retire(pipeline)
         if self._cache:
             self._cache.close()
 
     def __iter__(self) -> Iterator[Batch]:
-        epoch, first_step, order = self._epoch, self._step, self.order(self._epoch)
-        self._maker.corrupt = 0
-        if self._follows_epoch:  # the size is a function of the epoch, so a resumed epoch has it too
-            sized = self._data.model_copy(update={"image_size": self._data.image_size_at(epoch), "resizing": None})
-            self._maker.decoder = _image_decoder(sized, None, is_training=True)
-        slots = range(self._micro_batches.start * self._micro_batch, self._micro_batches.stop * self._micro_batch)
-        stream = BlockStream(
-            self._reader,
-            order,
-            slots,
-            from_step=first_step,
-            read_threads=self._data.read_threads,
-            memory_bytes=self._data.memory_mb * 2**20,
-            decoding_steps=-(-(_AHEAD + 2) // len(self._micro_batches)),
-        )
-        with (
-            decode_pool(self._data.decode_threads) as pool,
-            closing(ahead(self._batches(stream, pool, epoch, first_step), _AHEAD)) as ready,
-            stream,
-        ):
-            for batch in ready:
-                self._most_held_bytes = max(self._most_held_bytes, stream.most_bytes)
-                if batch.micro_batch == self._micro_batches.stop - 1:
-                    is_end = batch.step + 1 == order.steps
-                    self._epoch, self._step = (epoch + 1, 0) if is_end else (epoch, batch.step + 1)
+        epoch = self._epoch
+        pipeline = self._pipeline_at((epoch, self._step))
+        self._maker = pipeline.maker(epoch)
+        pipeline.forget_before(epoch)
+        try:
+            while pipeline.position[0] == epoch and (batch := pipeline.take()) is not None:
+                self._most_held_bytes = max(self._most_held_bytes, pipeline.most_bytes)
+                self._epoch, self._step = pipeline.position
                 yield batch
+        finally:
+            if pipeline.position[0] > epoch and self._reads_on(pipeline.position[0]):
+                self._keep(pipeline)
+            else:
+                self._retire(pipeline)
 
-    def _batches(
-        self, stream: BlockStream, pool: ThreadPoolExecutor, epoch: int, first_step: int
-    ) -> Iterator[Callable[[], Batch]]:
-        key = key_of("augment", self._seed, epoch)
-        for step, samples in enumerate(stream, first_step):
-            for i, number in enumerate(self._micro_batches):
-                members = samples[i * self._micro_batch : (i + 1) * self._micro_batch]
-                made = self._maker.start(pool, members, key, (epoch, step, number))
-                yield made
-            if (
-                step == first_step
-            ):  # the stream starts its other reads at the next request: not while this batch is made
-                with suppress(Exception):  # raised again where the batch is consumed
-                    made()
+    def _reads_on(self, epoch: int) -> bool:
+        """Whether ``epoch`` is read while the loop is in the one before, or between the two."""
+        return self._shuffled and (self._epochs is None or epoch < self._epochs)
+
+    def _pipeline_at(self, position: tuple[int, int]) -> Pipeline:
+        idle, following = self._take_idle(), position[0] + 1
+        if idle is not None and idle.position == position:
+            return idle
+        if idle is not None:
+            self._retire(idle)
+        pipeline = Pipeline(self._settings, position, self._epochs if self._reads_on(following) else following)
+        self._live.append(pipeline)
+        return pipeline
+
+    def _keep(self, pipeline: Pipeline) -> None:
+        if (other := self._take_idle()) is not None:
+            self._retire(other)
+        self._idle, self._finalizer = pipeline, weakref.finalize(self, pipeline.close)
+
+    def _take_idle(self) -> Pipeline | None:
+        if self._finalizer is not None:
+            self._finalizer.detach()
+        pipeline, self._idle, self._finalizer = self._idle, None, None
+        return pipeline
+
+    def _retire(self, pipeline: Pipeline) -> None:
+        pipeline.close()
+        self._live.remove(pipeline)
+        self._decode_s += pipeline.decode_s
+
+
+@dataclasses.dataclass(frozen=True)
+class _Makers:
+    """Makes what makes an epoch's batches; with ``follows_epoch`` the size of images is a function of the epoch."""
+
+    data: Data
+    decoder: Decoder
+    follows_epoch: bool
+
+    def __call__(self, epoch: int) -> BatchMaker:
+        data, decoder = self.data, self.decoder
+        if self.follows_epoch:
+            sized = data.model_copy(update={"image_size": data.image_size_at(epoch), "resizing": None})
+            decoder = _image_decoder(sized, None, is_training=True)
+        # nvJPEG is fastest with many images in a call; on the CPU each thread gets a part
+        parts = 1 if isinstance(decoder, TrainingImagesOnGpu) else data.decode_threads
+        return BatchMaker(decoder, parts=parts, on_corrupt=data.on_corrupt, corrupt_limit=data.corrupt_limit)
 
 
 def _image_decoder(data: Data, resize: int | None, *, is_training: bool) -> Decoder:

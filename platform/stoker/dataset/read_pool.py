@@ -6,7 +6,8 @@ import heapq
 import itertools
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future, InvalidStateError
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 __all__ = ["ReadPool"]
@@ -33,14 +34,18 @@ class ReadPool(Generic[T]):
         self._idle = 0
         self._change = threading.Condition()
         self._waiting: list[tuple[int, int, Future[T], Callable[[], T]]] = []
+        self._running: set[Future[T]] = set()
         self._count = itertools.count()
         self._has_begun = False
         self._is_closed = False
 
     def submit(self, urgency: int, read: Callable[[], T]) -> Future[T]:
-        """Schedule ``read()``; returns its future."""
+        """Schedule ``read()``; returns its future, which is cancelled if the pool is closed."""
         future: Future[T] = Future()
         with self._change:
+            if self._is_closed:
+                future.cancel()
+                return future
             heapq.heappush(self._waiting, (urgency, next(self._count), future, read))
             if self._has_begun:
                 self._wake(1)
@@ -49,7 +54,7 @@ class ReadPool(Generic[T]):
     def begin(self) -> None:
         """Start reading."""
         with self._change:
-            if not self._has_begun:
+            if not self._has_begun and not self._is_closed:
                 self._has_begun = True
                 self._wake(len(self._waiting))
 
@@ -68,13 +73,21 @@ class ReadPool(Generic[T]):
             threading.Thread(target=self._work, name=f"stoker-read-{self._threads}", daemon=True).start()
 
     def close(self) -> None:
-        """Start no further read; running reads finish by themselves, waiting ones are cancelled."""
+        """Start no further read, and wake whoever waits for one: every future is done afterwards.
+
+        Waiting reads are cancelled; those that run are given up with CancelledError, and finish by themselves.
+        """
         with self._change:
             self._is_closed = True
-            for _, _, future, _ in self._waiting:
-                future.cancel()
+            given_up = [future for _, _, future, _ in self._waiting]
             self._waiting.clear()
+            running = list(self._running)
             self._change.notify_all()
+        for future in given_up:
+            future.cancel()
+        for future in running:
+            with suppress(InvalidStateError):  # it has just finished
+                future.set_exception(CancelledError())
 
     def _work(self) -> None:
         while True:
@@ -88,16 +101,28 @@ class ReadPool(Generic[T]):
                 urgency, _, future, read = heapq.heappop(self._waiting)
                 is_later = urgency > self._first
                 self._later += is_later
-            if future.set_running_or_notify_cancel():
-                try:
-                    future.set_result(read())
-                except BaseException as error:
-                    future.set_exception(error)
-            del future, read  # an idle thread holds no block
+                is_wanted = future.set_running_or_notify_cancel()
+                if is_wanted:
+                    self._running.add(future)
+            if is_wanted:
+                self._run(future, read)
             with self._change:
+                self._running.discard(future)
                 self._later -= is_later
                 if not self._is_open and self._waiting:
                     self._change.notify()
+            del future, read  # an idle thread holds no block
+
+    @staticmethod
+    def _run(future: Future[T], read: Callable[[], T]) -> None:
+        try:
+            result = read()
+        except BaseException as error:
+            with suppress(InvalidStateError):  # given up meanwhile
+                future.set_exception(error)
+        else:
+            with suppress(InvalidStateError):
+                future.set_result(result)
 
     def _may_take(self) -> bool:
         if not self._waiting:

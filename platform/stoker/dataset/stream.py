@@ -1,4 +1,4 @@
-"""Prefetch the samples of some slots, step by step, within a memory bound.
+"""Prefetch the samples of some slots, step by step and across epochs, within a memory bound.
 
     windows of all slots, by the step that first needs them  ──scheduler thread──▶  range reads, many in flight
     range reads, the most urgent first  ──reader threads──▶  checked samples  ──▶  one sample a slot and step
@@ -7,15 +7,19 @@ The scheduler admits windows in the order of need while the bytes in flight and 
 window that the current step needs is admitted in any case, so that a bound that is too small makes the stream slow
 but never blocks it. A start or a seek costs no more than a batch: the samples of the first step are read by themselves,
 before their blocks, nothing is read until all of them are requested, and then one block at a time until the second
-step is requested. The order does not depend on threads or timing.
+step is requested. The next epoch's windows follow this one's in the same queue, so its first step is an ordinary one.
+The order does not depend on threads or timing.
+
+Steps are counted over epochs here: step s of epoch e is e * (steps of an epoch) + s.
 """
 
 from __future__ import annotations
 
 import heapq
+import itertools
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from functools import partial
@@ -52,10 +56,14 @@ class Streamed:
 
 
 class _Held:
-    """A window, the reads that fill it, and its size in bytes, which counts against the bound."""
+    """A window, the reads that fill it, and its size in bytes, which counts against the bound.
 
-    def __init__(self, window: Window, bytes_: int) -> None:
+    ``first_step`` is the window's, counted over epochs.
+    """
+
+    def __init__(self, window: Window, first_step: int, bytes_: int) -> None:
         self.window = window
+        self.first_step, self.stop_step = first_step, first_step + len(window.samples)
         self.bytes = bytes_
         self.pieces: list[_Piece] = []
         self.alone: tuple[int, Future[list[Sample]]] | None = None
@@ -63,7 +71,7 @@ class _Held:
 
     def at(self, step: int) -> Streamed:
         """The slot's sample at ``step``; waits for the read that brings it, and for no other."""
-        number = int(self.window.samples[step - self.window.first_step])
+        number = int(self.window.samples[step - self.first_step])
         piece = next(p for p in self.pieces if p.first <= number < p.stop)
         if self.alone is not None and self.alone[0] == step:
             return Streamed(self.alone[1].result()[0], piece)
@@ -71,27 +79,31 @@ class _Held:
 
 
 class BlockStream:
-    """Iterates over the steps of an epoch from ``from_step`` on; a context manager, which stops its threads.
+    """Iterates over the steps of ``epochs`` (first, stop) from ``from_step`` of the first on; ``stop`` None: endlessly.
 
-    The consumer may hold the samples of the last ``decoding_steps`` steps: a window counts against ``memory_bytes``
-    until then.
+    ``order_of`` gives the order of an epoch; all have the same number of steps. A context manager, which stops its
+    threads; whoever waits for a step then gets CancelledError. The consumer may hold the samples of the last
+    ``decoding_steps`` steps: a window counts against ``memory_bytes`` until then.
     """
 
     def __init__(
         self,
         reader: ShardReader,
-        order: EpochOrder,
+        order_of: Callable[[int], EpochOrder],
         slots: Sequence[int],
         *,
+        epochs: tuple[int, int | None] = (0, 1),
         from_step: int = 0,
         read_threads: int = 16,
         memory_bytes: int = 2**30,
         decoding_steps: int = 0,
     ) -> None:
         self._reader = reader
-        self._order = order
+        self._order_of, self._epochs = order_of, epochs
+        order = order_of(epochs[0])
+        self._steps, self._runs = order.steps, {slot: order.run(slot) for slot in slots}
         self._slots = list(slots)
-        self._from_step = from_step
+        self._from_step = from_step = epochs[0] * order.steps + from_step
         self._memory_bytes, self._decoding_steps = memory_bytes, decoding_steps
         self._pool: ReadPool[list[Sample]] = ReadPool(read_threads, from_step)
         self._scheduler = threading.Thread(target=self._schedule, name="stoker-schedule", daemon=True)
@@ -117,13 +129,15 @@ class BlockStream:
             self._is_closed = True
             self._change.notify_all()
         self._pool.close()
-        self._scheduler.join()
+        if self._scheduler is not threading.current_thread():  # the garbage collector may close it in any thread
+            self._scheduler.join()
 
     def __iter__(self) -> Iterator[list[Streamed | None]]:
         """For each step the samples of the slots, in their order; None where a slot is padding."""
+        stop = None if self._epochs[1] is None else self._epochs[1] * self._steps
         current: dict[int, _Held | None] = dict.fromkeys(self._slots)
         ended: deque[tuple[int, _Held]] = deque()
-        for step in range(self._from_step, self._order.steps):
+        for step in itertools.takewhile(lambda step: stop is None or step < stop, itertools.count(self._from_step)):
             if step > self._from_step:
                 self._pool.open()
             while ended and ended[0][0] + self._decoding_steps <= step:
@@ -133,12 +147,12 @@ class BlockStream:
                 self._change.notify_all()
             found: list[Streamed | None] = []
             for slot in self._slots:
-                first, stop = self._order.run(slot)
-                if first + step >= stop:
+                first, last = self._runs[slot]
+                if first + step % self._steps >= last:
                     found.append(None)
                     continue
                 held = current[slot]
-                if held is None or step >= held.window.stop_step:
+                if held is None or step >= held.stop_step:
                     if held is not None:
                         ended.append((step, held))
                     held = current[slot] = self._next(slot)
@@ -162,20 +176,11 @@ class BlockStream:
 
     def _schedule(self) -> None:
         try:
-            upcoming = [self._order.windows(slot, self._from_step) for slot in self._slots]
-            heads = [(w.first_step, i, w) for i, ws in enumerate(upcoming) if (w := next(ws, None)) is not None]
-            heapq.heapify(heads)
-            while heads:
-                _, i, window = heads[0]
-                if window.first_step > self._from_step:
+            for first_step, window in self._windows():
+                if first_step > self._from_step:
                     self._pool.begin()
-                if not self._admit(window):
+                if not self._admit(window, first_step):
                     return
-                following = next(upcoming[i], None)
-                if following is None:
-                    heapq.heappop(heads)
-                else:
-                    heapq.heapreplace(heads, (following.first_step, i, following))
         except BaseException as error:
             with self._change:
                 self._failure = error
@@ -183,23 +188,39 @@ class BlockStream:
         finally:
             self._pool.begin()
 
-    def _admit(self, window: Window) -> bool:
+    def _windows(self) -> Iterator[tuple[int, Window]]:
+        """The windows of all slots by the step that first needs them, each with its first step."""
+        for epoch in itertools.count(self._epochs[0]):
+            if epoch == self._epochs[1]:
+                return
+            order, before = self._order_of(epoch), epoch * self._steps
+            upcoming = [order.windows(slot, max(0, self._from_step - before)) for slot in self._slots]
+            heads = [(w.first_step, i, w) for i, ws in enumerate(upcoming) if (w := next(ws, None)) is not None]
+            heapq.heapify(heads)
+            while heads:
+                first_step, i, window = heads[0]
+                yield before + first_step, window
+                following = next(upcoming[i], None)
+                if following is None:
+                    heapq.heappop(heads)
+                else:
+                    heapq.heapreplace(heads, (following.first_step, i, following))
+
+    def _admit(self, window: Window, first_step: int) -> bool:
         """Wait until there is room for ``window``, and start its reads; False if the stream was closed meanwhile."""
-        reads = self._reads_of(window)
-        held = _Held(window, sum(self._reader.expected_bytes(r.first, r.stop) for r in reads))
+        reads = self._reads_of(window, first_step)
+        held = _Held(window, first_step, sum(self._reader.expected_bytes(r.first, r.stop) for r in reads))
         with self._change:
             while (
-                not self._is_closed
-                and window.first_step > self._step
-                and self._held_bytes + held.bytes > self._memory_bytes
+                not self._is_closed and first_step > self._step and self._held_bytes + held.bytes > self._memory_bytes
             ):
                 self._change.wait()
             if self._is_closed:
                 return False
             self._held_bytes += held.bytes
             self._most_bytes = max(self._most_bytes, self._held_bytes)
-        if window.first_step <= self._from_step < min(read.needed_at for read in reads):
-            number = int(window.samples[self._from_step - window.first_step])
+        if first_step <= self._from_step < min(read.needed_at for read in reads):
+            number = int(window.samples[self._from_step - first_step])
             alone = partial(self._reader.read, number, number + 1, is_alone=True)
             held.alone = self._from_step, self._pool.submit(self._from_step, alone)
         for read in reads:
@@ -210,14 +231,14 @@ class BlockStream:
             self._change.notify_all()
         return True
 
-    def _reads_of(self, window: Window) -> list[_Read]:
+    def _reads_of(self, window: Window, first_step: int) -> list[_Read]:
         """What to read for ``window``: neighbouring pieces together, nothing before the first step.
 
         The first step's own sample does not count where others of its piece follow: it is read alone, too.
         """
         needed: dict[tuple[int, int], int] = {}
-        ahead = max(0, self._from_step - window.first_step)
-        steps = range(window.first_step + ahead, window.stop_step)
+        ahead = max(0, self._from_step - first_step)
+        steps = range(first_step + ahead, first_step + len(window.samples))
         own = [next(p for p in window.pieces if p[0] <= n < p[1]) for n in window.samples[ahead:].tolist()]
         for step, piece in zip(steps, own, strict=True):
             if step > self._from_step:

@@ -62,7 +62,7 @@ def read_raw(place: Place) -> Iterator[int]:
     reads = Reads(in_flight=InFlight(2, threads))
     reader = ShardReader(locate(place.url("stoker")), split, reads=reads)
     bound = data.memory_mb * 2**20
-    with BlockStream(reader, order, range(BATCH), read_threads=threads, memory_bytes=bound) as stream:
+    with BlockStream(reader, lambda _: order, range(BATCH), read_threads=threads, memory_bytes=bound) as stream:
         for _ in stream:
             yield reads.counters.bytes
 
