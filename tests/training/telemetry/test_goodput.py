@@ -13,6 +13,7 @@ import torch.multiprocessing as processes
 
 from made import write_dataset
 from ranks import late_rank, work
+from stoker.dataset import Loader
 from stoker.dataset.decode import TrainingImages
 from stoker.recipe import Recipe, parse_recipe
 from stoker.runs.checkpoint_writer import CheckpointWriter
@@ -148,6 +149,7 @@ def test_an_injected_stall_shows_in_the_fractions(
     times: int,
     advice_starts: str,
 ) -> None:
+    monkeypatch.setattr(Loader, "_reads_on", lambda *_: False)  # which would hide the decoding of a short epoch
     slept = slowed(cls, method, times, monkeypatch)
     found = run(2)[-1].goodput
     assert found is not None
