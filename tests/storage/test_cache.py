@@ -14,6 +14,7 @@ import pytest
 
 from blocks import BLOCK, HEADER, block, fill, run_python, stored_files
 from stoker.storage import BlockCache
+from stoker.storage.cache_folder import CacheFolder
 from stoker.storage.retry import BadBody
 
 
@@ -215,17 +216,17 @@ def test_what_a_killed_writer_left_is_removed_and_never_read(tmp_path: Path) -> 
 
 def test_what_is_being_written_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with BlockCache(tmp_path, 3 * (BLOCK + HEADER)) as cache:
-        rename, seen = os.rename, []
+        publish, seen = CacheFolder.publish, []
 
-        def look_first(old: str, new: str) -> None:
-            monkeypatch.setattr(os, "rename", rename)
+        def look_first(folder: CacheFolder, *arguments: object) -> bool:
+            monkeypatch.setattr(CacheFolder, "publish", publish)
             with BlockCache(tmp_path, 3 * (BLOCK + HEADER)) as other:
                 for number in range(5):
                     other.put(f"{number}", block(number))
                 seen.append(sum(other.get(f"{number}") is not None for number in range(5)))
-            rename(old, new)
+            return publish(folder, *arguments)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(os, "rename", look_first)
+        monkeypatch.setattr(CacheFolder, "publish", look_first)
         cache.put("slow", block(9))
         assert cache.get("slow") == block(9)
         assert seen == [2]  # the bytes of the one under way were set aside

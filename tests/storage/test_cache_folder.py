@@ -13,6 +13,7 @@ import pytest
 
 from blocks import BLOCK, HEADER, block, run_python, stored_files
 from stoker.storage import BlockCache
+from stoker.storage.cache_folder import CacheFolder
 
 
 @pytest.fixture
@@ -56,6 +57,7 @@ def test_a_full_disk_keeps_no_more_blocks_and_says_so_once(small_disk: Path, cap
 LIMITED = """
 import resource, sys
 from stoker.storage import BlockCache
+from stoker.storage.cache_folder import CacheFolder
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 with BlockCache(sys.argv[1], 2**30) as cache:
     cache.put("small", b"x" * 10_000)
@@ -118,3 +120,19 @@ def test_a_bound_of_nothing_keeps_nothing_and_says_nothing(tmp_path: Path, caplo
         cache.put("a", block(1))
         assert cache.get("a") is None
     assert warnings_of(caplog) == []
+
+
+def test_a_block_that_two_write_at_once_is_kept_and_counted_once(tmp_path: Path) -> None:
+    folders = [CacheFolder(tmp_path, 1000) for _ in range(2)]
+    begun = [folder.begin("block", 300) for folder in folders]
+    published = []
+    for folder, made in zip(folders, begun, strict=True):
+        assert made is not None
+        os.close(made[0])
+        published.append(folder.publish(made[1], "block", 300))
+    assert published == [True, False]
+    assert os.listdir(folders[0].path).count("block.block") == 1
+    assert stored_files(tmp_path, ".new") == []
+    assert folders[0].begin("other", 700) is not None, "300 bytes are used, not 600"
+    for folder in folders:
+        folder.close()

@@ -167,7 +167,8 @@ class BlockCache:
             written = os.writev(file, [header, data])
             if written != size:  # its room was reserved, so the disk is not simply full
                 raise OSError(errno.EIO, f"{written} of {size} bytes were written")
-            os.rename(path, folder.block(name))
+            if not folder.publish(path, name, size):
+                return
         except BaseException:
             with contextlib.suppress(OSError):
                 folder.remove(path, size)

@@ -99,6 +99,18 @@ class CacheFolder:
             self._write(usage, total + size)
             return file, path, evicted
 
+    def publish(self, path: str, name: str, size: int) -> bool:
+        """Make the written file at ``path`` the block ``name``; False, and it is deleted, if another was faster."""
+        with self._locked() as usage:
+            if not os.path.lexists(self.block(name)):
+                os.rename(path, self.block(name))
+                return True
+            os.unlink(path)
+            total = self._read(usage)
+            if total is not None:
+                self._write(usage, max(0, total - size))
+            return False
+
     def remove(self, path: str, size: int) -> None:
         """Delete a file, if it still exists, and subtract its size from the usage."""
         with contextlib.suppress(FileNotFoundError), self._locked() as usage:

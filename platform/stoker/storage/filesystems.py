@@ -56,9 +56,10 @@ def _filesystem(protocol: str, process: int, environment: tuple[tuple[bytes, byt
                 "retries": {"total_max_attempts": 1, "mode": "standard"},
             },
         }
-        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-        if region is None and os.environ.get("AWS_ENDPOINT_URL"):
-            options["client_kwargs"] = {"region_name": "us-east-1"}
+        if region := _region():
+            options["client_kwargs"] = {"region_name": region}
+        if os.environ.get("AWS_REQUEST_PAYER", "").lower() in {"requester", "true", "1"}:
+            options["requester_pays"] = True
     try:
         filesystem = fsspec.filesystem(protocol, **options)
     except ValueError:
@@ -69,3 +70,16 @@ def _filesystem(protocol: str, process: int, environment: tuple[tuple[bytes, byt
     if hasattr(filesystem, "retries"):
         filesystem.retries = 1
     return filesystem
+
+
+def _region() -> str | None:
+    """The region as AWS's SDKs choose it: AWS_REGION, AWS_DEFAULT_REGION, the profile's; botocore ignores the first.
+
+    A store that is not AWS has none, and takes whatever the requests are signed for.
+    """
+    named = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    if named or not os.environ.get("AWS_ENDPOINT_URL"):
+        return named
+    from botocore.session import Session  # type: ignore[import-untyped]
+
+    return Session().get_config_variable("region") or "us-east-1"

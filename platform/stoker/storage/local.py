@@ -1,40 +1,73 @@
-"""Local files: atomic writes, creation by one of many processes, reads without a copy."""
+"""Local files and NFS: published whole and on the disk, created by one of many processes, read without a copy."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import os
-import tempfile
+import secrets
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
-__all__ = ["create_file", "locked", "read_file_range", "write_file"]
+__all__ = ["create_file", "locked", "publishing", "read_file_range", "write_file"]
+
+_SUFFIX = ".new"
+_LEFT_BEHIND_S = 600.0
+"""a file that is being written is locked; one this old that is not was left by a writer that died"""
+_swept: set[tuple[int, str]] = set()
+_sweeping = threading.Lock()
+
+
+@contextlib.contextmanager
+def publishing(path: Path, *, is_new: bool = False) -> Iterator[BinaryIO]:
+    """Open a file whose content replaces that of ``path`` at the end of the block; on an error nothing changes.
+
+    The content is on the disk before it becomes visible, and its name when the block ends. Its permissions, and those
+    of the folders made for it, follow the umask. With ``is_new`` nothing may exist at ``path``. What writers that died
+    left beside it is removed once a process.
+
+    Raises:
+        FileExistsError: ``is_new``, and something exists.
+        OSError: the file cannot be written; the error names a path.
+    """
+    folder = path.parent
+    _make_folders(folder)
+    temporary = f"{folder}/.{path.name[:200]}.{secrets.token_hex(6)}{_SUFFIX}"
+    handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            with contextlib.suppress(OSError):  # a filesystem without locks: age alone tells
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _sweep(folder, os.fstat(handle).st_mtime)
+            yield file
+            file.flush()
+            os.fsync(handle)
+            if is_new:
+                os.link(temporary, path)
+            else:
+                os.replace(temporary, path)
+        _sync_folder(folder)
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
 
 
 def write_file(path: Path, data: bytes) -> None:
     """Replace the file's content atomically, creating its folders."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with publishing(path) as file:
+        file.write(data)
 
 
 def create_file(path: Path, data: bytes) -> None:
     """Create the file with ``data``; raises FileExistsError if it exists."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.link(temporary, path)
-    finally:
-        os.unlink(temporary)
+    with publishing(path, is_new=True) as file:
+        file.write(data)
 
 
 @contextlib.contextmanager
@@ -59,3 +92,48 @@ def read_file_range(path: str, start: int, stop: int) -> bytes:
         return b"".join(parts)
     finally:
         os.close(file)
+
+
+def _make_folders(folder: Path) -> None:
+    """Create ``folder`` and its parents, so that they are still there after a power cut."""
+    missing = []
+    while not folder.is_dir():
+        missing.append(folder)
+        folder = folder.parent
+    for each in reversed(missing):
+        each.mkdir(exist_ok=True)
+        _sync_folder(each.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with contextlib.suppress(OSError):  # some network filesystems cannot sync a folder
+            os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sweep(folder: Path, now: float) -> None:
+    """Remove what dead writers left in ``folder``; ``now`` is by the clock of its filesystem."""
+    with _sweeping:
+        if (os.getpid(), str(folder)) in _swept:
+            return
+        _swept.add((os.getpid(), str(folder)))
+    with os.scandir(folder) as entries:
+        left = [entry.path for entry in entries if entry.name.startswith(".") and entry.name.endswith(_SUFFIX)]
+    for path in left:
+        with contextlib.suppress(OSError):
+            if now - os.stat(path, follow_symlinks=False).st_mtime > _LEFT_BEHIND_S and _is_unlocked(path):
+                os.unlink(path)
+
+
+def _is_unlocked(path: str) -> bool:
+    handle = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)  # NFS locks only what is open for writing
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(handle)
+    return True

@@ -256,14 +256,15 @@ class Location:
 
     def _swap_s3(self, data: bytes, expected: str) -> None:
         bucket, key, _ = self.filesystem.split_path(self.path)
-        etag = self.filesystem.call_s3("head_object", Bucket=bucket, Key=key)["ETag"]
+        payer = self.filesystem.req_kw
+        etag = self.filesystem.call_s3("head_object", Bucket=bucket, Key=key, **payer)["ETag"]
         now = self.read()
         if version_of(now) != expected:
             if now == data:
                 return
             raise Conflict(f"{self.url} was changed by another writer; read it again and repeat", url=self.url)
         try:
-            self.filesystem.call_s3("put_object", Bucket=bucket, Key=key, Body=data, IfMatch=etag)
+            self.filesystem.call_s3("put_object", Bucket=bucket, Key=key, Body=data, IfMatch=etag, **payer)
         except Exception as error:
             if _says_precondition_failed(error):
                 raise Conflict(
@@ -282,4 +283,4 @@ def _says_precondition_failed(error: BaseException) -> bool:
         return True
     causes = (error, error.__cause__, error.__context__)
     codes = {str(getattr(e, "response", {}).get("Error", {}).get("Code", "")) for e in causes if e is not None}
-    return bool(codes & {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"})
+    return bool(codes & {"PreconditionFailed", "412"})  # 409 ConditionalRequestConflict is to be tried again

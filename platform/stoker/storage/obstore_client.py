@@ -134,6 +134,7 @@ class ObstoreClient:
             "region": client.meta.region_name,
             "virtual_hosted_style_request": parts.path == "/key",
             "skip_signature": False,
+            "request_payer": bool(filesystem.req_kw),
         }
         if parts.path not in {"/key", f"/{self._bucket}/key"}:
             return f"the store's address {parts.scheme}://{parts.netloc} has a path"

@@ -1,12 +1,14 @@
 """Retry transient failures of storage; fail at once on permanent ones.
 
 Exponential back-off with full jitter (Brooker, *Exponential Backoff And Jitter*, AWS Architecture Blog, 2015).
-Missing objects and refused credentials are final; everything else (5xx, slow-down, reset, timeout, a short or wrong
-body) is retried until the caller's timeout, in seconds, has passed.
+Missing objects (404, 410), refusals (other 4xx) and a full or read-only disk are final; everything else (5xx,
+slow-down, reset, no connection, no name, timeout, a short or wrong body) is retried until the caller's timeout, in
+seconds, has passed.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import random
 import time
@@ -15,7 +17,7 @@ from typing import TypeVar
 
 from stoker.errors import StokerError, StorageError
 
-__all__ = ["BadBody", "StoreAnswer", "call_with_retries", "failure_kind", "is_final"]
+__all__ = ["BadBody", "StoreAnswer", "absence", "call_with_retries", "failure_kind", "is_final"]
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -49,6 +51,19 @@ _FINAL_NAMES = frozenset(
 )
 
 
+_FINAL_ERRNOS = {
+    errno.ENOSPC: "free space there",
+    errno.EDQUOT: "free some of the quota there",
+    errno.EROFS: "it is read-only",
+    errno.EFBIG: "its filesystem or this process allows no file so large",
+    errno.ENAMETOOLONG: "its filesystem allows no name so long",
+    errno.ELOOP: "its links lead in a circle",
+}
+_GONE = frozenset({404, 410})
+_RETRIED = frozenset({408, 409, 425, 429})
+"""of the statuses below 500: those after which the same request may succeed"""
+
+
 class BadBody(OSError):
     """A response body has the wrong length or checksum: a failed read, never data."""
 
@@ -65,9 +80,11 @@ def is_final(error: BaseException) -> bool:
     """Whether a retry cannot help: not found, not permitted, exists already, or not a response of the store at all."""
     if isinstance(error, (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)):
         return True
-    if isinstance(error, StoreAnswer) and error.code not in _FINAL_CODES and error.code not in _TRANSIENT_CODES:
-        return error.status < 500 and error.status not in {408, 425, 429}
+    if isinstance(error, ValueError) or (isinstance(error, OSError) and error.errno in _FINAL_ERRNOS):
+        return True  # an impossible URL, for one
     code = _code(error)
+    if (isinstance(error, StoreAnswer) or _http_status(error)) and code not in _FINAL_CODES | _TRANSIENT_CODES:
+        return _status(error) < 500 and _status(error) not in _RETRIED
     if code in _FINAL_CODES or code in {"403", "404", "NoSuchKey", "NoSuchBucket", "PreconditionFailed"}:
         return True
     if any(kind.__name__ in _FINAL_NAMES for kind in type(error).__mro__):
@@ -97,9 +114,35 @@ def failure_kind(error: BaseException) -> str:
     return "resets" if any(word in causes for word in _CONNECTION_ERRORS) else "other_failures"
 
 
+def absence(error: BaseException) -> BaseException:
+    """What ``error`` is: a missing object is FileNotFoundError, and nothing else is.
+
+    fsspec's HTTP filesystem raises FileNotFoundError for whatever went wrong, and another error for 410.
+    """
+    cause = error.__cause__
+    if (
+        isinstance(error, FileNotFoundError)
+        and isinstance(cause, Exception)
+        and not isinstance(cause, FileNotFoundError)
+    ):
+        is_of_http = bool(_http_status(cause)) or type(cause).__module__.partition(".")[0] == "aiohttp"
+        is_other = is_of_http or isinstance(cause, (TimeoutError, ConnectionError))
+        return cause if is_other and _http_status(cause) not in _GONE else error
+    return FileNotFoundError(str(error)) if _http_status(error) in _GONE else error
+
+
+def _http_status(error: BaseException) -> int:
+    """The status of a response over plain HTTP, as aiohttp's errors have it; 0 for any other error."""
+    status = getattr(error, "status", None)
+    is_of_aiohttp = type(error).__module__.partition(".")[0] == "aiohttp"
+    return status if is_of_aiohttp and isinstance(status, int) else 0
+
+
 def _status(error: BaseException) -> int:
     if isinstance(error, StoreAnswer):
         return error.status
+    if status := _http_status(error):
+        return status
     for e in (error, error.__cause__, error.__context__):
         response = getattr(e, "response", None)
         if isinstance(response, dict):
@@ -145,9 +188,12 @@ def call_with_retries(
         attempt += 1
         try:
             return action()
-        except (FileNotFoundError, FileExistsError, StokerError):
+        except (FileExistsError, StokerError):
             raise
-        except Exception as error:
+        except Exception as raised:
+            error = absence(raised)
+            if isinstance(error, FileNotFoundError):
+                raise error from (None if error is not raised else error.__cause__)
             if is_final(error):
                 raise _refusal(error, what, url) from error
             pause = random.uniform(0, delay)
@@ -179,6 +225,10 @@ def _refusal(error: BaseException, what: str, url: str) -> StorageError:
             "AWS_PROFILE, or run where a role gives them",
             url=url,
         )
+    if isinstance(error, OSError) and error.errno in _FINAL_ERRNOS:
+        why = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+        advice = f"{_FINAL_ERRNOS[error.errno]}, or choose another place"
+        return StorageError(f"cannot {what} {url} ({why}); {advice}", url=url)
     return StorageError(f"cannot {what} {url} ({_cause(error)})", url=url)
 
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stoker.errors import StorageError
+from stoker.storage.local import publishing
 from stoker.storage.location import Location
 from stoker.storage.retry import call_with_retries
 
@@ -154,16 +153,8 @@ def _call(place: Location, method: str, **arguments: Any) -> dict[str, Any]:
 
 
 def _write_local(path: Path, pieces: Pieces) -> Written:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            written = _pour(pieces(), file)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    return written
+    with publishing(path) as file:
+        return _pour(pieces(), file)
 
 
 def _write_other(place: Location, pieces: Pieces) -> Written:
