@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from stoker.dataset.format.index import IndexRow, ShardIndex, read_index
 from stoker.dataset.format.jpeg import Marks
 from stoker.dataset.format.manifest import MANIFEST, PAGE_ROWS, Manifest, Shard, Split, read_manifest, write_manifest
-from stoker.dataset.format.pages import PAGED_BYTES, check_pages, index_of_pages, pack_index, read_pages
+from stoker.dataset.format.pages import PAGED_BYTES, check_pages, index_of_pages, pack_index, read_pages, verify_pages
 from stoker.errors import DatasetError, StorageError
 from stoker.storage import BlockCache, Reads, locate
 from stoker.storage.retry import BadBody
@@ -140,6 +140,21 @@ def test_a_damaged_page_on_the_store_is_an_error_that_names_it_and_a_missing_ind
     (tmp_path / "0.idx").unlink()
     with pytest.raises(DatasetError, match=r"0\.idx: missing"):
         read_pages(root, shard, 0, 1)
+
+
+@pytest.mark.parametrize("has_marks", [True, False])
+def test_pages_that_say_something_else_than_their_index_do_not_pass_verification(
+    tmp_path: Path, *, has_marks: bool
+) -> None:
+    root, index = locate(tmp_path), index_of(300)
+    index = index if has_marks else dataclasses.replace(index, marked={})
+    shard = stored(tmp_path, index)
+    verify_pages(root, shard, read_index(root, shard))
+    other = dataclasses.replace(index, label=index.label + (np.arange(300) == 299))
+    with pytest.raises(DatasetError, match=r"0\.idx: its pages do not hold the rows"):
+        verify_pages(root, shard, other)
+    plain = dataclasses.replace(shard, page_bytes=0)
+    verify_pages(root, plain, other)
 
 
 def test_pages_change_neither_fingerprint_nor_the_manifest_of_a_set_without_them(tmp_path: Path) -> None:

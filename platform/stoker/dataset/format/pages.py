@@ -20,11 +20,13 @@ is a failed read, never wrong rows. All numbers are little-endian.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
 from stoker.dataset.format.index import ShardIndex
 from stoker.dataset.format.manifest import PAGE_ROWS, Shard, checksum
@@ -32,7 +34,7 @@ from stoker.errors import DatasetError
 from stoker.storage import BlockCache, Location, Reads
 from stoker.storage.retry import BadBody
 
-__all__ = ["PAGED_BYTES", "PackedIndex", "check_pages", "index_of_pages", "pack_index", "read_pages"]
+__all__ = ["PAGED_BYTES", "PackedIndex", "check_pages", "index_of_pages", "pack_index", "read_pages", "verify_pages"]
 
 PAGED_BYTES = 8 * 2**10
 """an index of at most so many bytes has no pages: a whole one costs little more than a request"""
@@ -109,6 +111,22 @@ def read_pages(
     return [found[page] for page in range(first, stop)]
 
 
+def verify_pages(root: Location, shard: Shard, index: ShardIndex) -> None:
+    """Read the pages of ``index``, if it has some, and compare their rows with its own.
+
+    Raises:
+        DatasetError: the index's object is missing, or a page says something else.
+        StorageError: it cannot be read, or every read within the timeout has a damaged page.
+    """
+    if not shard.page_bytes:
+        return
+    found = index_of_pages(shard, 0, read_pages(root, shard, 0, -(-shard.samples // PAGE_ROWS)))
+    if found.to_bytes() != (index if index.marked else replace(index, marked=_unmarked(len(index)))).to_bytes():
+        raise DatasetError(
+            f"{root / shard.index_path}: its pages do not hold the rows of the index; prepare the data set again"
+        )
+
+
 def check_pages(body: memoryview | bytes, shard: Shard, first: int) -> None:
     """Raise :class:`BadBody` unless ``body`` holds whole pages of the index of ``shard``, from ``first`` on."""
     size = shard.page_bytes
@@ -146,8 +164,7 @@ def _pages(index: ShardIndex) -> list[bytes]:
     rows = np.zeros(len(index), _ROW)
     for name in _COLUMNS:
         rows[name] = getattr(index, name)
-    rows["orientation"] = 1  # of an index that lacks the columns since 1.1
-    for name, column in index.marked.items():
+    for name, column in (index.marked or _unmarked(len(index))).items():
         rows[name] = column
     pages = []
     for first in range(0, len(index), PAGE_ROWS):
@@ -157,6 +174,11 @@ def _pages(index: ShardIndex) -> list[bytes]:
         part["key_end"] = ends - begin
         pages.append(part.tobytes() + index.key_bytes[begin : int(ends[-1])].tobytes())
     return pages
+
+
+def _unmarked(count: int) -> dict[str, NDArray[Any]]:
+    """The columns since 1.1 of an index that lacks them."""
+    return {name: np.full(count, name == "orientation", _ROW[name]) for name in _MARKS}
 
 
 def _sum(index_checksum: str, page: int, rest: bytes | memoryview) -> bytes:
