@@ -129,6 +129,19 @@ def test_neighbouring_pages_are_one_request_and_then_come_from_the_nodes_cache(t
         assert reads.counters.bytes == 3 * shard.page_bytes
 
 
+def test_a_damaged_page_in_the_nodes_cache_is_read_from_the_store_again(tmp_path: Path) -> None:
+    shard, root, reads = stored(tmp_path, index_of(1000)), locate(tmp_path), Reads()
+    with BlockCache(tmp_path / "cache", 2**20) as cache:
+        first = read_pages(root, shard, 3, 4, reads=reads, cache=cache)
+        block = next(p for p in (tmp_path / "cache").rglob("*") if p.is_file() and p.stat().st_size > shard.page_bytes)
+        body = bytearray(block.read_bytes())
+        body[-shard.page_bytes + 30] ^= 1
+        block.write_bytes(body)
+        assert read_pages(root, shard, 3, 4, reads=reads, cache=cache) == first
+        assert reads.counters.requests == 2
+        assert cache.counters.damaged == 1
+
+
 def test_a_damaged_page_on_the_store_is_an_error_that_names_it_and_a_missing_index_too(tmp_path: Path) -> None:
     shard, root = stored(tmp_path, index_of(1000)), locate(tmp_path, timeout_s=0.1)
     body = bytearray((tmp_path / "0.idx").read_bytes())
