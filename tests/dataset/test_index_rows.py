@@ -47,7 +47,7 @@ def test_indexes_that_do_not_fit_are_read_by_page_and_a_kept_page_is_not_read_ag
     found, base = rows.rows(2, PAGE_ROWS - 1, PAGE_ROWS + 15)
     assert (base, len(found)) == (0, 2 * PAGE_ROWS)
     found, base = rows.rows(2, PAGE_ROWS, 2 * PAGE_ROWS)
-    assert (base, found.key(0)) == (PAGE_ROWS, f"{PAGE_ROWS:09d}")
+    assert (base, len(found), found.key(0)) == (PAGE_ROWS, PAGE_ROWS, f"{PAGE_ROWS:09d}")
     found, base = rows.rows(2, PAGE_ROWS, 2 * PAGE_ROWS + 1)
     assert (base, len(found)) == (PAGE_ROWS, 2 * PAGE_ROWS)
     found, base = rows.rows(2, 995, 1000)
@@ -64,6 +64,24 @@ def test_old_indexes_without_pages_are_read_whole_whatever_their_size() -> None:
     assert rows.held_bytes == source.packed.index_bytes
     rows.rows(2, 10, 12)
     assert rows.held_bytes == source.packed.index_bytes
+
+
+def test_an_index_that_is_larger_than_the_bound_is_kept_until_the_next() -> None:
+    source = Counted(2, 1000)
+    old = [Shard("", 1, 1000, "", "", source.packed.index_bytes, source.packed.index_checksum)] * 2
+    rows = IndexRows(old, source, source.packed.index_bytes // 2)
+    for number in (0, 0, 1, 1):
+        rows.rows(number, 10, 12)
+    assert source.asked == [(0, 0, -1), (1, 0, -1)]
+
+
+def test_a_page_that_is_read_again_between_others_counts_once() -> None:
+    source = Counted(2, 1000)
+    rows = IndexRows(source.shards, source, source.packed.index_bytes)
+    rows.rows(0, PAGE_ROWS, PAGE_ROWS + 1)
+    rows.rows(0, 0, 3 * PAGE_ROWS)
+    assert source.asked == [(0, 1, 2), (0, 0, 3)]
+    assert rows.held_bytes == 3 * (source.packed.page_bytes + 512)
 
 
 def test_memory_stays_bounded_and_rows_right_with_many_threads() -> None:
