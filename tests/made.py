@@ -12,6 +12,7 @@ from PIL import Image
 from stoker.dataset.format.index import IndexRow, ShardIndex, payload_checksum
 from stoker.dataset.format.jpeg import read_marks
 from stoker.dataset.format.manifest import Manifest, Shard, Split, checksum, write_manifest
+from stoker.dataset.format.pages import pack_index
 from stoker.storage import Location, locate
 
 __all__ = ["write_dataset", "write_samples"]
@@ -57,11 +58,11 @@ def write_samples(url: str, shards: Sequence[Sequence[tuple[str, bytes, int]]], 
                     member.size = len(content)
                     tar.addfile(member, io.BytesIO(content))
                 number += 1
-        tarred, index, path = body.getvalue(), ShardIndex.of(rows).to_bytes(), f"train/{n:06d}"
+        tarred, index, path = body.getvalue(), pack_index(ShardIndex.of(rows)), f"train/{n:06d}"
         (root / f"{path}.tar").write(tarred)
-        (root / f"{path}.idx").write(index)
-        sums = checksum(tarred), checksum(index)
-        made.append(Shard(f"{path}.tar", len(tarred), len(rows), sums[0], f"{path}.idx", len(index), sums[1]))
+        (root / f"{path}.idx").write(index.data)
+        sizes = index.index_bytes, index.index_checksum, index.page_bytes
+        made.append(Shard(f"{path}.tar", len(tarred), len(rows), checksum(tarred), f"{path}.idx", *sizes))
     split = Split(number, tuple(made))
     write_manifest(root, Manifest(tuple(f"class{c}" for c in range(classes)), {"train": split}))
     return root

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.order.__main__ import order_figures, simulated_ranks, times_not_once
+from bench.order.__main__ import index_figures, order_figures, simulated_ranks, times_not_once
+from bench.order.indexes import CASES, count_index_reads
 from bench.order.rank import simulate
 
 
@@ -26,3 +27,27 @@ def test_the_worst_rank_counts() -> None:
     ranks = [{"peak_mb": 9.0, "seek_s": 0.1, "seconds": 0.5}, {"peak_mb": 8.0, "seek_s": 0.2, "seconds": 1.5}]
     missed = [figure.name for figure in order_figures(ranks, repeated=0, not_once=3) if figure.is_missed]
     assert missed == ["order_and_seek_s_a_rank", "samples_not_once_of_a_million"]
+
+
+def test_a_rank_reads_at_most_2_percent_of_indexes_beside_a_billion_samples() -> None:
+    for case in CASES:
+        counted = count_index_reads(replace(case, reads=1000))
+        assert counted["reads"] >= 1000
+        assert 0 < counted["percent"] <= 2, case.name
+        assert counted["index_requests"] <= counted["reads"]
+
+
+def test_whole_indexes_would_be_more_and_are_counted_by_the_same_policy() -> None:
+    case = replace(CASES[3], reads=500)
+    assert count_index_reads(replace(case, is_paged=False))["percent"] > 15
+
+
+def test_indexes_that_fit_into_memory_are_counted_once() -> None:
+    case = replace(CASES[0], samples=64_000, shards=64, ranks=2)
+    counted = count_index_reads(case)
+    assert counted["index_requests"] == 64
+
+
+def test_a_data_set_over_2_percent_misses_its_bar() -> None:
+    found = index_figures({"small": {"percent": 2.0}, "large": {"percent": 2.1}})
+    assert [figure.name for figure in found if figure.is_missed] == ["index_percent_large"]

@@ -1,16 +1,19 @@
 """Estimate the requests, bytes, time and cost of an epoch before it starts, by arithmetic alone.
 
 Reads are those of ``stoker.dataset.order`` without the joining of neighbours: one for each block, and one more where
-a slot's run or a shard ends inside a block. Each rank reads the index of each shard that it touches, again where its
-indexes outgrow their cache. The figures are therefore upper bounds, close ones but for a local cache.
+a slot's run or a shard ends inside a block. Each rank reads the index of each shard that it touches once if all fit
+into its memory; if not, it reads the pages of a block's rows (``stoker.dataset.index_rows``), and whole indexes again
+and again only where a data set has no pages. The figures are therefore upper bounds, close ones but for a local cache.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stoker.dataset.format.manifest import Split
+from stoker.dataset.format.manifest import PAGE_ROWS, Shard, Split
+from stoker.dataset.index_rows import INDEX_BYTES, PAGE_OVERHEAD_BYTES, uses_pages
 
 __all__ = ["EpochCost", "Prices", "Shape", "Store", "estimate_epoch"]
 
@@ -42,7 +45,7 @@ class Shape:
     ranks: int = 1
     block_samples: int = 16
     read_threads: int = 8
-    index_cache_bytes: int = 256 * 2**20
+    index_cache_bytes: int = INDEX_BYTES
     images_per_s: float | None = None
     """throughput of training on one rank, if known; None estimates the reading alone"""
 
@@ -127,11 +130,39 @@ def _block_reads(split: Split, shape: Shape) -> int:
 
 def _index_reads(split: Split, shape: Shape) -> tuple[int, int]:
     """(requests, bytes) for indexes: a rank's blocks fall on random shards, so it touches most or few of them."""
-    shards = len(split.shards)
-    mean_bytes = sum(shard.index_bytes for shard in split.shards) / shards
-    blocks = math.ceil(split.samples / shape.block_samples / shape.ranks)
-    touched = shards * -math.expm1(blocks * math.log1p(-1 / shards)) if shards > 1 else 1.0
-    cached = min(1.0, shape.index_cache_bytes / (touched * mean_bytes)) if mean_bytes else 1.0
-    a_rank = touched + (blocks - touched) * (1 - cached) if blocks > touched else touched
-    requests = shape.ranks * (1 + math.ceil(a_rank))  # 1 for the manifest
-    return requests, round(shape.ranks * math.ceil(a_rank) * mean_bytes)
+    paged: list[Shard] = []
+    if uses_pages(split.shards, shape.index_cache_bytes):
+        paged = [shard for shard in split.shards if shard.page_bytes]
+    whole = [shard for shard in split.shards if not (paged and shard.page_bytes)]
+    requests, bytes_ = shape.ranks, 0  # 1 for the manifest
+    for shards, reads in ((whole, _whole_reads), (paged, _page_reads)):
+        if shards:
+            fraction = sum(shard.samples for shard in shards) / split.samples
+            blocks = math.ceil(split.samples * fraction / shape.block_samples / shape.ranks)
+            more, of_bytes = reads(shards, blocks, shape)
+            requests += shape.ranks * math.ceil(more)
+            bytes_ += round(shape.ranks * of_bytes)
+    return requests, bytes_
+
+
+def _whole_reads(shards: Sequence[Shard], blocks: int, shape: Shape) -> tuple[float, float]:
+    """(requests, bytes) of a rank for whole indexes of ``shards``, on which ``blocks`` of its blocks fall."""
+    mean_bytes = sum(shard.index_bytes for shard in shards) / len(shards)
+    reads = math.ceil(_misses(blocks, len(shards), mean_bytes, shape))
+    return reads, reads * mean_bytes
+
+
+def _page_reads(shards: Sequence[Shard], blocks: int, shape: Shape) -> tuple[float, float]:
+    """(requests, bytes) of a rank for pages: neighbouring ones are one request."""
+    pages = sum(-(-shard.samples // PAGE_ROWS) for shard in shards)
+    mean_bytes = sum(-(-shard.samples // PAGE_ROWS) * shard.page_bytes for shard in shards) / pages
+    a_block = 1 + (shape.block_samples - 1) / PAGE_ROWS  # where a block begins anywhere in a page
+    misses = _misses(math.ceil(blocks * a_block), pages, mean_bytes + PAGE_OVERHEAD_BYTES, shape)
+    return min(blocks, misses), misses * mean_bytes
+
+
+def _misses(looks: int, of: int, mean_bytes: float, shape: Shape) -> float:
+    """Reads for ``looks`` at random ones ``of`` things that are kept while they fit into the memory for indexes."""
+    touched = of * -math.expm1(looks * math.log1p(-1 / of)) if of > 1 else 1.0
+    kept = min(1.0, shape.index_cache_bytes / (touched * mean_bytes)) if mean_bytes else 1.0
+    return touched + (looks - touched) * (1 - kept) if looks > touched else touched

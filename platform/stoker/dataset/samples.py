@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import itertools
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from stoker.dataset.format.index import ShardIndex, payload_checksum, read_index
+from stoker.dataset.format.index import ShardIndex, payload_checksum
 from stoker.dataset.format.jpeg import Marks
 from stoker.dataset.format.manifest import Split, read_manifest
+from stoker.dataset.index_rows import INDEX_BYTES, IndexRows, StoredIndexes
 from stoker.errors import DatasetError
 from stoker.storage import BlockCache, Location, Reads
 from stoker.storage.retry import BadBody
 
 __all__ = ["INDEX_BYTES", "Sample", "SampleReader", "ShardReader"]
-
-INDEX_BYTES = 256 * 2**20
-"""most bytes of indexes that a reader caches (or one index, if that is larger)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +40,9 @@ class Sample:
 class ShardReader:
     """Reads samples of one split by number. Safe to use from many threads.
 
-    Indexes are read when their shard is first needed and cached up to a bound in bytes; the least recently used are
-    evicted first. With a ``cache``, whole blocks of ``block`` samples are read and stored there, for later reads of
-    other parts in this epoch or the next.
+    Indexes are read when their shard is first needed and kept up to a bound in bytes, or read by page where all of them
+    are larger than that (``stoker.dataset.index_rows``). With a ``cache``, whole blocks of ``block`` samples are read
+    and stored there, for later reads of other parts in this epoch or the next.
     """
 
     def __init__(
@@ -63,10 +59,7 @@ class ShardReader:
         self._first = np.cumsum([0, *(shard.samples for shard in split.shards)])
         self._reads = reads or Reads()
         self._cache, self._block = cache, block
-        self._indexes: OrderedDict[int, ShardIndex] = OrderedDict()
-        self._index_bytes = 0
-        self._lock = threading.Lock()
-        self._loading: dict[int, threading.Lock] = {}
+        self._indexes = IndexRows(split.shards, StoredIndexes(root, split.shards, self._reads, cache))
 
     def expected_bytes(self, first: int, stop: int) -> int:
         """Approximate size in bytes of the samples ``first`` to ``stop``, from the manifest alone."""
@@ -99,18 +92,19 @@ class ShardReader:
         begin = int(self._first[number])
         where = self._shards[number].tar(self._root).url
         try:
-            index = self._index(number)
-            start, body = self._bytes(number, index, first, stop, is_alone=is_alone)
+            index, base = self._indexes.rows(number, *self._block_rows(number, first, stop))
+            start, body = self._bytes(number, index, base, first, stop, is_alone=is_alone)
         except FileNotFoundError:
             raise DatasetError(
                 f"{where}: missing, although the manifest names it; prepare the data set again"
             ) from None
-        offsets = index.offset[first:stop].tolist()
-        lengths = index.length[first:stop].tolist()
-        labels = index.label[first:stop].tolist()
+        rows = slice(first - base, stop - base)
+        offsets = index.offset[rows].tolist()
+        lengths = index.length[rows].tolist()
+        labels = index.label[rows].tolist()
         return [
             Sample(
-                begin + row,
+                begin + base + row,
                 index.key(row),
                 label,
                 body[offset - start : offset - start + length],
@@ -119,18 +113,25 @@ class ShardReader:
                 index.orientation(row),
                 index.marks(row),
             )
-            for row, offset, length, label in zip(range(first, stop), offsets, lengths, labels, strict=True)
+            for row, offset, length, label in zip(range(rows.start, rows.stop), offsets, lengths, labels, strict=True)
         ]
 
+    def _block_rows(self, number: int, first: int, stop: int) -> tuple[int, int]:
+        """The rows that a read of ``first`` to ``stop`` needs: with a cache, those of their blocks."""
+        if not self._cache:
+            return first, stop
+        begin, samples = int(self._first[number]), self._shards[number].samples
+        block_first = max(0, (begin + first) // self._block * self._block - begin)
+        return block_first, min(samples, -(-(begin + stop) // self._block) * self._block - begin)
+
     def _bytes(
-        self, number: int, index: ShardIndex, first: int, stop: int, *, is_alone: bool
+        self, number: int, index: ShardIndex, base: int, first: int, stop: int, *, is_alone: bool
     ) -> tuple[int, memoryview]:
-        """(offset in the tar, bytes from there on that hold rows ``first`` to ``stop``)."""
-        shard, begin = self._shards[number], int(self._first[number])
+        """(offset in the tar, bytes from there on that hold the rows); ``index`` begins at row ``base``."""
+        shard = self._shards[number]
         if self._cache:
-            block_first = max(0, (begin + first) // self._block * self._block - begin)
-            block_stop = min(len(index), -(-(begin + stop) // self._block) * self._block - begin)
-            rows = _Rows(index, block_first, block_stop)
+            block_first, block_stop = self._block_rows(number, first, stop)
+            rows = _Rows(index, block_first - base, block_stop - base)
             key = f"{shard.checksum}/{rows.start}-{rows.end}"
             body = self._cache.get(key, rows.check)
             if body is None and not is_alone:
@@ -138,33 +139,12 @@ class ShardReader:
                 self._cache.put(key, body)
             if body is not None:
                 return rows.start, body
-        rows = _Rows(index, first, stop)
+        rows = _Rows(index, first - base, stop - base)
         return rows.start, shard.tar(self._root).read_range(rows.start, rows.end, rows.check, reads=self._reads)
-
-    def _index(self, number: int) -> ShardIndex:
-        with self._lock:
-            if number in self._indexes:
-                self._indexes.move_to_end(number)
-                return self._indexes[number]
-            loading = self._loading.setdefault(number, threading.Lock())
-        with loading:
-            with self._lock:
-                if number in self._indexes:
-                    return self._indexes[number]
-            shard = self._shards[number]
-            index = read_index(self._root, shard, reads=self._reads, cache=self._cache)
-            with self._lock:
-                self._indexes[number] = index
-                self._index_bytes += shard.index_bytes
-                while self._index_bytes > INDEX_BYTES and len(self._indexes) > 1:
-                    dropped, _ = self._indexes.popitem(last=False)
-                    self._index_bytes -= self._shards[dropped].index_bytes
-                self._loading.pop(number, None)
-            return index
 
 
 class _Rows:
-    """The bytes of rows ``first`` to ``stop`` of a shard: ``start`` to ``end`` of the tar, and their checksums."""
+    """The bytes of rows ``first`` to ``stop`` of an index: ``start`` to ``end`` of the tar, and their checksums."""
 
     def __init__(self, index: ShardIndex, first: int, stop: int) -> None:
         self._index, self._first, self._stop = index, first, stop

@@ -1,4 +1,6 @@
-"""make bench-order: the order of 10^9 samples in 10^6 shards over 4,096 ranks, of which a few are simulated."""
+"""make bench-order: the order of 10^9 samples in 10^6 shards over 4,096 ranks, of which a few are simulated.
+
+Then the index bytes that a rank reads beside its samples, with pages and with whole indexes."""
 
 from __future__ import annotations
 
@@ -8,21 +10,30 @@ import random
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 
+from bench.order.indexes import CASES, count_index_reads
 from bench.order.rank import Simulated
 from bench.report import Figure, Measures, closing_line, figures_table, rounded, table
 from stoker.dataset.order import EpochOrder, key_of
 
-__all__ = ["main", "order_figures", "simulated_ranks", "times_not_once"]
+__all__ = ["index_figures", "main", "order_figures", "simulated_ranks", "times_not_once"]
 
 _SAMPLES, _SHARDS, _RANKS = 10**9, 10**6, 4096
 _MICRO_BATCH = 64
 _WHOLE = 10**6
 """samples of the smaller order that is checked completely"""
+_INDEX_COLUMNS = {
+    "reads": "reads",
+    "index_requests": "index requests",
+    "index_mb": "index MB",
+    "percent": "% of the data",
+    "held_mb": "held MB",
+}
 _COLUMNS = {"seek_s": "seek s", "seconds": "all s", "peak_mb": "peak MB", "reads": "reads", "samples": "samples"}
 
 
@@ -54,6 +65,18 @@ def main(arguments: Sequence[str]) -> int:
     every = np.concatenate(seen)
     figures = order_figures(found, len(every) - len(np.unique(every)), times_not_once(_WHOLE))
     print(f"\n{table(('rank', *_COLUMNS.values()), rows, is_markdown=given.markdown)}\n")
+    indexes, rows = {}, []
+    for case in CASES:
+        counted, whole = count_index_reads(case), count_index_reads(replace(case, is_paged=False))
+        indexes[case.name] = counted
+        print(
+            json.dumps({"case": case.name, **asdict(case), **{k: rounded(v) for k, v in counted.items()}}), flush=True
+        )
+        values = (*(counted[name] for name in _INDEX_COLUMNS), whole["percent"])
+        rows.append((case.name, *(f"{rounded(value):g}" for value in values)))
+    head = ("data set", *_INDEX_COLUMNS.values(), "%, whole indexes")
+    print(f"\n{table(head, rows, is_markdown=given.markdown)}\n")
+    figures += index_figures(indexes)
     print(f"{figures_table(figures, is_markdown=given.markdown)}\n")
     print(closing_line("order", figures), flush=True)
     return 1 if any(figure.bar == 0 and figure.is_missed for figure in figures) else 0
@@ -88,6 +111,11 @@ def order_figures(found: Sequence[Measures], repeated: int, not_once: int) -> li
         Figure("samples_on_two_ranks", repeated, 0.0, "at most"),
         Figure("samples_not_once_of_a_million", not_once, 0.0, "at most"),
     ]
+
+
+def index_figures(counted: Mapping[str, Measures]) -> list[Figure]:
+    """Bytes of indexes per 100 bytes of samples, for each data set."""
+    return [Figure(f"index_percent_{name}", one["percent"], 2.0, "at most") for name, one in counted.items()]
 
 
 if __name__ == "__main__":

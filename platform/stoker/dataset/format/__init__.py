@@ -9,9 +9,11 @@ file on the store               what it holds                                   
                                 labels                                              ``stoker.dataset.prepare.shards``
 ``<split>/000000.idx``          its index, a safetensors file of columns: offset,   ``index``: :class:`ShardIndex`,
                                 length, label, size and checksum of each sample     :class:`IndexRow`
+its pages, in the same object   the same rows again, row by row, 32 to a page,      ``pages``: :func:`pack_index`,
+                                so that a block's are one small range read          :func:`read_pages`
 an image in a shard             a JPEG with restart markers and a table of its      ``jpeg``: :class:`Marks`,
                                 restart intervals, so that a crop can be cut out    :func:`crop_jpeg`
 ==============================  ==================================================  ==================================
 
-``jpeg`` imports neither of the others, ``manifest`` neither of them, and ``index`` both.
+``jpeg`` imports none of the others, ``manifest`` neither, ``index`` both of these, and ``pages`` ``index``.
 """

@@ -153,7 +153,7 @@ class ShardIndex:
     def to_bytes(self) -> bytes:
         """The index file."""
         columns = {name: np.ascontiguousarray(getattr(self, name), dtype=kind) for name, kind in _COLUMNS.items()}
-        columns |= self.marked
+        columns |= {name: np.ascontiguousarray(column) for name, column in self.marked.items()}
         columns |= {"keys": self.key_bytes, "key_ends": self.key_ends}
         # One entry only: safetensors writes several in an order that differs from call to call.
         return safetensors.numpy.save(columns, metadata={"stoker-index": "1.1" if self.marked else "1.0"})

@@ -18,12 +18,24 @@ from stoker.errors import DatasetError
 from stoker.storage import Location, locate
 from stoker.storage.retry import BadBody
 
-__all__ = ["FORMAT_VERSION", "MANIFEST", "Manifest", "Shard", "Split", "checksum", "read_manifest", "write_manifest"]
+__all__ = [
+    "FORMAT_VERSION",
+    "MANIFEST",
+    "PAGE_ROWS",
+    "Manifest",
+    "Shard",
+    "Split",
+    "checksum",
+    "read_manifest",
+    "write_manifest",
+]
 
 MANIFEST = "dataset.json"
 FORMAT = "stoker-dataset"
-FORMAT_VERSION = (1, 1)
+FORMAT_VERSION = (1, 2)
 """(major, minor): a reader refuses a newer major version and reads any minor one."""
+PAGE_ROWS = 32
+"""rows of a page of an index (``stoker.dataset.format.pages``)"""
 
 
 def checksum(data: bytes | memoryview) -> str:
@@ -34,7 +46,8 @@ def checksum(data: bytes | memoryview) -> str:
 @dataclass(frozen=True)
 class Shard:
     """One tar file and its index; sizes in bytes. Paths are relative to the data set, or absolute for tars
-    that were indexed in place."""
+    that were indexed in place. ``page_bytes`` is the size of a page of the index, 0 if it has none; the fingerprint
+    does not cover it, because the rows are the same."""
 
     path: str
     bytes: int
@@ -43,6 +56,12 @@ class Shard:
     index_path: str
     index_bytes: int
     index_checksum: str
+    page_bytes: int = 0
+
+    @property
+    def index_object_bytes(self) -> int:
+        """Size of the index's object: the index and its pages."""
+        return self.index_bytes + -(-self.samples // PAGE_ROWS) * self.page_bytes
 
     def tar(self, root: Location) -> Location:
         """The location of this shard's tar, for the data set at ``root``."""
@@ -91,14 +110,22 @@ class Manifest:
 
 def write_manifest(root: Location, manifest: Manifest) -> None:
     """Publish the data set at ``root``: until this returns, readers find no data set."""
+    has_pages = any(shard.page_bytes for split in manifest.splits.values() for shard in split.shards)
     content = {
         "format": FORMAT,
-        "version": list(FORMAT_VERSION),
+        "version": list(FORMAT_VERSION if has_pages else (1, 1)),
         "fingerprint": manifest.fingerprint,
         "classes": list(manifest.classes),
-        "splits": {name: asdict(split) for name, split in manifest.splits.items()},
+        "splits": {
+            name: {"samples": split.samples, "shards": [_fields(shard) for shard in split.shards]}
+            for name, split in manifest.splits.items()
+        },
     }
     (root / MANIFEST).write(json.dumps(content, indent=1).encode())
+
+
+def _fields(shard: Shard) -> dict[str, str | int]:
+    return {name: value for name, value in asdict(shard).items() if name != "page_bytes" or value}
 
 
 def read_manifest(root: Location) -> Manifest:

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from stoker.dataset.decode import UndecodableImage
 from stoker.dataset.format.index import IndexRow, ShardIndex
 from stoker.dataset.format.manifest import Shard, checksum
+from stoker.dataset.format.pages import pack_index
 from stoker.dataset.prepare.contents import ReadsSamples, SummedReader
 from stoker.dataset.prepare.images import StoredImage, store_image
 from stoker.dataset.prepare.markers import program_version
@@ -144,18 +145,19 @@ def _add(archive: tarfile.TarFile, file: io.BytesIO, name: str, data: bytes) -> 
 
 
 def _write(task: ShardTask, tar: bytes, index: ShardIndex) -> Shard:
-    packed = index.to_bytes()
+    packed = pack_index(index)
     shard = Shard(
         path=f"{task.plan.name}.tar",
         bytes=len(tar),
         samples=len(index),
         checksum=checksum(tar),
         index_path=f"{task.plan.name}.idx",
-        index_bytes=len(packed),
-        index_checksum=checksum(packed),
+        index_bytes=packed.index_bytes,
+        index_checksum=packed.index_checksum,
+        page_bytes=packed.page_bytes,
     )
     (task.root / shard.path).write(tar)
-    (task.root / shard.index_path).write(packed)
+    (task.root / shard.index_path).write(packed.data)
     return shard
 
 
@@ -173,7 +175,8 @@ def recorded(task: ShardTask) -> Built | None:
         built = content["built"]
         shard = Shard(**built["shard"]) if built["shard"] else None
         if shard is not None and (
-            shard.tar(task.root).size() != shard.bytes or (task.root / shard.index_path).size() != shard.index_bytes
+            shard.tar(task.root).size() != shard.bytes
+            or (task.root / shard.index_path).size() != shard.index_object_bytes
         ):
             return None
     except (FileNotFoundError, ValueError, KeyError, TypeError):

@@ -17,7 +17,8 @@ import xxhash
 
 from stoker.dataset.decode import UndecodableImage
 from stoker.dataset.format.index import IndexRow, ShardIndex, payload_checksum
-from stoker.dataset.format.manifest import Shard, checksum
+from stoker.dataset.format.manifest import Shard
+from stoker.dataset.format.pages import pack_index
 from stoker.dataset.prepare.images import store_image
 from stoker.dataset.prepare.plan import Options
 from stoker.dataset.prepare.shards import BadFile, Built, ShardTask, record, recorded
@@ -56,18 +57,19 @@ def index_tar(task: ShardTask) -> Built:
         else:
             bad.append(BadFile(f"{entry.path}#{result.path}", result.reason))
     stream.drain()
-    packed = ShardIndex.of(rows).to_bytes()
+    packed = pack_index(ShardIndex.of(rows))
     shard = Shard(
         path=_path(task.root, stream.where),
         bytes=entry.bytes,
         samples=len(rows),
         checksum=f"xxh3_128:{stream.hasher.hexdigest()}",
         index_path=f"{INDEXES}/{task.plan.name}.idx",
-        index_bytes=len(packed),
-        index_checksum=checksum(packed),
+        index_bytes=packed.index_bytes,
+        index_checksum=packed.index_checksum,
+        page_bytes=packed.page_bytes,
     )
     if rows:
-        (task.root / shard.index_path).write(packed)
+        (task.root / shard.index_path).write(packed.data)
     built = Built(
         split=task.plan.split,
         number=task.plan.number,

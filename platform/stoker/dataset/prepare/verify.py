@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from stoker.dataset.format.index import ShardIndex, payload_checksum, read_index
 from stoker.dataset.format.manifest import Manifest, Shard, read_manifest
+from stoker.dataset.format.pages import verify_pages
 from stoker.errors import DatasetError
 from stoker.storage import Location
 from stoker.storage.retry import BadBody
@@ -60,6 +61,7 @@ def verify(root: Location, *, is_full: bool = False) -> Verified:
 
 def _check_shard(root: Location, shard: Shard, *, is_full: bool) -> ShardIndex:
     index = read_index(root, shard)
+    verify_pages(root, shard, index)
     where = shard.tar(root)
     try:
         size = where.size()
