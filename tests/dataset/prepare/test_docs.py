@@ -48,6 +48,8 @@ def place(tmp_path_factory: pytest.TempPathFactory, store: Store) -> tuple[Path,
     make_folder(here / "photos", {"cat": 20, "dog": 20})
     make_folder(here / "photos-with-flaws", {"cat": 4, "dog": 4})
     (here / "photos-with-flaws" / "cat" / "7.jpg").write_bytes(b"")
+    make_folder(here / "vehicles", {"bus": 3, "car/new": 3, "train/steam": 3})
+    make_folder(here / "extended", {f"{split}/{name}": 3 for split in ("train", "dev", "extra") for name in "ab"})
     for path in (here / "photos").rglob("*.jpg"):
         (raw / "photos" / path.parent.name / path.name).write(path.read_bytes())
     for folder, label in (("tars", "cls"), ("tars-with-names", "txt")):

@@ -109,7 +109,7 @@ def test_what_is_missing_or_damaged_gets_one_line(
 
     assert "holds ILSVRC2012_img_val.tar but not its labels; put ILSVRC2012_devkit_t12.tar.gz" in line()
     (root / "ILSVRC2012_devkit_t12.tar.gz").write(devkit[: len(devkit) // 2])
-    assert "ILSVRC2012_devkit_t12.tar.gz is not a valid gzipped tar" in line()
+    assert "ILSVRC2012_devkit_t12.tar.gz: not a valid gzipped tar" in line()
     (root / "imagenet_2012_validation_synset_labels.txt").write(b"n01440764\n" * 3)
     assert "no class for ILSVRC2012_val_00000004.JPEG" in line()
     (root / "imagenet_2012_validation_synset_labels.txt").write(b"n77777777\n" * 5)

@@ -40,9 +40,20 @@ def test_keys_are_unique_short_and_without_dots() -> None:
     assert keys[7:9] == ["s3/bucket/c/x", "root/x"]
 
 
-def test_a_name_that_is_not_utf8_is_refused_and_named() -> None:
-    with pytest.raises(DatasetError, match=r"this file's name is not UTF-8; rename it"):
-        listing(["a/\udcff.jpg"])
+def test_a_name_that_is_not_utf8_has_a_key_of_its_own_that_is() -> None:
+    paths = ["a/\udcff.jpg", "a/\udcfe.jpg", "a/\\xff.jpg", "a/" + "\udcff" * 90, "a/" + "\udcff" * 91]
+    entries = list(listing(paths))
+    keys = [entry.key for entry in entries]
+    assert keys[:2] == ["a/\\xff", "a/\\xfe"]
+    assert len(set(keys)) == len(paths)
+    assert all(len(key.encode()) <= 90 for key in keys)
+    assert [entry.path for entry in entries] == paths
+    assert [entry.shown_path for entry in entries[:3]] == ["a/\\xff.jpg", "a/\\xfe.jpg", "a/\\xff.jpg"]
+
+
+def test_half_a_surrogate_pair_in_a_name_is_refused_and_named() -> None:
+    with pytest.raises(DatasetError, match=r"'a/\\ud800\.jpg': this file's name is not UTF-8; rename it"):
+        listing(["a/\ud800.jpg"])
 
 
 def test_what_is_held_out_is_a_share_of_each_class_never_all_and_does_not_hang_on_the_order() -> None:

@@ -26,6 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", help="labelled images: a path, URL or torchvision://NAME?root=...")
     parser.add_argument("destination", metavar="DEST", help="path or URL to write the data set to")
     parser.add_argument("--kind", choices=sorted(KINDS), help="kind of SOURCE (default: recognised by URL or content)")
+    parser.add_argument(
+        "--top-folders",
+        choices=("classes", "splits"),
+        help="what the folders directly in a folder of images are, where their names do not tell",
+    )
     parser.add_argument("--image-column", help="column of images or their paths, in Parquet or a list")
     parser.add_argument("--label-column", help="column of labels, in Parquet or a list")
     parser.add_argument("--classes", help="file with the class names of WebDataset tars, one a line")
@@ -87,6 +92,7 @@ def prepare_command(given: argparse.Namespace) -> str:
         label_column=given.label_column,
         classes_file=given.classes,
         copies=given.copy,
+        top_folders=given.top_folders,
         on_bad=given.on_bad,
         checks=not given.no_check,
         jpeg=given.jpeg,

@@ -143,7 +143,7 @@ def find_duplicates(
     left_out = []
     for place in np.flatnonzero(~group_start).tolist():
         (split, gone), (kept_split, kept) = entry(int(order[place])), entry(int(first[place]))
-        left_out.append(Duplicate(gone.path, split, gone.label, kept.path, kept_split, kept.label))
+        left_out.append(Duplicate(gone.shown_path, split, gone.label, kept.shown_path, kept_split, kept.label))
     left_out.sort(key=lambda duplicate: (duplicate.split, duplicate.path))
     masks = dict(zip(names, np.split(stays, ends[:-1]), strict=True))
     return {name: masks[name] for name in source.splits}, left_out

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from stoker.errors import DatasetError
 
-__all__ = ["Entries", "Entry", "Listing"]
+__all__ = ["Entries", "Entry", "Listing", "shown"]
 
 _LONGEST_KEY = 90
 """in bytes: with its extension it fits the name field of a ustar header (POSIX.1-1988), 100 bytes"""
@@ -28,9 +28,9 @@ _STEP = 1 << 16
 class Entry:
     """One sample as a source lists it.
 
-    ``key`` names it in the data set; ``path`` locates it in the source and is shown to people; ``bytes`` is its length,
-    or an estimate where a source has no better; ``stamp`` changes when the file is written again; ``offset`` is its
-    position in the file, in units of its source.
+    ``key`` names it in the data set; ``path`` locates it in the source (bytes of a file's name that are not UTF-8 are
+    surrogates, as Python has them); ``bytes`` is its length, or an estimate where a source has no better; ``stamp``
+    changes when the file is written again; ``offset`` is its position in the file, in units of its source.
     """
 
     key: str
@@ -40,13 +40,18 @@ class Entry:
     stamp: int
     offset: int = 0
 
+    @property
+    def shown_path(self) -> str:
+        """The path for people and reports: text that every encoding of Unicode can hold."""
+        return shown(self.path)
+
 
 @dataclass(frozen=True, eq=False)
 class Entries:
     """The samples of a split in the order in which the source lists them; one row a sample, ``[n]`` each."""
 
     paths: bytearray
-    """all paths in UTF-8, concatenated"""
+    """all paths, concatenated: UTF-8, or as the file system has them"""
     start: NDArray[np.int64]
     length: NDArray[np.int32]
     label: NDArray[np.int32]
@@ -79,7 +84,7 @@ class Entries:
     def path(self, row: int) -> str:
         """The path of the sample in ``row``."""
         start = int(self.start[row])
-        return self.paths[start : start + int(self.length[row])].decode()
+        return self.paths[start : start + int(self.length[row])].decode(errors="surrogateescape")
 
     def take(self, rows: NDArray[Any]) -> Entries:
         """Select rows (numbers, or a mask), in this order."""
@@ -123,7 +128,7 @@ class Entries:
         key = _natural_key(path)
         if is_repeated or len(key.encode()) > _LONGEST_KEY:
             short = key.encode()[: _LONGEST_KEY - 17].decode(errors="ignore")
-            return f"{short}-{xxhash.xxh3_64_hexdigest(path.encode())}"
+            return f"{short}-{xxhash.xxh3_64_hexdigest(path.encode(errors='surrogateescape'))}"
         return key
 
 
@@ -144,11 +149,11 @@ class Listing:
         """Append a sample, see :class:`Entry`.
 
         Raises:
-            DatasetError: its name is not UTF-8.
+            DatasetError: its name is not text of any kind.
         """
         try:
-            encoded = path.encode()
-        except UnicodeEncodeError:
+            encoded = path.encode(errors="surrogateescape")
+        except UnicodeEncodeError:  # half a surrogate pair, which JSON can hold
             raise DatasetError(f"{path!r}: this file's name is not UTF-8; rename it") from None
         self._paths += encoded
         self._length.append(len(encoded))
@@ -178,9 +183,24 @@ class Listing:
         )
 
 
+def shown(path: str) -> str:
+    r"""``path`` with bytes that are not UTF-8 written out, as ``note\xf1.txt``; any other path as it is."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        try:
+            return path.encode(errors="surrogateescape").decode(errors="backslashreplace")
+        except UnicodeEncodeError:
+            return path.encode(errors="backslashreplace").decode()
+    return path
+
+
 def _natural_key(path: str) -> str:
-    """The path without extension and dots (a WebDataset key ends at the first), and without a URL's or root's mark."""
-    path = path.replace("://", "/").lstrip("/")
+    """The path without extension and dots (a WebDataset key ends at the first), and without a URL's or root's mark.
+
+    Always UTF-8: bytes of a file's name that are not are written out.
+    """
+    path = shown(path).replace("://", "/").lstrip("/")
     folder, _, file = path.rpartition("/")
     stem = file.rpartition(".")[0] or file
     return (f"{folder}/{stem}" if folder else stem).replace(".", "_")

@@ -47,6 +47,8 @@ class Options:
     """file with the class names of WebDataset tars, one a line"""
     copies: bool = False
     """whether samples of WebDataset tars are copied into new shards, instead of indexing the tars in place"""
+    top_folders: Literal["classes", "splits"] | None = None
+    """what the folders directly in a folder of images are; None: what their names say, or refused where these do not"""
     on_bad: Literal["fail", "skip"] = "fail"
     checks: bool = True
     """whether every image is decoded in full, instead of reading its header only"""

@@ -18,8 +18,9 @@ from stoker.dataset.decode import UndecodableImage
 from stoker.dataset.format.index import IndexRow, ShardIndex
 from stoker.dataset.format.manifest import Shard, checksum
 from stoker.dataset.format.pages import pack_index
+from stoker.dataset.prepare.checked import checked_image
 from stoker.dataset.prepare.contents import ReadsSamples, SummedReader
-from stoker.dataset.prepare.images import StoredImage, store_image
+from stoker.dataset.prepare.images import StoredImage
 from stoker.dataset.prepare.markers import program_version
 from stoker.dataset.prepare.plan import Entry, Options, ShardPlan, digest
 from stoker.storage import Location
@@ -124,9 +125,9 @@ def _images(task: ShardTask) -> Iterator[tuple[Entry, StoredImage | BadFile]]:
 
     def read(entry: Entry) -> tuple[Entry, StoredImage | BadFile]:
         try:
-            return entry, store_image(task.source.read(entry), task.options)
+            return entry, checked_image(task.source.read(entry), task.options)
         except UndecodableImage as error:
-            return entry, BadFile(entry.path, str(error))
+            return entry, BadFile(entry.shown_path, str(error))
 
     with ThreadPoolExecutor(_READERS, thread_name_prefix="stoker-source") as pool:
         try:

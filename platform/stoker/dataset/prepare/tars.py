@@ -7,7 +7,6 @@ Only ``index/<split>/<number>.idx`` is written, below the data set; the tar is n
 
 from __future__ import annotations
 
-import tarfile
 from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,12 +18,13 @@ from stoker.dataset.decode import UndecodableImage
 from stoker.dataset.format.index import IndexRow, ShardIndex, payload_checksum
 from stoker.dataset.format.manifest import Shard
 from stoker.dataset.format.pages import pack_index
-from stoker.dataset.prepare.images import store_image
+from stoker.dataset.prepare.checked import checked_image
 from stoker.dataset.prepare.plan import Options
 from stoker.dataset.prepare.shards import BadFile, Built, ShardTask, record, recorded
 from stoker.dataset.prepare.sources.readers import ArchiveReader, missing
-from stoker.dataset.prepare.sources.webdataset import AUDIO, BadSample, Member, is_used, pick, samples_of
-from stoker.errors import DatasetError
+from stoker.dataset.prepare.sources.tar_samples import AUDIO, Member, cut_of, is_used, reading, samples_of
+from stoker.dataset.prepare.sources.webdataset import BadSample, pick
+from stoker.dataset.prepare.tar_file import open_tar
 from stoker.storage import Location
 
 __all__ = ["INDEXES", "index_tar"]
@@ -55,7 +55,7 @@ def index_tar(task: ShardTask) -> Built:
         if isinstance(result, IndexRow):
             rows.append(result)
         else:
-            bad.append(BadFile(f"{entry.path}#{result.path}", result.reason))
+            bad.append(BadFile(f"{entry.path}#{result.path}" if result.path else entry.path, result.reason))
     stream.drain()
     packed = pack_index(ShardIndex.of(rows))
     shard = Shard(
@@ -91,13 +91,13 @@ class _Stream:
 
     def __init__(self, where: Location, size: int) -> None:
         self.where, self.hasher = where, xxhash.xxh3_128()
-        self._size, self._at = size, 0
+        self.size, self._at = size, 0
         self._held, self._used = memoryview(b""), 0
 
     def read(self, size: int) -> bytes:
         """At most ``size`` of the next bytes; none at the end."""
-        if self._used == len(self._held) and self._at < self._size:
-            stop = min(self._size, self._at + _CHUNK_BYTES)
+        if self._used == len(self._held) and self._at < self.size:
+            stop = min(self.size, self._at + _CHUNK_BYTES)
             try:
                 self._held = memoryview(self.where.read_range(self._at, stop))
             except FileNotFoundError:
@@ -115,36 +115,33 @@ class _Stream:
 
 
 def _checked(stream: _Stream, classes: tuple[str, ...], options: Options) -> Iterator[IndexRow | BadFile]:
-    """The row of each sample, or why it is invalid, in the order of the tar."""
+    """The row of each sample, or why it is invalid, in the order of the tar; then why the tar itself may be cut."""
     waiting: deque[Future[IndexRow | BadFile]] = deque()
-    with ThreadPoolExecutor(_READERS, thread_name_prefix="stoker-source") as pool, _opened(stream) as archive:
+    with reading(stream.where):
+        opened = open_tar(stream, is_stream=True, buffer_bytes=_BUFFER_BYTES)
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="stoker-source") as pool, opened as archive:
         try:
-            for key, members in samples_of(archive, stream.where, is_used):
+            for key, members in samples_of(archive, stream.where, stream.size, is_used):
                 waiting.append(pool.submit(_row, key, members, classes, options))
                 if len(waiting) >= _IN_FLIGHT:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
+            cut = cut_of(archive, stream.where)
+            if cut:
+                yield BadFile("", cut)
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _opened(stream: _Stream) -> tarfile.TarFile:
-    try:
-        return tarfile.open(fileobj=stream, mode="r|", bufsize=_BUFFER_BYTES)  # type: ignore[call-overload]
-    except tarfile.TarError as error:
-        raise DatasetError(
-            f"{stream.where}: not a valid tar ({error}); write it again, or move it out of the folder"
-        ) from None
 
 
 def _row(key: str, members: list[Member], classes: tuple[str, ...], options: Options) -> IndexRow | BadFile:
     try:
         payload, label = pick(members, classes)
-        assert payload.data is not None
+        if payload.data is None:
+            raise BadSample(f"its {payload.extension} member has {payload.size:,} bytes, more than an image may have")
         if payload.extension in AUDIO:
             return _sound(key, payload.data, label, payload.offset)
-        return store_image(payload.data, options).row(key, label, payload.offset)
+        return checked_image(payload.data, options).row(key, label, payload.offset)
     except (BadSample, UndecodableImage) as error:
         return BadFile(key, str(error))
 

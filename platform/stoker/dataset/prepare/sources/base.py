@@ -11,7 +11,15 @@ from stoker.dataset.prepare.entries import Entries, Entry
 
 __all__ = ["Reader", "RunReader", "Source", "run_of", "runs", "split_name"]
 
-_SPLITS = {"train": "train", "validation": "validation", "val": "validation", "valid": "validation", "test": "test"}
+_SPLITS = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "val": "validation",
+    "valid": "validation",
+    "test": "test",
+    "testing": "test",
+}
 
 
 class Reader(Protocol):
@@ -75,7 +83,7 @@ class Source:
 
 
 def split_name(word: str) -> str | None:
-    """The split named by ``word``: train, validation (val, valid) or test; None for any other word."""
+    """The split named by ``word`` in any case: train(ing), validation (val, valid), test(ing); None for any other."""
     return _SPLITS.get(word.lower())
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from stoker.dataset.prepare.borders import parsing
 from stoker.dataset.prepare.plan import Options
 from stoker.dataset.prepare.sources.base import Source
 from stoker.dataset.prepare.sources.csv_jsonl import is_list, open_list
@@ -80,9 +81,11 @@ def open_source(source: str, options: Options, *, kind: str | None = None, timeo
         DatasetError: nothing there that can be a source, or it lacks a train split.
         StorageError: the place cannot be read.
     """
-    chosen = KINDS[kind or _recognised(source, timeout_s)]
+    name = kind or _recognised(source, timeout_s)
+    chosen = KINDS[name]
     location = locate(source, timeout_s=timeout_s) if chosen.is_filesystem else Location(source, timeout_s)
-    opened = chosen.open(location, options)
+    with parsing(source, f"cannot be listed as a source of the kind {name}", "check its files, or give another --kind"):
+        opened = chosen.open(location, options)
     if "train" not in opened.splits:
         raise DatasetError(
             f"{source} has no train split, only {', '.join(opened.splits) or 'empty ones'}; add the images to train on"

@@ -13,12 +13,14 @@ import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from stoker.dataset.prepare.entries import Entries, Listing
+from stoker.dataset.prepare.borders import one_line, parsing
+from stoker.dataset.prepare.entries import Entries, Listing, shown
 from stoker.dataset.prepare.plan import Options
 from stoker.dataset.prepare.sources.base import Source
 from stoker.dataset.prepare.sources.files import FileStats, files_in
-from stoker.dataset.prepare.sources.readers import ArchiveReader
-from stoker.errors import DatasetError
+from stoker.dataset.prepare.sources.readers import ArchiveReader, missing
+from stoker.dataset.prepare.tar_file import has_end, headers, open_tar
+from stoker.errors import DatasetError, StokerError
 from stoker.storage import Location
 from stoker.storage.range_file import RangeFile
 
@@ -31,6 +33,9 @@ _WNIDS, _SOLUTION = "imagenet_2012_validation_synset_labels.txt", "LOC_val_solut
 _SCANNERS = 32
 _HEADER_AHEAD = 2048
 """bytes that a look at a header fetches: the byte before it that tarfile needs, itself, and a long name"""
+_MOST_BYTES = 1 << 26
+"""read of a file in the devkit"""
+_LONGEST_NUMBER = 18
 
 
 def holds_imagenet(_: Location, files: FileStats, __: list[str]) -> bool:
@@ -93,13 +98,11 @@ def _validation(location: Location, files: FileStats, classes: tuple[str, ...]) 
 def _truth(location: Location, files: FileStats) -> tuple[dict[int, str], str]:
     """(number of each validation image to its WNID, the file that says so)."""
     if _WNIDS in files:
-        return dict(enumerate(_words(location / _WNIDS), start=1)), _WNIDS
+        return dict(enumerate(_words(location, _WNIDS, (location / _WNIDS).read()), start=1)), _WNIDS
     if _SOLUTION in files:
-        rows = csv.DictReader(io.StringIO((location / _SOLUTION).read().decode()))
-        try:
+        with parsing(location / _SOLUTION, "not as Kaggle ships it", "get it again"):
+            rows = csv.DictReader(io.StringIO((location / _SOLUTION).read().decode()))
             return {int(r["ImageId"].rpartition("_")[2]): r["PredictionString"].split()[0] for r in rows}, _SOLUTION
-        except (KeyError, ValueError, IndexError):
-            raise DatasetError(f"{location / _SOLUTION} is not as Kaggle ships it; get it again") from None
     given = {name: (location / name).read() for name in (_TRUTH, _META, _MAP) if name in files}
     if _DEVKIT in files:
         given = _devkit(location / _DEVKIT) | given
@@ -108,10 +111,10 @@ def _truth(location: Location, files: FileStats) -> tuple[dict[int, str], str]:
             f"{location} holds {_VALIDATION_TAR} but not its labels; put {_DEVKIT}, {_WNIDS} or {_SOLUTION} next to "
             f"it, or {_TRUTH} with {_META} or {_MAP}"
         )
-    wnids = _numbers_by_map(given[_MAP]) if _MAP in given else _numbers_by_meta(given[_META], location)
+    wnids = _numbers_by_map(given[_MAP], location) if _MAP in given else _numbers_by_meta(given[_META], location)
     truth = {}
-    for line, word in enumerate(given[_TRUTH].decode().split(), start=1):
-        if not word.isdigit() or int(word) not in wnids:
+    for line, word in enumerate(_words(location, _TRUTH, given[_TRUTH]), start=1):
+        if not word.isdecimal() or int(word[:_LONGEST_NUMBER]) not in wnids:
             raise DatasetError(
                 f"{location}: line {line} of {_TRUTH} is {word!r}, which is not a class number; get it again"
             )
@@ -121,20 +124,22 @@ def _truth(location: Location, files: FileStats) -> tuple[dict[int, str], str]:
 
 def _devkit(where: Location) -> dict[str, bytes]:
     found = {}
-    try:
-        with tarfile.open(fileobj=io.BytesIO(where.read()), mode="r:gz") as archive:
-            for member in archive:
-                name = member.name.rpartition("/")[2]
-                if name in (_TRUTH, _META, _MAP) and (file := archive.extractfile(member)) is not None:
-                    found[name] = file.read()
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise DatasetError(f"{where} is not a valid gzipped tar ({error}); get the devkit again") from None
+    packed = io.BytesIO(where.read())
+    with (
+        parsing(where, "not a valid gzipped tar", "get the devkit again"),
+        tarfile.open(fileobj=packed, mode="r:gz") as archive,
+    ):
+        for member in archive:
+            name = member.name.rpartition("/")[2]
+            if name in (_TRUTH, _META, _MAP) and (file := archive.extractfile(member)) is not None:
+                found[name] = file.read(_MOST_BYTES)
     return found
 
 
-def _numbers_by_map(text: bytes) -> dict[int, str]:
-    lines = (line.split() for line in text.decode().splitlines())
-    return {int(words[1]): words[0] for words in lines if len(words) > 1 and words[1].isdigit()}
+def _numbers_by_map(text: bytes, location: Location) -> dict[int, str]:
+    with parsing(location / _MAP, "not as the devkit has it", "get it again"):
+        lines = (line.split() for line in text.decode().splitlines())
+        return {int(words[1]): words[0] for words in lines if len(words) > 1 and words[1].isdecimal()}
 
 
 def _numbers_by_meta(data: bytes, location: Location) -> dict[int, str]:
@@ -145,27 +150,31 @@ def _numbers_by_meta(data: bytes, location: Location) -> dict[int, str]:
         raise DatasetError(
             f"{location}: reading the devkit's {_META} needs scipy; pip install scipy, or put {_WNIDS} next to it"
         ) from None
-    try:
+    with parsing(location, f"{_META} of the devkit cannot be read", "get the devkit again"):
         synsets = loadmat(io.BytesIO(data), squeeze_me=True)["synsets"]
         rows = zip(synsets["ILSVRC2012_ID"], synsets["WNID"], synsets["num_children"], strict=True)
         return {int(number): str(wnid) for number, wnid, children in rows if int(children) == 0}
-    except (KeyError, ValueError, TypeError, IndexError, OSError) as error:
-        raise DatasetError(
-            f"{location}: {_META} of the devkit cannot be read ({error}); get the devkit again"
-        ) from None
 
 
-def _words(where: Location) -> list[str]:
-    return where.read().decode().split()
+def _words(location: Location, name: str, data: bytes) -> list[str]:
+    with parsing(location / name, "not text", "get it again"):
+        return data.decode().split()
 
 
 def _members(where: Location, start: int, size: int) -> Iterator[tuple[str, int, int]]:
     """(name, offset in the object, bytes) of the files in the tar at ``[start, start + size)``."""
     file = RangeFile(where, size, start=start, ahead=_HEADER_AHEAD)
     try:
-        with tarfile.open(fileobj=file, mode="r:") as archive:
-            while (member := archive.next()) is not None:
+        with open_tar(file) as archive:
+            for member in headers(archive, size):
                 if member.isfile() and not member.name.rpartition("/")[2].startswith("."):
-                    yield member.name.removeprefix("./"), start + member.offset_data, member.size
-    except tarfile.TarError as error:
-        raise DatasetError(f"{where}: damaged at or after byte {start + file.tell()} ({error}); get it again") from None
+                    yield shown(member.name).removeprefix("./"), start + member.offset_data, member.size
+            has_end(archive)
+    except StokerError:
+        raise
+    except FileNotFoundError:
+        raise missing(where, "the archives") from None
+    except Exception as error:
+        raise DatasetError(
+            f"{where}: damaged at or after byte {start + file.tell()} ({one_line(error)}); get it again"
+        ) from None

@@ -1,40 +1,36 @@
 """Read samples and their labels from the members of WebDataset tars.
 
-The rules are WebDataset's own: a member's key is its path up to the first dot of the file name, what follows is its
-extension, and neighbours with the same key are one sample. Tars are indexed in place (``prepare.tars``); with
-``copies`` their samples go through the ordinary preparation, into new shards.
+Tars are indexed in place (``prepare.tars``); with ``copies`` their samples go through the ordinary preparation, into
+new shards. How members become samples is in ``tar_samples``.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
-import tarfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 from stoker.dataset.prepare.entries import Entries, Listing
 from stoker.dataset.prepare.plan import Options
 from stoker.dataset.prepare.sources.base import Source, split_name
 from stoker.dataset.prepare.sources.files import FileStats, files_in
 from stoker.dataset.prepare.sources.readers import ArchiveReader
+from stoker.dataset.prepare.sources.tar_samples import AUDIO, LABELS, PAYLOADS, Member, cut_of, reading, samples_of
+from stoker.dataset.prepare.tar_file import open_tar
 from stoker.errors import DatasetError
 from stoker.storage import Location, locate
 from stoker.storage.range_file import RangeFile
 
-__all__ = ["AUDIO", "BadSample", "Member", "holds_tars", "is_used", "open_webdataset", "pick", "samples_of"]
+__all__ = ["BadSample", "holds_tars", "open_webdataset", "pick"]
 
-AUDIO = ("wav", "flac")
-_PAYLOADS = ("jpg", "jpeg", "png", "webp", "gif", *AUDIO)
-_LABELS = ("cls", "json", "txt")
 _JSON_LABELS = ("label", "cls", "class")
 _SPLITS = ("train", "validation", "test")
 _OWN_FOLDERS = ("build", "index")
 """what stoker writes next to tars that it indexes in place"""
 _MOST_CLASSES = 1_000_000
 """without class names; a larger label is a mistake rather than a class"""
+_MOST_NAMED = 30
 _COMPRESSED = re.compile(r"\.(tar\.(gz|bz2|xz|zst|lz4)|tgz|tbz2?|txz)$", re.IGNORECASE)
 _SCANNERS = 16
 _HEADER_AHEAD = 2048
@@ -43,22 +39,6 @@ _HEADER_AHEAD = 2048
 
 class BadSample(Exception):
     """Members that are not a valid sample; the text is the reason."""
-
-
-@dataclass(frozen=True)
-class Member:
-    """One file of a sample: its extension in lower case, and the place of its bytes in the tar; ``data`` if read."""
-
-    name: str
-    extension: str
-    offset: int
-    size: int
-    data: bytes | None
-
-
-def is_used(extension: str) -> bool:
-    """Whether a member with this extension is used: an image, audio or a label."""
-    return extension in _PAYLOADS or extension in _LABELS
 
 
 def holds_tars(location: Location, files: FileStats, folders: list[str]) -> bool:
@@ -97,18 +77,6 @@ def open_webdataset(location: Location, options: Options) -> Source:
     return Source(location.url, classes, splits, ArchiveReader(location), is_indexed=True)
 
 
-def samples_of(
-    archive: tarfile.TarFile, where: Location, reads: Callable[[str], bool]
-) -> Iterator[tuple[str, list[Member]]]:
-    """(key, members) of each sample; the data of members whose extension ``reads`` accepts are read.
-
-    Raises:
-        DatasetError: the tar is damaged.
-    """
-    for key, group in itertools.groupby(_members(archive, where, reads), key=lambda pair: pair[0]):
-        yield key, [member for _, member in group]
-
-
 def pick(members: Iterable[Member], classes: tuple[str, ...]) -> tuple[Member, int]:
     """(the member with the image or sound, the label) of a sample.
 
@@ -120,22 +88,30 @@ def pick(members: Iterable[Member], classes: tuple[str, ...]) -> tuple[Member, i
         if member.extension in by_extension:
             raise BadSample(f"the tar holds two members {member.name} of one sample")
         by_extension[member.extension] = member
-    payload = next((member for extension, member in by_extension.items() if extension in _PAYLOADS), None)
+    payload = next((member for extension, member in by_extension.items() if extension in PAYLOADS), None)
     if payload is None:
-        raise BadSample(f"no image ({', '.join(_PAYLOADS)}) among its members {', '.join(by_extension)}")
-    for extension in _LABELS:
+        raise BadSample(f"no image ({', '.join(PAYLOADS)}) among its members {_some(by_extension)}")
+    for extension in LABELS:
         if extension in by_extension:
             return payload, _label(by_extension[extension], classes)
-    raise BadSample(f"no label ({', '.join(_LABELS)}) among its members {', '.join(by_extension)}")
+    raise BadSample(f"no label ({', '.join(LABELS)}) among its members {_some(by_extension)}")
+
+
+def _some(extensions: Iterable[str]) -> str:
+    found = list(extensions)
+    return ", ".join(found[:_MOST_NAMED]) + (
+        f" and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
+    )
 
 
 def _label(member: Member, classes: tuple[str, ...]) -> int:
-    assert member.data is not None
+    if member.data is None:
+        raise BadSample(f"its {member.extension} member has {member.size:,} bytes, more than a label has")
     text: object = member.data.decode(errors="replace").strip()
     if member.extension == "json":
         try:
             content = json.loads(member.data)
-        except ValueError:
+        except Exception:
             raise BadSample("its json member is no JSON") from None
         found = [content[name] for name in _JSON_LABELS if name in content] if isinstance(content, dict) else [content]
         if not found:
@@ -155,32 +131,6 @@ def _label(member: Member, classes: tuple[str, ...]) -> int:
     if not 0 <= number < most:
         raise BadSample(f"its label {number} is not below the {most:,} classes")
     return number
-
-
-def _members(archive: tarfile.TarFile, where: Location, reads: Callable[[str], bool]) -> Iterator[tuple[str, Member]]:
-    try:
-        while (member := archive.next()) is not None:
-            archive.members.clear()  # type: ignore[attr-defined]  # tarfile remembers all, 1 kB each
-            key, name = _key(member.name), member.name
-            if not member.isreg() or key is None or member.issparse():
-                continue
-            extension = name[len(key) + 1 :].lower()
-            file = archive.extractfile(member) if reads(extension) else None
-            data = None if file is None else file.read()
-            yield key, Member(name, extension, member.offset_data, member.size, data)
-    except (tarfile.TarError, EOFError) as error:
-        raise DatasetError(
-            f"{where}: not a complete tar ({error}); write it again, or move it out of the folder"
-        ) from None
-
-
-def _key(name: str) -> str | None:
-    """The path up to the first dot of the file name; None for a file without one or that only describes the tar."""
-    folder, _, file = name.rpartition("/")
-    stem, dot, _ = file.partition(".")
-    if not stem or not dot or (not folder and file.startswith("__") and file.endswith("__")):
-        return None
-    return f"{folder}/{stem}" if folder else stem
 
 
 def _tars(location: Location) -> FileStats:
@@ -244,7 +194,9 @@ def _samples(location: Location, tars: FileStats, classes: tuple[str, ...]) -> S
     with ThreadPoolExecutor(_SCANNERS, thread_name_prefix="stoker-list") as pool:
         scans = pool.map(lambda path: _scan(location / path, tars[path][0], classes), paths)
         for path, scan in zip(paths, scans, strict=True):
-            for payload, label in scan:
+            found, cut = scan
+            strays += [(path, cut)] if cut else []
+            for payload, label in found:
                 if isinstance(label, str):
                     strays.append((f"{path}#{payload.name}", label))
                 else:
@@ -257,10 +209,13 @@ def _samples(location: Location, tars: FileStats, classes: tuple[str, ...]) -> S
     return Source(location.url, names, splits, ArchiveReader(location), tuple(strays))
 
 
-def _scan(where: Location, size: int, classes: tuple[str, ...]) -> list[tuple[Member, int | str]]:
+def _scan(where: Location, size: int, classes: tuple[str, ...]) -> tuple[list[tuple[Member, int | str]], str]:
+    """(each sample's image with its label, or a member of it with why it is invalid; why the tar may have been cut)."""
     found: list[tuple[Member, int | str]] = []
-    with tarfile.open(fileobj=RangeFile(where, size, ahead=_HEADER_AHEAD), mode="r:") as archive:
-        for _, members in samples_of(archive, where, _LABELS.__contains__):
+    with reading(where):
+        archive = open_tar(RangeFile(where, size, ahead=_HEADER_AHEAD))
+    with archive:
+        for _, members in samples_of(archive, where, size, LABELS.__contains__):
             try:
                 payload, label = pick(members, classes)
                 if payload.extension in AUDIO:
@@ -268,4 +223,4 @@ def _scan(where: Location, size: int, classes: tuple[str, ...]) -> list[tuple[Me
                 found.append((payload, label))
             except BadSample as error:
                 found.append((members[0], str(error)))
-    return found
+        return found, cut_of(archive, where)
