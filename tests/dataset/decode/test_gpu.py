@@ -187,7 +187,7 @@ def test_a_recipe_that_wants_a_gpu_where_there_is_none_is_refused_before_a_sampl
 def test_the_loader_gives_it_whole_micro_batches_and_names_the_corrupt(root: Location, tmp_path: object) -> None:
     decoder, batch = on_gpu()
     data = Data(url=root.url, image_size=SIDE, decode_threads=3)
-    made = list(Loader(root, "train", global_batch=10, micro_batch=5, data=data, decoder=decoder))
+    made = list(Loader(root, "train", global_batch=10, micro_batch=5, data=data, decoder=decoder, epochs=1))
     exact = list(Loader(root, "train", global_batch=10, micro_batch=5, data=data))
     assert batch.calls == [5] * 6
     for one, other in zip(made, exact, strict=True):

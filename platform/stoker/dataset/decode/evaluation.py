@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,6 +16,9 @@ from stoker.dataset.samples import Sample
 
 __all__ = ["EvaluationImages", "evaluation_image"]
 
+_LONGEST = 8
+"""an image that is longer, in widths, is cut before it is resized; photographs and panoramas are not"""
+
 
 def evaluation_image(data: bytes | memoryview, *, image_size: int, resize: int) -> Tensor:
     """The image, its shorter side resized to ``resize``, its centre cropped: uint8 [3, image_size, image_size].
@@ -24,13 +28,26 @@ def evaluation_image(data: bytes | memoryview, *, image_size: int, resize: int) 
     Raises:
         UndecodableImage: see :func:`stoker.dataset.decode.decode`.
     """
-    image = decode(data)
+    image = _not_longer(decode(data), max(_LONGEST, 2 * math.ceil(image_size / resize)))
     height, width = image.shape[-2:]
     if height <= width:
         resized = resample(image, resize, int(resize * width / height))
     else:
         resized = resample(image, int(resize * height / width), resize)
     return transform.center_crop_image(resized, [image_size, image_size])
+
+
+def _not_longer(image: Tensor, times: int) -> Tensor:
+    """The middle of ``image``, at most ``times`` as long as it is wide: far more than the centre crop needs.
+
+    A line of 60,000 pixels would become 256 times as high and as long.
+    """
+    height, width = image.shape[-2:]
+    short, long = min(height, width), max(height, width)
+    # as odd or even as the whole, so that the middle stays the middle
+    if (over := (long - times * short) // 2) <= 0:
+        return image
+    return image.narrow(-1 if width > height else -2, over, long - 2 * over)
 
 
 class EvaluationImages:

@@ -31,6 +31,7 @@ from stoker.dataset.decode.crop import CROP_DRAWS, random_resized_crop, stored_b
 from stoker.dataset.decode.decoder import UndecodableSample
 from stoker.dataset.decode.image import UndecodableImage, image_kind
 from stoker.dataset.decode.training import TrainingImages
+from stoker.dataset.format.image_header import exif_orientation
 from stoker.dataset.format.jpeg import Box, crop_jpeg
 from stoker.dataset.samples import Sample
 from stoker.errors import RecipeError
@@ -42,9 +43,7 @@ DecodeBatch = Callable[[list[Tensor], torch.device], list[Tensor]]
 """JPEGs (uint8 [bytes], on the CPU) to stored pixels on the device (uint8 [3, H, W], RGB): all, or RuntimeError"""
 
 _TURNED = 5
-_ORIENTATIONS = range(1, 9)
 _SOS, _EOI = b"\xff\xda", b"\xff\xd9"
-_ORIENTATION = 0x0112
 _HEADER_ERRORS = (UndecodableImage, OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError)
 _ADOBE = b"\xff\xee\x00\x0eAdobe"
 _TRANSFORM = 15
@@ -208,12 +207,9 @@ def _whole_jpeg(data: memoryview) -> _Cut | None:
         with Image.open(io.BytesIO(stored), formats=("JPEG",)) as image:
             if image.mode == "CMYK" or image.info.get("adobe_transform") == 0:
                 return None
-            orientation = image.getexif().get(_ORIENTATION, 1)
     except _HEADER_ERRORS:
         return None
-    return _Cut(
-        torch.frombuffer(bytearray(data), dtype=torch.uint8), orientation if orientation in _ORIENTATIONS else 1
-    )
+    return _Cut(torch.frombuffer(bytearray(data), dtype=torch.uint8), exif_orientation(data, "jpg"))
 
 
 def _is_in_rgb(header: memoryview) -> bool:

@@ -1,7 +1,8 @@
 """Decode encoded image bytes to the pixels of the whole image.
 
 Pixels are uint8 [3, H, W], RGB. Images are turned upright by their EXIF orientation, so that the model sees what
-people see. Decoders and resampling release the interpreter's lock: call from threads.
+people see; :mod:`stoker.dataset.format.image_header` alone reads it, never a decoder. Decoders and resampling release
+the interpreter's lock: call from threads.
 """
 
 from __future__ import annotations
@@ -11,18 +12,23 @@ import struct
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torchvision.io import ImageReadMode  # registers torch.ops.image too
 
+from stoker.dataset.decode.crop import turned
 from stoker.dataset.decode.decoder import UndecodableSample
+from stoker.dataset.format.image_header import exif_orientation, without_text
 
 __all__ = ["UndecodableImage", "decode", "decode_jpeg", "empty_images", "image_kind", "image_size", "resample"]
 
 _RGB = ImageReadMode.RGB.value
 _PNG_END = b"IEND\xaeB`\x82"
 _WEBP_ANIMATED, _WEBP_EXIF = 0x02, 0x08
-_PILLOW_ERRORS = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
+_PILLOW_ERRORS = (
+    *(OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError),
+    *(TypeError, AttributeError, LookupError, ArithmeticError),  # of damaged headers and metadata
+)
 
 
 class UndecodableImage(UndecodableSample):
@@ -59,7 +65,7 @@ def image_size(data: bytes | memoryview) -> tuple[int, int]:
     """
     kind = image_kind(data)
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with _opened(data, kind) as image:
             return image.size
     except _PILLOW_ERRORS as error:
         raise UndecodableImage(f"the {kind} image's header cannot be read ({_one_line(error)})") from None
@@ -78,6 +84,11 @@ def decode(data: bytes | memoryview) -> Tensor:
         UndecodableImage: ``data`` is not such an image, is truncated, or is visibly damaged.
     """
     kind = image_kind(data)
+    pixels, orientation = _stored_pixels(data, kind), exif_orientation(data, kind)
+    return pixels if orientation == 1 else turned(pixels, orientation).contiguous()
+
+
+def _stored_pixels(data: bytes | memoryview, kind: str) -> Tensor:
     if kind == "jpg":
         return decode_jpeg(bytearray(data))
     if kind == "webp" and not _needs_pillow(data):
@@ -90,17 +101,17 @@ def decode(data: bytes | memoryview) -> Tensor:
     return _decode_by_pillow(data, kind)
 
 
-def decode_jpeg(data: bytearray, *, is_turned: bool = True) -> Tensor:
-    """The whole JPEG in ``data``: uint8 [3, H, W]; upright unless ``is_turned`` is False.
+def decode_jpeg(data: bytearray) -> Tensor:
+    """The whole JPEG in ``data`` as it is stored, not turned: uint8 [3, H, W].
 
     Raises:
         UndecodableImage: see :func:`decode`.
     """
     try:
         # what torchvision.io.decode_jpeg calls; here without a deprecation warning an image
-        return torch.ops.image.decode_jpeg(torch.frombuffer(data, dtype=torch.uint8), _RGB, is_turned)
+        return torch.ops.image.decode_jpeg(torch.frombuffer(data, dtype=torch.uint8), _RGB, False)
     except (RuntimeError, ValueError):
-        return _decode_by_pillow(data, "jpg", is_turned=is_turned)  # or reports clearly why it cannot
+        return _decode_by_pillow(data, "jpg")  # or reports clearly why it cannot
 
 
 def resample(pixels: Tensor, height: int, width: int, out: Tensor | None = None) -> Tensor:
@@ -131,11 +142,16 @@ def _needs_pillow(data: bytes | memoryview) -> bool:
     return bytes(data[12:16]) == b"VP8X" and len(data) > 20 and bool(data[20] & (_WEBP_ANIMATED | _WEBP_EXIF))
 
 
-def _decode_by_pillow(data: bytes | bytearray | memoryview, kind: str, *, is_turned: bool = True) -> Tensor:
+def _opened(data: bytes | bytearray | memoryview, kind: str) -> Image.Image:
+    """The image, its header read by Pillow, to which a PNG's texts, profile and EXIF are not shown."""
+    return Image.open(io.BytesIO(without_text(data) if kind == "png" else data), formats=("JPEG", "PNG", "WEBP", "GIF"))
+
+
+def _decode_by_pillow(data: bytes | bytearray | memoryview, kind: str) -> Tensor:
     try:
-        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP", "GIF")) as opened:
+        with _opened(data, kind) as opened:
             opened.load()
-            image: Image.Image = ImageOps.exif_transpose(opened) if is_turned else opened
+            image: Image.Image = opened
             if image.mode.startswith("I"):  # 16 bits: Pillow's own conversion clips instead of scaling
                 wide = np.asarray(image).astype(np.uint32)
                 image = Image.fromarray((wide >> 8).clip(0, 255).astype(np.uint8))

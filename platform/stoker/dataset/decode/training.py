@@ -81,7 +81,7 @@ class TrainingImages:
             raise UndecodableImage(f"the jpg image cannot be cut ({error})") from None
         if self._scales_in_dct and min(width, height) >= 2 * self._image_size:
             return self._scaled(encoded, (left, top, width, height), orientation, out)
-        pixels = decode_jpeg(encoded, is_turned=False)[:, top : top + height, left : left + width]
+        pixels = decode_jpeg(encoded)[:, top : top + height, left : left + width]
         return resample(turned(pixels, orientation), self._image_size, self._image_size, out)
 
     def _scaled(self, encoded: bytearray, box: Box, orientation: int, out: Tensor) -> Tensor:

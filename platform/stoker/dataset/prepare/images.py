@@ -10,7 +10,6 @@ A pure function of the bytes and the options, except for the version of the prog
 from __future__ import annotations
 
 import io
-import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -20,17 +19,15 @@ from PIL.JpegImagePlugin import JpegImageFile
 from torch import Tensor
 
 from stoker.dataset.decode import UndecodableImage, decode, image_kind, image_size
+from stoker.dataset.format.image_header import exif_orientation
 from stoker.dataset.format.index import IndexRow, payload_checksum
 from stoker.dataset.format.jpeg import Marks, read_marks, with_table
 from stoker.dataset.prepare.markers import choose_interval, program_version, rewrite
 from stoker.dataset.prepare.plan import Options
 from stoker.errors import DatasetError
 
-__all__ = ["StoredImage", "check_tools", "image_orientation", "store_image"]
+__all__ = ["StoredImage", "check_tools", "store_image"]
 
-_ORIENTATION = 0x0112
-_BAD_EXIF = (OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, AttributeError, struct.error)
-"""what Pillow raises for damaged EXIF; decoders then treat the image as upright"""
 _NO_JPEG = (".png", ".webp", ".gif")
 _BLOCK = 8
 _SUBSAMPLED = 16
@@ -87,28 +84,12 @@ def store_image(data: bytes, options: Options) -> StoredImage:
         return _rewritten(data, size, options)
     if options.checks:
         decode(data)
-    return StoredImage(data, kind, *size, image_orientation(data), read_marks(data))
-
-
-def image_orientation(data: bytes | memoryview) -> int:
-    """The EXIF orientation by which :func:`stoker.dataset.decode.decode` turns the image, 1 to 8; 1 is upright."""
-    kind = image_kind(data)
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            if kind in {"jpg", "webp"}:  # an orientation that is only in XMP is not followed
-                exif = Image.Exif()
-                exif.load(image.info.get("exif") or b"")
-            else:
-                exif = image.getexif()
-            found = exif.get(_ORIENTATION, 1)
-    except _BAD_EXIF:
-        return 1
-    return found if isinstance(found, int) and 1 <= found <= 8 else 1
+    return StoredImage(data, kind, *size, exif_orientation(data, kind), read_marks(data))
 
 
 def _rewritten(data: bytes, size: tuple[int, int], options: Options) -> StoredImage:
     pixels = _pixels(data, options)
-    orientation, keeps_metadata = image_orientation(data), options.metadata == "keep"
+    orientation, keeps_metadata = exif_orientation(data, "jpg"), options.metadata == "keep"
     new = rewrite(data, _interval(data), keeps_metadata=keeps_metadata, orientation=orientation)
     if new.damage and options.checks:
         raise UndecodableImage(new.damage)

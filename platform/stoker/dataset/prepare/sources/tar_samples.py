@@ -63,7 +63,7 @@ def reading(where: Location) -> Iterator[None]:
 def samples_of(
     archive: tarfile.TarFile, where: Location, size: int, reads: Callable[[str], bool]
 ) -> Iterator[tuple[str, list[Member]]]:
-    """(key, members) of each sample of a tar of ``size`` bytes, with the data of members whose extension ``reads`` takes.
+    """(key, members) of each sample of a tar of ``size`` bytes, with the data of those that ``reads`` takes.
 
     A name that is not UTF-8 has those bytes written out (``Mu\\xf1oz``).
 
