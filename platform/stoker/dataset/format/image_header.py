@@ -92,7 +92,7 @@ def _webp_exif(data: memoryview) -> bytes:
         if at + 8 > len(data):
             break
         length = int.from_bytes(data[at + 4 : at + 8], "little")
-        if data[at : at + 4] == b"EXIF":
+        if bytes(data[at : at + 4]) == b"EXIF":
             return bytes(data[at + 8 : min(at + 8 + length, at + 8 + _PROFILE_BYTES)])
         at += 8 + length + length % 2
     return b""

@@ -20,6 +20,7 @@ from stoker.dataset.format.manifest import Manifest, Shard, Split
 from stoker.dataset.prepare.contents import Duplicate, find_duplicates, hash_contents
 from stoker.dataset.prepare.destination import BAD_FILES, Destination
 from stoker.dataset.prepare.images import check_tools
+from stoker.dataset.prepare.overlap import refuse_overlap
 from stoker.dataset.prepare.plan import Options, ShardPlan, plan_split
 from stoker.dataset.prepare.progress import Progress
 from stoker.dataset.prepare.select import select
@@ -119,11 +120,10 @@ def prepare(
 
 def _selected(source: Source, root: Location, options: Options) -> Source:
     """The samples that are wanted; fails before any work where they cannot be written to ``root``."""
+    refuse_overlap(source, root)
     if source.is_indexed:
         return source
     check_tools((entry.path for entries in source.splits.values() for entry in entries), options)
-    if f"{root.url}/".startswith(f"{source.url.rstrip('/')}/"):
-        raise DatasetError(f"{root} is inside the source {source.url}; choose a destination outside of it")
     return select(source, options)
 
 

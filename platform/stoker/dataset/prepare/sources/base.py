@@ -67,6 +67,8 @@ class Source:
     notes: tuple[str, ...] = ()
     is_indexed: bool = False
     """whether the entries are tars of samples, to be indexed in place instead of copied"""
+    places: tuple[str, ...] = ()
+    """URLs of folders, besides ``url``, that samples are read from"""
 
     @property
     def bytes(self) -> int:

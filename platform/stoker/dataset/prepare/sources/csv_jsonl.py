@@ -87,7 +87,9 @@ def open_list(location: Location, options: Options) -> Source:
             again = np.flatnonzero(~is_first).tolist()
             strays += [(entries.path(row), "the list names it more than once") for row in again]
             splits[split] = entries.take(is_first)
-    return Source(location.url, classes, splits, ListedFileReader(rows.folder), tuple(strays))
+    return Source(
+        location.url, classes, splits, ListedFileReader(rows.folder), tuple(strays), places=tuple(files.folders)
+    )
 
 
 class _Rows:
@@ -187,6 +189,8 @@ class _Files:
         self._hashes = np.empty(0, np.uint64)
         self._sizes = np.empty(0, np.int64)
         self._stamps = np.empty(0, np.uint64)
+        self.folders: list[str] = []
+        """URLs of the folders that were listed"""
 
     def look(self, rows: _Rows) -> None:
         folders: set[str] = set()
@@ -196,6 +200,7 @@ class _Files:
                 asked.add(path)
             else:
                 folders.add(path[: path.rfind("/") + 1])
+        self.folders = sorted(self._at(folder).url for folder in folders)
         hashes, sizes, stamps = array("Q"), array("q"), array("Q")
         with ThreadPoolExecutor(_LISTERS, thread_name_prefix="stoker-list") as pool:
             for found in itertools.chain(pool.map(self._list, sorted(folders)), pool.map(self._ask, sorted(asked))):
@@ -216,8 +221,10 @@ class _Files:
         return int(self._sizes[row]), str(self._stamps[row])
 
     def _list(self, folder: str) -> _Columns:
-        where = resolve(self._folder, folder.rstrip("/") or "/") if folder else self._folder
-        return _found({f"{folder}{name}": at for name, at in files_in(where)[0].items()})
+        return _found({f"{folder}{name}": at for name, at in files_in(self._at(folder))[0].items()})
+
+    def _at(self, folder: str) -> Location:
+        return resolve(self._folder, folder.rstrip("/") or "/") if folder else self._folder
 
     def _ask(self, path: str) -> _Columns:
         where = resolve(self._folder, path)
