@@ -16,7 +16,7 @@ from stoker.errors import StokerError
 
 HERE = Path(__file__).parent
 DOCS = HERE.parents[2] / "docs" / "how-to" / "prepare-sources.md"
-SHARED = {"__init__", "base", "columns", "detect", "files", "layout", "readers", "tar_samples"}
+SHARED = {"__init__", "base", "columns", "detect", "files", "layout", "parquet_labels", "readers", "tar_samples"}
 """modules of the package that are not a kind's own"""
 
 
@@ -76,7 +76,9 @@ def test_a_url_shows_at_most_one_kind(url: str, kind: str | None) -> None:
         (["some-train.parquet"], "parquet"),
         (["data/train-0.parquet"], "parquet"),
         (["val/rows.parquet"], "parquet"),
-        (["elsewhere/rows.parquet"], "folder"),
+        (["elsewhere/rows.parquet", "README.md"], "parquet"),
+        (["deep/er/still/rows.parquet"], "parquet"),
+        (["cat/0.jpg", "cat/rows.parquet"], "folder"),
         (["train-0000.tar"], "webdataset"),
         (["train/0000.tar", "validation/0000.tar"], "webdataset"),
         (["cat/0.jpg"], "folder"),
@@ -86,7 +88,7 @@ def test_a_folder_is_recognised_by_what_it_holds(
     files: list[str], kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for file in files:
-        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_bytes(b"")
     chosen: list[str] = []
 

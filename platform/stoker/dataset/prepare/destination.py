@@ -39,7 +39,7 @@ from stoker.dataset.prepare.workers import Map
 from stoker.errors import DatasetError, StorageError
 from stoker.storage import Location
 
-__all__ = ["BAD_FILES", "DUPLICATES", "Destination"]
+__all__ = ["BAD_FILES", "DUPLICATES", "Destination", "is_written_by_stoker"]
 
 BAD_FILES = "bad.jsonl"
 DUPLICATES = "duplicates.jsonl"
@@ -167,7 +167,7 @@ class Destination:
         (root / MANIFEST).delete()
         for split in old.splits.values():
             for shard in split.shards:
-                if _is_written_by_stoker(shard):
+                if is_written_by_stoker(shard):
                     (root / shard.path).delete()
                 (root / shard.index_path).delete()
 
@@ -225,7 +225,7 @@ class Destination:
                     (folder / name).delete()
 
 
-def _is_written_by_stoker(shard: Shard) -> bool:
+def is_written_by_stoker(shard: Shard) -> bool:
     """Whether stoker wrote the tar: only then its index is next to it."""
     return shard.path.removesuffix(".tar") == shard.index_path.removesuffix(".idx")
 

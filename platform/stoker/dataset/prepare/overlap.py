@@ -7,6 +7,7 @@ import re
 from urllib.parse import parse_qs, urlsplit
 
 from stoker.dataset.format.manifest import MANIFEST, read_manifest
+from stoker.dataset.prepare.destination import is_written_by_stoker
 from stoker.dataset.prepare.sources import Source
 from stoker.errors import DatasetError, StokerError
 from stoker.storage import Location, locate
@@ -58,9 +59,7 @@ def _own_shards(root: Location) -> list[str]:
     except StokerError:  # damaged; whoever replaces it says so
         return []
     shards = (shard for split in splits for shard in split.shards)
-    return [
-        _resolved(shard.tar(root).url) for shard in shards if not os.path.isabs(shard.path) and "://" not in shard.path
-    ]
+    return [_resolved(shard.tar(root).url) for shard in shards if is_written_by_stoker(shard)]
 
 
 def _resolved(url: str) -> str:

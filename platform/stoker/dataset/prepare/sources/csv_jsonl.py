@@ -24,7 +24,7 @@ import xxhash
 from stoker.dataset.prepare.entries import Listing
 from stoker.dataset.prepare.plan import Options
 from stoker.dataset.prepare.sources.base import Source, split_name
-from stoker.dataset.prepare.sources.columns import LABEL_COLUMNS, choose_column, class_names
+from stoker.dataset.prepare.sources.columns import LABEL_COLUMNS, choose_column, class_names, label_text
 from stoker.dataset.prepare.sources.files import FileStats, files_in, stamp_of
 from stoker.dataset.prepare.sources.readers import ListedFileReader, resolve
 from stoker.errors import DatasetError
@@ -65,7 +65,7 @@ def open_list(location: Location, options: Options) -> Source:
     if not labels:
         first = next((f"; {path}: {why}" for path, why in rows.strays), "")
         raise DatasetError(f"no images at {location}: no line of the list names a file that exists{first}")
-    classes, number_of = class_names(labels)
+    classes, number_of = class_names(labels, where=location.url, option="--label-column")
     listings: dict[str, Listing] = defaultdict(Listing)
     hashes: dict[str, array[int]] = defaultdict(lambda: array("Q"))
     strays: list[tuple[str, str]] = []
@@ -141,16 +141,16 @@ class _Rows:
     def _row(self, row: object) -> tuple[tuple[str, str, str] | None, str]:
         if not isinstance(row, dict):
             return None, "not a JSON object"
-        path, label = row.get(self._path), row.get(self._label)
+        path, label = row.get(self._path), label_text(row.get(self._label))
         if not isinstance(path, str) or not path.strip():
             return None, f"no {self._path}"
-        if isinstance(label, (dict, list, bool, float)) or label is None or not str(label).strip():
+        if label is None:
             return None, f"no {self._label} that is a number or a name"
         said = row.get("split") or "train"
         split = split_name(str(said))
         if split is None:
             return None, f"split {said!r} is none of train, validation, test"
-        return (_clean(path.strip()), str(label).strip(), split), ""
+        return (_clean(path.strip()), label, split), ""
 
     def _dicts(self) -> Iterator[tuple[int, object]]:
         raw = io.BufferedReader(RangeFile(self.location, self._size), 1 << 20)

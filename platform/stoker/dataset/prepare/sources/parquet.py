@@ -20,16 +20,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from stoker.dataset.prepare.entries import Entry, Listing
 from stoker.dataset.prepare.plan import Options
 from stoker.dataset.prepare.sources.base import Source, run_of, split_name
-from stoker.dataset.prepare.sources.columns import LABEL_COLUMNS, choose_column, class_names
+from stoker.dataset.prepare.sources.columns import LABEL_COLUMNS, choose_column
 from stoker.dataset.prepare.sources.files import FileStats, files_below, files_in
+from stoker.dataset.prepare.sources.parquet_labels import Labels, classes_of, may_hold_bytes
 from stoker.dataset.prepare.sources.readers import missing
 from stoker.errors import DatasetError
 from stoker.storage import Location
@@ -38,8 +37,14 @@ from stoker.storage.range_file import RangeFile
 __all__ = ["ParquetReader", "holds_parquet", "is_parquet", "open_parquet"]
 
 _SUFFIX = ".parquet"
+_IMAGES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif"})
+_LEVELS = 4
+_FOLDERS_LOOKED_AT = 8
+"""on each level, to tell a mirror of a hub from folders of classes"""
 _LISTERS = 8
 _FOOTER_AHEAD = 1 << 16
+_BATCH_BYTES, _BATCH_ROWS = 8 << 20, 64
+"""of images that are decoded from Parquet at once, at most"""
 _GROUPS_HELD = 2
 """decoded row groups that a process caches for reads of single samples in order"""
 
@@ -59,9 +64,15 @@ class ParquetReader:
         return _bytes(images, int(entry.path.rpartition("/")[2]) - first)
 
     def read_run(self, entries: Sequence[Entry]) -> Iterator[bytes]:
-        first, images = _read_group(self, *run_of(entries[0]))
-        for entry in entries:
-            yield _bytes(images, int(entry.path.rpartition("/")[2]) - first)
+        path, group = run_of(entries[0])
+        file, first = _group(self, path, group)
+        wanted = iter(entries)
+        entry = next(wanted, None)
+        for images in _batches(self, file, path, group):
+            while entry is not None and (row := int(entry.path.rpartition("/")[2]) - first) < len(images):
+                yield _bytes(images, row)
+                entry = next(wanted, None)
+            first += len(images)
 
 
 def is_parquet(url: str) -> bool:
@@ -70,11 +81,17 @@ def is_parquet(url: str) -> bool:
 
 
 def holds_parquet(location: Location, files: FileStats, folders: list[str]) -> bool:
-    """Whether the folder holds Parquet files, by itself or in ``data`` or folders named after splits."""
-    if any(name.endswith(_SUFFIX) for name in files):
-        return True
-    likely = [name for name in folders if name == "data" or split_name(name)]
-    return any(name.endswith(_SUFFIX) for folder in likely for name in files_in(location / folder)[0])
+    """Whether the folder holds Parquet files, by itself or some folders further down, and no images beside them."""
+    level = [(location, files, folders)]
+    for depth in range(_LEVELS):
+        for _, names, _ in level:
+            kinds = {posixpath.splitext(name.lower())[1] for name in names}
+            if _SUFFIX in kinds:
+                return not kinds & _IMAGES
+        below = [place / name for place, _, inner in level for name in inner][:_FOLDERS_LOOKED_AT]
+        if depth + 1 < _LEVELS:
+            level = [(place, *files_in(place)) for place in below]
+    return False
 
 
 def open_parquet(location: Location, options: Options) -> Source:
@@ -100,7 +117,7 @@ def open_parquet(location: Location, options: Options) -> Source:
     label = _label_column(schema, features, options, image, folder / paths[0])
     with ThreadPoolExecutor(_LISTERS, thread_name_prefix="stoker-list") as pool:
         tables = list(pool.map(lambda path: _labels(folder / path, listed[path][0], image, label), paths))
-    classes, numbers = _classes(tables, features.get(label, {}).get("names"), folder / paths[0], label)
+    classes, numbers = classes_of(tables, features.get(label, {}).get("names"), folder / paths[0], label)
     listings: dict[str, Listing] = defaultdict(Listing)
     strays: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for path, table, numbered in zip(paths, tables, numbers, strict=True):
@@ -113,6 +130,7 @@ def open_parquet(location: Location, options: Options) -> Source:
                 else:
                     listings[split].add(f"{path}/{row}", number, size // max(1, rows), listed[path][1], group)
                 row += 1
+    _refuse_paths(tables, folder, paths, image)
     without = [split for split in strays if split not in listings]
     return Source(
         url=location.url,
@@ -169,7 +187,9 @@ def _hub_features(schema: Any) -> dict[str, Any]:
 def _holds_images(kind: Any) -> bool:
     if pa.types.is_struct(kind):
         return kind.get_field_index("bytes") >= 0 and _holds_images(kind.field("bytes").type)
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
 
 
 def _image_column(schema: Any, features: dict[str, Any], options: Options, where: Location) -> str:
@@ -205,67 +225,58 @@ def _label_column(schema: Any, features: dict[str, Any], options: Options, image
     kind = schema.field(column).type
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+    is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
+    if not (is_number or any(is_(kind) for is_ in _TEXTS)):
         raise DatasetError(
-            f"{where}: the column {column} holds {kind}, not integers or names; choose with --label-column: it has "
+            f"{where}: the column {column} holds {kind}, not numbers or names; choose with --label-column: it has "
             f"{', '.join(schema.names)}"
         )
     return column
 
 
+_TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+
+
 # -- labels ------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Labels:
-    """The label column of one file, and for each row group (rows, bytes of images as they are stored)."""
-
-    values: Any
-    groups: tuple[tuple[int, int], ...]
-
-
-def _labels(where: Location, size: int, image: str, label: str) -> _Labels:
+def _labels(where: Location, size: int, image: str, label: str) -> Labels:
     file = _opened(where, size)
     missing = [name for name in (image, label) if name not in file.schema_arrow.names]
     if missing:
         raise DatasetError(f"{where} has no column {missing[0]}, which other files have; exclude it by a pattern")
-    groups = []
+    groups, has_bytes = [], file.num_row_groups == 0
     for number in range(file.num_row_groups):
         group = file.metadata.row_group(number)
-        columns = (group.column(n) for n in range(group.num_columns))
-        groups.append(
-            (
-                group.num_rows,
-                sum(c.total_compressed_size for c in columns if c.path_in_schema.split(".")[0] == image),
-            )
-        )
+        groups.append(_size(group, image))
+        of_images = _columns(group, image)
+        has_bytes |= any(may_hold_bytes(c) for c in of_images if c.path_in_schema in {image, f"{image}.bytes"})
     try:
         values = file.read([label]).column(label)
     except (pa.ArrowException, OSError) as error:
         raise _damaged(where, error) from None
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
-    return _Labels(values, tuple(groups))
+    return Labels(values, tuple(groups), has_bytes)
 
 
-def _classes(
-    tables: list[_Labels], names: object, where: Location, label: str
-) -> tuple[tuple[str, ...], list[NDArray[np.int64]]]:
-    """(class names, the number of each row by file, -1 where it has none)."""
-    if all(pa.types.is_integer(table.values.type) for table in tables):
-        numbers = [table.values.fill_null(-1).to_numpy().astype(np.int64) for table in tables]
-        most = max((int(found.max()) for found in numbers if found.size), default=-1)
-        if isinstance(names, list) and names:
-            if most >= len(names):
-                raise DatasetError(f"{where}: {label} goes up to {most}, but its metadata names {len(names)} classes")
-            return tuple(str(name) for name in names), numbers
-        return tuple(str(number) for number in range(most + 1)), numbers
-    distinct = {str(value) for table in tables for value in table.values.unique().to_pylist() if value is not None}
-    classes, number_of = class_names(distinct)
-    return classes, [
-        np.array([-1 if v is None else number_of[str(v)] for v in table.values.to_pylist()], np.int64)
-        for table in tables
-    ]
+def _columns(group: Any, image: str) -> list[Any]:
+    columns = (group.column(number) for number in range(group.num_columns))
+    return [column for column in columns if column.path_in_schema.split(".")[0] == image]
+
+
+def _size(group: Any, image: str) -> tuple[int, int]:
+    """(rows, bytes of images as they are stored) of a row group."""
+    return group.num_rows, sum(column.total_compressed_size for column in _columns(group, image))
+
+
+def _refuse_paths(tables: list[Labels], folder: Location, paths: list[str], image: str) -> None:
+    for path, table in zip(paths, tables, strict=True):
+        if not table.has_bytes and len(table.values):
+            raise DatasetError(
+                f"{folder / path}: {image} holds paths, not bytes: no row has an image; embed them "
+                "(datasets: embed_external_files), or give a list of the files"
+            )
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
@@ -287,14 +298,25 @@ def _damaged(where: Location, error: BaseException) -> DatasetError:
 
 def _read_group(reader: ParquetReader, path: str, group: int) -> tuple[int, Any]:
     """(the number in the file of the row group's first row, its images as a chunked array)."""
-    where = reader.folder / path
-    file = _opened(where)
+    file, first = _group(reader, path, group)
+    return first, pa.chunked_array(list(_batches(reader, file, path, group)))
+
+
+def _group(reader: ParquetReader, path: str, group: int) -> tuple[Any, int]:
+    """(the file, opened, the number in it of the row group's first row)."""
+    file = _opened(reader.folder / path)
+    return file, sum(file.metadata.row_group(number).num_rows for number in range(group))
+
+
+def _batches(reader: ParquetReader, file: Any, path: str, group: int) -> Iterator[Any]:
+    """The images of a row group, some rows at a time: Arrow cannot hold a nested column above 2 GB whole."""
+    rows, size = _size(file.metadata.row_group(group), reader.image_column)
+    count = max(1, min(_BATCH_ROWS, _BATCH_BYTES * rows // max(1, size)))
     try:
-        table = file.read_row_group(group, columns=[reader.image_column])
+        for batch in file.iter_batches(count, row_groups=[group], columns=[reader.image_column]):
+            yield batch.column(0)
     except (pa.ArrowException, OSError) as error:
-        raise _damaged(where, error) from None
-    first = sum(file.metadata.row_group(number).num_rows for number in range(group))
-    return first, table.column(reader.image_column)
+        raise _damaged(reader.folder / path, error) from None
 
 
 def _bytes(images: Any, row: int) -> bytes:

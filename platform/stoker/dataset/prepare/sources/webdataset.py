@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from stoker.dataset.prepare.entries import Entries, Listing
 from stoker.dataset.prepare.plan import Options
 from stoker.dataset.prepare.sources.base import Source, split_name
+from stoker.dataset.prepare.sources.columns import MOST_CLASSES
 from stoker.dataset.prepare.sources.files import FileStats, files_in
 from stoker.dataset.prepare.sources.readers import ArchiveReader
 from stoker.dataset.prepare.sources.tar_samples import AUDIO, LABELS, PAYLOADS, Member, cut_of, reading, samples_of
@@ -28,8 +29,6 @@ _JSON_LABELS = ("label", "cls", "class")
 _SPLITS = ("train", "validation", "test")
 _OWN_FOLDERS = ("build", "index")
 """what stoker writes next to tars that it indexes in place"""
-_MOST_CLASSES = 1_000_000
-"""without class names; a larger label is a mistake rather than a class"""
 _MOST_NAMED = 30
 _COMPRESSED = re.compile(r"\.(tar\.(gz|bz2|xz|zst|lz4)|tgz|tbz2?|txz)$", re.IGNORECASE)
 _SCANNERS = 16
@@ -127,7 +126,7 @@ def _label(member: Member, classes: tuple[str, ...]) -> int:
         raise BadSample(f"its label is the name {text[:60]!r}; name the classes in a file, one a line, with --classes")
     else:
         raise BadSample(f"its label {str(text)[:60]!r} is neither a number nor a class")
-    most = len(classes) or _MOST_CLASSES
+    most = len(classes) or MOST_CLASSES
     if not 0 <= number < most:
         raise BadSample(f"its label {number} is not below the {most:,} classes")
     return number
