@@ -60,7 +60,7 @@ def test_a_destination_with_foreign_files_is_refused_and_left_as_it_is(folder: P
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_what_an_abandoned_attempt_left_is_replaced(folder: Path, tmp_path: Path) -> None:
+def test_other_options_take_over_an_unfinished_preparation_only_to_replace_it(folder: Path, tmp_path: Path) -> None:
     class Stopped(Exception):
         pass
 
@@ -72,7 +72,12 @@ def test_what_an_abandoned_attempt_left_is_replaced(folder: Path, tmp_path: Path
 
     with pytest.raises(Stopped):
         make(folder, tmp_path / "data", Options(jpeg="original", shard_samples=2), map_=three)
-    made = make(folder, tmp_path / "data", Options(jpeg="original", shard_samples=40))
+    left = objects(tmp_path / "data")
+    other = Options(jpeg="original", shard_samples=40)
+    with pytest.raises(DatasetError, match=r"unfinished preparation of .* another shard_samples \(2, now 40\)"):
+        make(folder, tmp_path / "data", other)
+    assert objects(tmp_path / "data") == left
+    made = make(folder, tmp_path / "data", other, replaces=True)
     assert made.shards_kept == 0
     make(folder, tmp_path / "fresh", Options(jpeg="original", shard_samples=40))
     assert objects(tmp_path / "data") == objects(tmp_path / "fresh")

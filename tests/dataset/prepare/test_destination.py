@@ -34,6 +34,7 @@ def test_a_claimed_destination_is_accepted_again_without_permission_to_replace(s
         "content",
         "stamps",
         "is_indexed",
+        "options",
     }
     assert not destination.holds_dataset(on_threads(), replaces=False)
 

@@ -18,9 +18,10 @@ import numpy as np
 
 from stoker.dataset.format.manifest import Manifest, Shard, Split
 from stoker.dataset.prepare.contents import Duplicate, find_duplicates, hash_contents
-from stoker.dataset.prepare.destination import BAD_FILES, Destination
+from stoker.dataset.prepare.destination import BAD_FILES, OWNER, Destination
 from stoker.dataset.prepare.images import check_tools
 from stoker.dataset.prepare.overlap import refuse_overlap
+from stoker.dataset.prepare.ownership import Ownership
 from stoker.dataset.prepare.plan import Options, ShardPlan, plan_split
 from stoker.dataset.prepare.progress import Progress
 from stoker.dataset.prepare.select import select
@@ -90,12 +91,14 @@ def prepare(
     destination = Destination(root, source, options)
     if destination.holds_dataset(map_, replaces=replaces):
         return Prepared(root, verify(root, is_full=verifies_all), notes=source.notes, was_there=True)
-    destination.claim()
-    unique, duplicates, source_sum = _without_duplicates(source, destination, options, map_)
-    built, progress = _build(unique, destination, options, map_)
-    bad = _bad_files(source, built)
-    destination.report_bad_files(bad)
-    manifest = _manifest(source, built, destination)
+    with Ownership(destination.build / OWNER, root) as owner:
+        destination.claim(replaces=replaces)
+        unique, duplicates, source_sum = _without_duplicates(source, destination, options, map_)
+        built, progress = _build(unique, destination, options, map_)
+        bad = _bad_files(source, built)
+        destination.report_bad_files(bad)
+        manifest = _manifest(source, built, destination)
+        owner.end()
     destination.publish(
         manifest,
         {

@@ -10,6 +10,7 @@
 
 The objects, next to the shards and indexes of the splits:
 
+    build/owner.json         renewed by the preparation that is running (.ownership)
     build/plan.json          written first: shows what is being prepared, and that the destination is writable
     build/hashes/<n>.json    checksums of a part of the source, where duplicates are left out (.contents)
     build/spill/<n>.bin      a part of the source sorted by shard, where it is only cheap to read in its order (.spill)
@@ -39,12 +40,13 @@ from stoker.dataset.prepare.workers import Map
 from stoker.errors import DatasetError, StorageError
 from stoker.storage import Location
 
-__all__ = ["BAD_FILES", "DUPLICATES", "Destination", "is_written_by_stoker"]
+__all__ = ["BAD_FILES", "DUPLICATES", "OWNER", "Destination", "is_written_by_stoker"]
 
 BAD_FILES = "bad.jsonl"
 DUPLICATES = "duplicates.jsonl"
 _PREPARED = "prepared.json"
 _PLAN = "plan.json"
+OWNER = "owner.json"
 _CHECK_TIMEOUT_S = 5.0
 """a store that cannot be reached is reported after this long, before any work is done"""
 
@@ -106,7 +108,7 @@ class Destination:
                     f"{root} holds another data set already ({origin}with other images or options); "
                     "choose another destination, or --replace it"
                 )
-        elif not replaces and _PLAN not in (root / BUILD).children() and root.url != self._source.url:
+        elif not replaces and not {_PLAN, OWNER} & set((root / BUILD).children()) and root.url != self._source.url:
             names = root.children()
             if names and any(True for _ in root.walk()):  # some stores list prefixes whose objects are deleted
                 raise DatasetError(
@@ -148,15 +150,27 @@ class Destination:
 
     # -- while it is built -----------------------------------------------------------------------------------------
 
-    def claim(self) -> None:
+    def claim(self, *, replaces: bool = False) -> None:
         """Write the plan file, which shows that the destination is writable, and delete a data set to be replaced.
 
+        An earlier plan stays in force: an unfinished preparation is continued, with the same options. Its source may
+        have changed meanwhile (files mended or removed).
+
         Raises:
+            DatasetError: an unfinished preparation with other options is here, and ``replaces`` is False.
             StorageError: the destination cannot be written.
         """
-        root = self._checked
+        root, options = self._checked, _options(self._options)
+        earlier = _read_json(root / BUILD / _PLAN)
+        before = earlier.get("options")
+        if isinstance(before, dict) and not replaces and earlier.get("is_indexed") == self._source.is_indexed:
+            for name in (name for name, value in options.items() if before.get(name, value) != value):
+                raise DatasetError(
+                    f"{root} holds an unfinished preparation of {earlier.get('source')} with another {name} "
+                    f"({before[name]!r}, now {options[name]!r}); finish it with the same options, or --replace it"
+                )
         try:
-            (root / BUILD / _PLAN).write(json.dumps(asdict(self._identity)).encode())
+            (root / BUILD / _PLAN).write(json.dumps(asdict(self._identity) | {"options": options}).encode())
         except FileNotFoundError as error:
             raise StorageError(
                 f"cannot write {root}: its bucket or parent does not exist ({error}); create it first", url=root.url
@@ -223,6 +237,11 @@ class Destination:
             for name in folder.children():
                 if re.fullmatch(rf"\d{{6,}}\.({kinds})", name) and f"{prefix}{split}/{name}" not in ours:
                     (folder / name).delete()
+
+
+def _options(options: Options) -> dict[str, Any]:
+    """The options that decide which bytes are written, as they are in JSON; what to do with bad files is not one."""
+    return json.loads(json.dumps({name: value for name, value in asdict(options).items() if name != "on_bad"}))
 
 
 def is_written_by_stoker(shard: Shard) -> bool:
