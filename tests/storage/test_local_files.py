@@ -120,6 +120,21 @@ def test_a_file_that_a_writer_has_just_made_is_not_removed(tmp_path: Path) -> No
     assert young.exists()
 
 
+def test_a_name_as_long_as_a_filesystem_allows_is_written(tmp_path: Path) -> None:
+    for name in ("x" * 255, "ñ" * 127, "漢" * 85):
+        local_files.write_file(tmp_path / name, b"data")
+    assert len(os.listdir(tmp_path)) == 3
+
+
+def test_a_filesystem_without_fsync_is_written_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: int) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    local_files.write_file(tmp_path / "data", b"data")
+    assert (tmp_path / "data").read_bytes() == b"data"
+
+
 @pytest.mark.parametrize("is_new", [True, False])
 def test_a_writer_that_fails_leaves_what_was_there(tmp_path: Path, is_new: bool) -> None:
     (tmp_path / "data").write_bytes(b"before")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -14,6 +15,9 @@ from typing import BinaryIO
 __all__ = ["create_file", "locked", "publishing", "read_file_range", "write_file"]
 
 _SUFFIX = ".new"
+_NAME_BYTES = 200
+"""of the hidden name, of which filesystems allow 255"""
+_NO_FSYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.ENOSYS})
 _LEFT_BEHIND_S = 600.0
 """a file that is being written is locked; one this old that is not was left by a writer that died"""
 _swept: set[tuple[int, str]] = set()
@@ -34,7 +38,8 @@ def publishing(path: Path, *, is_new: bool = False) -> Iterator[BinaryIO]:
     """
     folder = path.parent
     _make_folders(folder)
-    temporary = f"{folder}/.{path.name[:200]}.{secrets.token_hex(6)}{_SUFFIX}"
+    name = os.fsdecode(os.fsencode(path.name)[:_NAME_BYTES])
+    temporary = f"{folder}/.{name}.{secrets.token_hex(6)}{_SUFFIX}"
     handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -43,7 +48,7 @@ def publishing(path: Path, *, is_new: bool = False) -> Iterator[BinaryIO]:
             _sweep(folder, os.fstat(handle).st_mtime)
             yield file
             file.flush()
-            os.fsync(handle)
+            _sync(handle)
             if is_new:
                 os.link(temporary, path)
             else:
@@ -108,10 +113,17 @@ def _make_folders(folder: Path) -> None:
 def _sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        with contextlib.suppress(OSError):  # some network filesystems cannot sync a folder
-            os.fsync(handle)
+        _sync(handle)
     finally:
         os.close(handle)
+
+
+def _sync(handle: int) -> None:
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _NO_FSYNC:  # some network filesystems have none
+            raise
 
 
 def _sweep(folder: Path, now: float) -> None:

@@ -27,6 +27,7 @@ __all__ = ["Ownership"]
 
 _BEAT_S = 3.0
 _MISSED_BEATS = 3
+_TIMEOUT_S = 5.0
 
 
 class Ownership:
@@ -42,7 +43,9 @@ class Ownership:
     def __init__(
         self, place: Location, root: Location, *, beat_s: float = _BEAT_S, pause: Callable[[float], Any] = time.sleep
     ) -> None:
-        self._place, self._root, self._beat_s, self._pause = place, root, beat_s, pause
+        # a store that is away must not keep a preparation that fails, or is finished, from ending
+        self._place = place.with_timeout(min(_TIMEOUT_S, place.timeout_s))
+        self._root, self._beat_s, self._pause = root, beat_s, pause
         self._token, self._beats = secrets.token_hex(8), 0
         self._version = ""
         self._ended, self._is_lost = threading.Event(), False
