@@ -84,7 +84,7 @@ def test_bad_files_end_the_preparation_with_one_line_that_names_the_first_and_co
     assert len((tmp_path / "data" / "bad.jsonl").read_text().splitlines()) == 6
     for path in BAD:
         (source / path).unlink()
-    assert make(source, tmp_path / "data").bad == ()
+    assert make(source, tmp_path / "data", Options()).bad == ()
     assert not (tmp_path / "data" / "bad.jsonl").exists()
 
 
