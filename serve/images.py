@@ -16,6 +16,8 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
+from stoker.dataset.format.image_header import without_text
+
 from .answers import Refusal
 from .settings import Limits
 
@@ -25,6 +27,7 @@ IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp")
 _ACCEPTED = frozenset({*IMAGE_TYPES, "image/jpg"})
 _FORMATS = ("JPEG", "PNG", "WEBP")
 _EXPECTED = f"send {', '.join(IMAGE_TYPES)}, or multipart/form-data with several files"
+_PNG = b"\x89PNG\r\n\x1a\n"
 _DRAINED_BODIES = 4
 
 
@@ -108,7 +111,9 @@ def _pixels(data: bytes, where: str, limit: int) -> int:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            # texts, profiles and EXIF of a PNG do not decide over its pixels
+            shown = without_text(data) if data.startswith(_PNG) else data
+            with Image.open(io.BytesIO(shown), formats=_FORMATS) as image:
                 return image.width * image.height
     except Image.DecompressionBombError:
         raise _too_many_pixels(where, limit) from None
@@ -119,7 +124,7 @@ def _pixels(data: bytes, where: str, limit: int) -> int:
 
 
 def _begins_as_image(data: bytes) -> bool:
-    return data.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
+    return data.startswith((b"\xff\xd8\xff", _PNG)) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
 
 
 def _too_many_pixels(where: str, limit: int) -> Refusal:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import uvicorn
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from published import finished_run
 from stoker.dataset import SampleReader
@@ -132,6 +133,14 @@ def too_many_pixels() -> bytes:
     data = io.BytesIO()
     Image.new("1", (1001, 1000)).save(data, "PNG")
     return data.getvalue()
+
+
+def test_a_text_of_a_png_does_not_decide_over_its_pixels(client: httpx.Client) -> None:
+    info = PngInfo()
+    info.add_text("Comment", "x" * 2**21, zip=True)  # 2 kB, which Pillow refuses to unpack
+    data = io.BytesIO()
+    Image.new("RGB", (40, 40)).save(data, "PNG", pnginfo=info)
+    assert post(client, data.getvalue(), "image/png").status_code == 200
 
 
 JPEG = encoded()

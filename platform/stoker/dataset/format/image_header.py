@@ -62,7 +62,8 @@ def without_text(data: bytes | bytearray | memoryview) -> bytes:
 
 
 def _jpeg_exif(data: memoryview) -> bytes:
-    found, at = b"", 2
+    found: list[bytes] = []
+    at = 2
     for _ in range(_MOST_PARTS):
         if at + 4 > len(data) or data[at] != 0xFF:
             break
@@ -81,9 +82,9 @@ def _jpeg_exif(data: memoryview) -> bytes:
             break
         if marker == _APP1 and data[at + 4 : at + 4 + len(_EXIF)] == _EXIF:
             segment = bytes(data[at + 4 : at + 2 + length])
-            found += segment[len(_EXIF) :] if found else segment
+            found.append(segment[len(_EXIF) :] if found else segment)
         at += 2 + length
-    return found
+    return b"".join(found)
 
 
 def _webp_exif(data: memoryview) -> bytes:
