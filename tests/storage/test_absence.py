@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import socket
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -13,52 +10,7 @@ from stoker.embedded.ports import free_ports
 from stoker.errors import StorageError
 from stoker.storage import locate
 from stoker.storage.retry import absence, call_with_retries
-
-
-class Answers(ThreadingHTTPServer):
-    """Answers each request by the next of ``statuses``, the last one for ever; keeps what was asked."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.statuses = [200]
-        self.asked: list[tuple[str, str, dict[str, str]]] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Answers
-
-    def do_GET(self) -> None:
-        headers = {name.lower(): value for name, value in self.headers.items()}
-        self.server.asked.append((self.command, self.path, headers))
-        status = self.server.statuses.pop(0) if len(self.server.statuses) > 1 else self.server.statuses[0]
-        body = b"data" if status == 200 else b""
-        is_range = status == 200 and "range" in headers
-        self.send_response(206 if is_range else status)
-        if is_range:
-            self.send_header("Content-Range", f"bytes 0-{len(body) - 1}/{len(body)}")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    do_HEAD = do_GET  # noqa: N815 - the standard library calls it by this name
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture
-def server() -> Iterator[Answers]:
-    with Answers() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
+from storage.answers import Answers
 
 
 @pytest.mark.parametrize("status", [404, 410])
@@ -148,7 +100,7 @@ def test_an_error_that_is_not_of_the_network_keeps_its_kind() -> None:
     ],
 )
 def test_both_clients_sign_for_the_region_of_the_environment_and_pay_where_it_says_so(
-    server: Answers,
+    s3: Answers,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path_factory: pytest.TempPathFactory,
     client: str,
@@ -156,15 +108,12 @@ def test_both_clients_sign_for_the_region_of_the_environment_and_pay_where_it_sa
     region: str,
     payer: str | None,
 ) -> None:
-    for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE", "AWS_REQUEST_PAYER"):
-        monkeypatch.delenv(name, raising=False)
     profile = tmp_path_factory.mktemp("aws") / "config"
     profile.write_text("[default]\nregion = ap-south-1\n")
-    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_ENDPOINT_URL": server.url}
-    for name, value in (keys | {"AWS_CONFIG_FILE": "/dev/null"} | environment).items():
+    for name, value in environment.items():
         monkeypatch.setenv(name, str(profile) if value == "profile" else value)
     monkeypatch.setenv("STOKER_S3_CLIENT", client)
     assert bytes(locate("s3://bucket/key", timeout_s=5).read_range(0, 4)) == b"data"
-    _, _, headers = server.asked[-1]
+    _, _, headers = s3.asked[-1]
     assert headers["authorization"].split("/")[2] == region
     assert headers.get("x-amz-request-payer") == payer

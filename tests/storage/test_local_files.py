@@ -16,6 +16,7 @@ import pytest
 from stoker.errors import StorageError
 from stoker.storage import local as local_files
 from stoker.storage import locate
+from stoker.storage.retry import BadBody
 from stoker.storage.uploads import write_pieces
 
 WRITERS: dict[str, Callable[[str], object]] = {
@@ -200,3 +201,46 @@ def test_no_write_that_cannot_succeed_is_tried_again(
     with pytest.raises(StorageError, match="or choose another place"):
         locate(tmp_path / "data", timeout_s=600).write(b"")
     assert len(tries) == 1
+
+
+def test_a_file_where_a_folder_should_be_is_said(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"")
+    for writer in WRITERS.values():
+        with pytest.raises(StorageError, match=r"a file is where a folder should be: '.*/a'"):
+            writer(str(tmp_path / "a/b/data"))
+
+
+def test_an_error_of_the_writers_own_keeps_its_words(tmp_path: Path) -> None:
+    with pytest.raises(BadBody, match=r"^the checksum differs$"), local_files.publishing(tmp_path / "data"):
+        raise BadBody("the checksum differs")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_that_may_be_written_and_not_read_is_written(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir(0o300)
+    locate(tmp_path / "in/data").write(b"data")
+    (tmp_path / "in").chmod(0o700)
+    assert (tmp_path / "in/data").read_bytes() == b"data"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_that_cannot_be_listed_is_no_empty_one(tmp_path: Path) -> None:
+    (tmp_path / "in/a").mkdir(parents=True)
+    (tmp_path / "in/a").chmod(0)
+    with pytest.raises(StorageError, match="not permitted to list"):
+        list(locate(tmp_path / "in").walk())
+    (tmp_path / "in/a").chmod(0o700)
+
+
+def test_where_files_cannot_be_locked_age_alone_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = tmp_path / ".data.0123456789ab.new"
+    left.write_bytes(b"")
+    os.utime(left, (time.time() - 3600,) * 2)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(local_files.fcntl, "flock", refuse)
+    locate(tmp_path / "data").write(b"data")
+    assert os.listdir(tmp_path) == ["data"]

@@ -13,6 +13,7 @@ from stoker.errors import StorageError
 __all__ = ["environment_of", "filesystem_of", "is_s3"]
 
 _S3 = frozenset({"s3", "s3a"})
+_PAYERS = {"requester": True, "true": True, "1": True, "": False, "bucketowner": False, "false": False, "0": False}
 
 
 def filesystem_of(protocol: str) -> Any:
@@ -58,8 +59,7 @@ def _filesystem(protocol: str, process: int, environment: tuple[tuple[bytes, byt
         }
         if region := _region():
             options["client_kwargs"] = {"region_name": region}
-        if os.environ.get("AWS_REQUEST_PAYER", "").lower() in {"requester", "true", "1"}:
-            options["requester_pays"] = True
+        options["requester_pays"] = _pays()
     try:
         filesystem = fsspec.filesystem(protocol, **options)
     except ValueError:
@@ -70,6 +70,13 @@ def _filesystem(protocol: str, process: int, environment: tuple[tuple[bytes, byt
     if hasattr(filesystem, "retries"):
         filesystem.retries = 1
     return filesystem
+
+
+def _pays() -> bool:
+    value = os.environ.get("AWS_REQUEST_PAYER", "").lower()
+    if value not in _PAYERS:
+        raise StorageError(f"AWS_REQUEST_PAYER is {value!r}; set it to requester, or unset it")
+    return _PAYERS[value]
 
 
 def _region() -> str | None:

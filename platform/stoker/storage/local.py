@@ -17,7 +17,7 @@ __all__ = ["create_file", "locked", "publishing", "read_file_range", "write_file
 _SUFFIX = ".new"
 _NAME_BYTES = 200
 """of the hidden name, of which filesystems allow 255"""
-_NO_FSYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.ENOSYS})
+_NO_FSYNC = _NO_LOCKS = frozenset({errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK})
 _LEFT_BEHIND_S = 600.0
 """a file that is being written is locked; one this old that is not was left by a writer that died"""
 _swept: set[tuple[int, str]] = set()
@@ -55,7 +55,7 @@ def publishing(path: Path, *, is_new: bool = False) -> Iterator[BinaryIO]:
                 os.replace(temporary, path)
         _sync_folder(folder)
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno is not None:
             error.filename = str(path)
         raise
     finally:
@@ -106,12 +106,18 @@ def _make_folders(folder: Path) -> None:
         missing.append(folder)
         folder = folder.parent
     for each in reversed(missing):
-        each.mkdir(exist_ok=True)
+        try:
+            each.mkdir(exist_ok=True)
+        except FileExistsError:
+            raise NotADirectoryError(errno.ENOTDIR, "a file is where a folder should be", str(each)) from None
         _sync_folder(each.parent)
 
 
 def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError:  # who may write there need not be allowed to read
+        return
     try:
         _sync(handle)
     finally:
@@ -132,7 +138,8 @@ def _sweep(folder: Path, now: float) -> None:
         if (os.getpid(), str(folder)) in _swept:
             return
         _swept.add((os.getpid(), str(folder)))
-    with os.scandir(folder) as entries:
+    left = []
+    with contextlib.suppress(PermissionError), os.scandir(folder) as entries:
         left = [entry.path for entry in entries if entry.name.startswith(".") and entry.name.endswith(_SUFFIX)]
     for path in left:
         with contextlib.suppress(OSError):
@@ -144,8 +151,8 @@ def _is_unlocked(path: str) -> bool:
     handle = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)  # NFS locks only what is open for writing
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+    except OSError as error:
+        return error.errno in _NO_LOCKS
     finally:
         os.close(handle)
     return True

@@ -21,6 +21,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fsspec import AbstractFileSystem
+from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from stoker.errors import StorageError
@@ -28,7 +30,7 @@ from stoker.storage.filesystems import filesystem_of
 from stoker.storage.local import create_file, locked, write_file
 from stoker.storage.ranges import read_range
 from stoker.storage.reads import Reads
-from stoker.storage.retry import call_with_retries
+from stoker.storage.retry import absence, call_with_retries, status_of
 
 __all__ = ["Conflict", "Location", "locate", "version_of"]
 
@@ -159,20 +161,37 @@ class Location:
         return sorted(name for name in found if not name.startswith("."))
 
     def walk(self) -> Iterator[tuple[str, int]]:
-        """(relative path, size in bytes) of every object below, sorted, hidden ones left out."""
+        """(relative path, size in bytes) of every object below, sorted, hidden ones left out.
 
-        def once() -> dict[str, Any]:
+        Raises:
+            StorageError: some of it cannot be listed; never a shorter list instead.
+        """
+
+        found = self.find()
+        for path in sorted(found):
+            yield path, int(found[path]["size"])
+
+    def find(self) -> dict[str, dict[str, Any]]:
+        """What fsspec knows of every object below, by its relative path, hidden ones left out; none where none is.
+
+        Raises:
+            StorageError: some of it cannot be listed; never a shorter list instead.
+        """
+
+        def once() -> dict[str, dict[str, Any]]:
             self.filesystem.invalidate_cache()
-            return dict(self.filesystem.find(self.path, detail=True))
+            return dict(self.filesystem.find(self.path, detail=True, **_of_walks(self.filesystem)))
 
         try:
             found = self._retry(once, "list")
         except FileNotFoundError:
-            return
+            return {}
         start = len(self.path.rstrip("/")) + 1
-        for path in sorted(found):
-            if not any(part.startswith(".") for part in path[start:].split("/")):
-                yield path[start:], int(found[path]["size"])
+        return {
+            path[start:]: info
+            for path, info in found.items()
+            if not any(part.startswith(".") for part in path[start:].split("/"))
+        }
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
@@ -250,7 +269,7 @@ class Location:
         try:
             self.filesystem.pipe_file(self.path, data, mode="create")
         except Exception as error:
-            if _says_precondition_failed(error):
+            if status_of(error) == 412:
                 raise FileExistsError(self.url) from error
             raise
 
@@ -266,7 +285,7 @@ class Location:
         try:
             self.filesystem.call_s3("put_object", Bucket=bucket, Key=key, Body=data, IfMatch=etag, **payer)
         except Exception as error:
-            if _says_precondition_failed(error):
+            if status_of(error) == 412:
                 raise Conflict(
                     f"{self.url} was changed by another writer; read it again and repeat", url=self.url
                 ) from error
@@ -278,9 +297,13 @@ def version_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _says_precondition_failed(error: BaseException) -> bool:
-    if isinstance(error, FileExistsError):
-        return True
-    causes = (error, error.__cause__, error.__context__)
-    codes = {str(getattr(e, "response", {}).get("Error", {}).get("Code", "")) for e in causes if e is not None}
-    return bool(codes & {"PreconditionFailed", "412"})  # 409 ConditionalRequestConflict is to be tried again
+def _of_walks(filesystem: Any) -> dict[str, Any]:
+    """Arguments of ``find`` where fsspec walks the folders itself: it would leave out those it cannot list."""
+    find = getattr(type(filesystem), "_find", None) or type(filesystem).find
+    return {"on_error": _unless_absent} if find in {AsyncFileSystem._find, AbstractFileSystem.find} else {}
+
+
+def _unless_absent(error: BaseException) -> None:
+    found = absence(error)
+    if not isinstance(found, FileNotFoundError):  # a folder that is deleted meanwhile is no fault
+        raise found

@@ -1,9 +1,9 @@
 """Retry transient failures of storage; fail at once on permanent ones.
 
 Exponential back-off with full jitter (Brooker, *Exponential Backoff And Jitter*, AWS Architecture Blog, 2015).
-Missing objects (404, 410), refusals (other 4xx) and a full or read-only disk are final; everything else (5xx,
+Missing objects (404, 410), refusals (other 4xx, 501) and a full or read-only disk are final; everything else (5xx,
 slow-down, reset, no connection, no name, timeout, a short or wrong body) is retried until the caller's timeout, in
-seconds, has passed.
+seconds, has passed. Which of S3's codes are which: AWS, *SDKs and Tools Reference Guide*, "Retry behavior".
 """
 
 from __future__ import annotations
@@ -17,17 +17,38 @@ from typing import TypeVar
 
 from stoker.errors import StokerError, StorageError
 
-__all__ = ["BadBody", "StoreAnswer", "absence", "call_with_retries", "failure_kind", "is_final"]
+__all__ = ["BadBody", "StoreAnswer", "absence", "call_with_retries", "failure_kind", "is_final", "status_of"]
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 _FIRST_DELAY_S = 0.05
 _LONGEST_DELAY_S = 5.0
-_FINAL_CODES = frozenset(
-    {"AccessDenied", "ExpiredToken", "InvalidAccessKeyId", "InvalidBucketName", "SignatureDoesNotMatch"}
+_DENIED_CODES = frozenset({"AccessDenied", "ExpiredToken", "InvalidAccessKeyId", "SignatureDoesNotMatch"})
+_THROTTLING_CODES = frozenset(
+    {
+        "BandwidthLimitExceeded",
+        "RequestLimitExceeded",
+        "RequestThrottled",
+        "SlowDown",
+        "Throttling",
+        "ThrottlingException",
+        "TooManyRequests",
+        "TooManyRequestsException",
+    }
 )
-_TRANSIENT_CODES = frozenset({"InternalError", "RequestTimeout", "SlowDown"})
+_TRANSIENT_CODES = _THROTTLING_CODES | {
+    "BadDigest",  # this and the two below: the request's body was damaged or cut on its way
+    "IncompleteBody",
+    "XAmzContentSHA256Mismatch",
+    "InternalError",
+    "RequestTimeout",
+    "RequestTimeoutException",
+    "ServiceUnavailable",
+}
+"""what their statuses, some of which are 400, do not say"""
+_STATUS_OF_CODE = {"NoSuchBucket": 404, "NoSuchKey": 404, "PreconditionFailed": 412, "ConditionalRequestConflict": 409}
+"""where the client gives no status"""
 # names of errors, and of their causes, when a connection failed or ended before the response did
 _CONNECTION_ERRORS = (
     "Connection",
@@ -51,6 +72,14 @@ _FINAL_NAMES = frozenset(
 )
 
 
+_FINAL_ERRORS = (
+    FileExistsError,
+    FileNotFoundError,
+    IsADirectoryError,
+    NotADirectoryError,
+    PermissionError,
+    ValueError,  # an impossible URL, for one
+)
 _FINAL_ERRNOS = {
     errno.ENOSPC: "free space there",
     errno.EDQUOT: "free some of the quota there",
@@ -62,6 +91,8 @@ _FINAL_ERRNOS = {
 _GONE = frozenset({404, 410})
 _RETRIED = frozenset({408, 409, 425, 429})
 """of the statuses below 500: those after which the same request may succeed"""
+_REFUSED = frozenset({501, 505, 507})
+"""of those from 500: those after which it cannot"""
 
 
 class BadBody(OSError):
@@ -78,16 +109,14 @@ class StoreAnswer(OSError):
 
 def is_final(error: BaseException) -> bool:
     """Whether a retry cannot help: not found, not permitted, exists already, or not a response of the store at all."""
-    if isinstance(error, (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)):
+    if isinstance(error, _FINAL_ERRORS) or (isinstance(error, OSError) and error.errno in _FINAL_ERRNOS):
         return True
-    if isinstance(error, ValueError) or (isinstance(error, OSError) and error.errno in _FINAL_ERRNOS):
-        return True  # an impossible URL, for one
-    code = _code(error)
-    if (isinstance(error, StoreAnswer) or _http_status(error)) and code not in _FINAL_CODES | _TRANSIENT_CODES:
-        return _status(error) < 500 and _status(error) not in _RETRIED
-    if code in _FINAL_CODES or code in {"403", "404", "NoSuchKey", "NoSuchBucket", "PreconditionFailed"}:
-        return True
-    if any(kind.__name__ in _FINAL_NAMES for kind in type(error).__mro__):
+    status, code = _answer(error)
+    if code in _TRANSIENT_CODES:
+        return False
+    if status:
+        return status in _REFUSED or (status < 500 and status not in _RETRIED)
+    if code in _DENIED_CODES or any(kind.__name__ in _FINAL_NAMES for kind in type(error).__mro__):
         return True
     return not (isinstance(error, (OSError, TimeoutError)) or _is_transport(error))
 
@@ -98,12 +127,13 @@ def failure_kind(error: BaseException) -> str:
     One of bad_bodies, refusals, deadlines, slow_downs, server_errors, resets (the connection failed or ended early)
     and other_failures.
     """
+    error = absence(error)
     if isinstance(error, BadBody):
         return "bad_bodies"
-    status, code = _status(error), _code(error)
+    status, code = _answer(error)
     if is_final(error):
         return "refusals"
-    if status in {429, 503} or code in {"SlowDown", "Throttling", "TooManyRequests"}:
+    if status in {429, 503} or code in _THROTTLING_CODES:
         return "slow_downs"
     if status >= 500:
         return "server_errors"
@@ -128,35 +158,44 @@ def absence(error: BaseException) -> BaseException:
         is_of_http = bool(_http_status(cause)) or type(cause).__module__.partition(".")[0] == "aiohttp"
         is_other = is_of_http or isinstance(cause, (TimeoutError, ConnectionError))
         return cause if is_other and _http_status(cause) not in _GONE else error
-    return FileNotFoundError(str(error)) if _http_status(error) in _GONE else error
+    return FileNotFoundError(str(error)) if status_of(error) in _GONE else error
+
+
+def status_of(error: BaseException) -> int:
+    """The HTTP status of the store's answer that ``error`` is about; 0 if it is about none."""
+    return _answer(error)[0]
+
+
+def _answer(error: BaseException) -> tuple[int, str]:
+    """The store's HTTP status and error code, 0 and "" where it sent none, as each client's errors have them.
+
+    s3fs raises errors of Python whose cause is botocore's; the cause is not looked for any deeper.
+    """
+    if isinstance(error, StoreAnswer):
+        return error.status, error.code
+    for one in (error, error.__cause__):
+        response = getattr(one, "response", None)
+        if isinstance(response, dict):
+            code = str(response.get("Error", {}).get("Code", ""))
+            status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) or 0)
+            return status or (int(code) if code.isdecimal() else _STATUS_OF_CODE.get(code, 0)), code
+    return _http_status(error), ""
 
 
 def _http_status(error: BaseException) -> int:
-    """The status of a response over plain HTTP, as aiohttp's errors have it; 0 for any other error."""
-    status = getattr(error, "status", None)
-    is_of_aiohttp = type(error).__module__.partition(".")[0] == "aiohttp"
-    return status if is_of_aiohttp and isinstance(status, int) else 0
-
-
-def _status(error: BaseException) -> int:
-    if isinstance(error, StoreAnswer):
-        return error.status
-    if status := _http_status(error):
-        return status
-    for e in (error, error.__cause__, error.__context__):
-        response = getattr(e, "response", None)
-        if isinstance(response, dict):
-            return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) or 0)
-    return 0
-
-
-def _code(error: BaseException) -> str:
-    if isinstance(error, StoreAnswer):
-        return error.code
-    response = getattr(error, "response", None)
-    if isinstance(response, dict):
-        return str(response.get("Error", {}).get("Code", ""))
-    return ""
+    """The status of a response over plain HTTP, as the errors of aiohttp and gcsfs have it; 0 for any other error."""
+    library = type(error).__module__.partition(".")[0]
+    if library == "aiohttp":
+        if type(error.__cause__).__module__ == "aiohttp.http_exceptions":
+            return 0  # what came was no HTTP: aiohttp calls that a 400
+        status = getattr(error, "status", None)
+    elif library == "gcsfs":
+        status = getattr(error, "code", None)
+    elif isinstance(error, OSError) and error.errno is None and str(error).startswith("Forbidden: "):
+        status = 403  # of gcsfs
+    else:
+        return 0
+    return int(str(status)) if str(status).isdecimal() else 0
 
 
 def _is_transport(error: BaseException) -> bool:
@@ -212,9 +251,11 @@ def call_with_retries(
 
 
 def _refusal(error: BaseException, what: str, url: str) -> StorageError:
-    if isinstance(error, PermissionError) or _code(error) in _FINAL_CODES | {"403"}:
+    status, code = _answer(error)
+    if isinstance(error, PermissionError) or status in {401, 403} or code in _DENIED_CODES:
         advice = (
-            "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE or the machine's role"
+            "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE or the machine's role, and set "
+            "AWS_REQUEST_PAYER=requester if the bucket's readers pay"
             if url.startswith("s3:")
             else "check the permissions of this place"
         )

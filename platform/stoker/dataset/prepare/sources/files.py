@@ -69,20 +69,13 @@ def files_below(location: Location) -> FileStats:
     Raises:
         StorageError: the place, or a folder below it, cannot be read.
     """
+    if not location.is_local:
+        found = location.find()
+        return {path: (int(info["size"] or 0), stamp_of(info)) for path, info in found.items() if path}
     start = len(location.path.rstrip("/")) + 1
 
     def once() -> FileStats:
-        if location.is_local:
-            return {
-                str(info["name"])[start:]: (int(info["size"]), stamp_of(info)) for info in _scan_below(location.path)
-            }
-        location.filesystem.invalidate_cache()
-        found = dict(location.filesystem.find(location.path, detail=True))
-        return {
-            path[start:]: (int(info["size"] or 0), stamp_of(info))
-            for path, info in found.items()
-            if path[start:] and not any(part.startswith(".") for part in path[start:].split("/"))
-        }
+        return {str(info["name"])[start:]: (int(info["size"]), stamp_of(info)) for info in _scan_below(location.path)}
 
     try:
         return dict(call_with_retries(once, what="list", url=location.url, timeout_s=location.timeout_s))
