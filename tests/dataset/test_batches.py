@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from made import write_dataset
-from stoker.dataset import Loader
+from stoker.dataset import Batch, Loader
 from stoker.dataset.decode import EvaluationImages, UndecodableImage, UndecodableSample
 from stoker.dataset.samples import Sample
 from stoker.errors import DatasetError
@@ -65,9 +66,9 @@ class Failing(EvaluationImages):
 
 @pytest.mark.parametrize("corrupt", [1, 2, 3, 4])
 def test_as_many_corrupt_samples_as_the_limit_are_replaced_and_one_more_ends_it(root: Location, corrupt: int) -> None:
-    data = Data(url=root.url, image_size=16, on_corrupt="skip", corrupt_limit=3, block_samples=8, decode_threads=1)
+    data = Data(url=root.url, image_size=16, on_corrupt="skip", corrupt_limit=3, block_samples=8, last_batch="pad")
     decoder = Failing({10, 11, 60, 61}.intersection(sorted({10, 11, 60, 61})[:corrupt]))
-    loader = Loader(root, "train", global_batch=24, micro_batch=4, data=data, shuffled=False, decoder=decoder)
+    loader = Loader(root, "train", global_batch=24, micro_batch=4, data=data, decoder=decoder, epochs=1)
     if corrupt <= 3:
         assert sum(batch.size for batch in loader) == sum(SHARDS)
         assert loader.corrupt == corrupt
@@ -77,9 +78,29 @@ def test_as_many_corrupt_samples_as_the_limit_are_replaced_and_one_more_ends_it(
 
 
 def test_a_corrupt_sample_is_replaced_by_the_next_that_can_be_decoded_in_its_block(root: Location) -> None:
-    data = Data(url=root.url, image_size=16, on_corrupt="skip", block_samples=8)
-    loader = Loader(
-        root, "train", global_batch=24, micro_batch=4, data=data, shuffled=False, decoder=Failing({12, 13, 15})
-    )
+    data = Data(url=root.url, image_size=16, on_corrupt="skip", block_samples=8, last_batch="pad")
+    # one slot takes whole blocks; several may share one
+    loader = Loader(root, "train", global_batch=1, micro_batch=1, data=data, decoder=Failing({12, 13, 15}), epochs=1)
     labels = {int(n): int(label) for batch in loader for n, label in zip(batch.numbers, batch.labels, strict=True)}
     assert (labels[12], labels[13], labels[15]) == (14 % 3, 14 % 3, 8 % 3)  # the block is 8 to 15
+
+
+def test_an_evaluation_counts_no_sample_twice_where_another_is_corrupt(root: Location) -> None:
+    data = Data(url=root.url, image_size=16, on_corrupt="skip", corrupt_limit=3, block_samples=8)
+
+    def batches(corrupt: set[int]) -> tuple[Loader, list[Batch]]:
+        decoder = Failing(corrupt)
+        loader = Loader(root, "train", global_batch=24, micro_batch=4, data=data, shuffled=False, decoder=decoder)
+        return loader, list(loader)
+
+    loader, found = batches({12, 13, 15})
+    numbers = [int(n) for batch in found for n in batch.numbers if n >= 0]
+    assert sorted(numbers) == [n for n in range(sum(SHARDS)) if n not in {12, 13, 15}]
+    assert loader.corrupt == 3
+    for batch, whole in zip(found, batches(set())[1], strict=True):
+        is_out = torch.isin(whole.numbers, torch.tensor([12, 13, 15, -1]))
+        assert torch.equal(batch.numbers, whole.numbers.masked_fill(is_out, -1))
+        assert torch.equal(batch.labels, whole.labels.masked_fill(is_out, -1))
+        assert torch.equal(batch.images, whole.images * ~is_out[:, None, None, None])
+    with pytest.raises(DatasetError, match="corrupt sample 4, above"):
+        batches({12, 13, 14, 15})

@@ -14,6 +14,8 @@ import torch
 
 from made import write_dataset
 from stoker.dataset import Batch, Loader, read_pool
+from stoker.dataset.decode import EvaluationImages, UndecodableImage, UndecodableSample
+from stoker.errors import DatasetError
 from stoker.recipe import Data
 from stoker.storage import Location, ranges
 
@@ -146,12 +148,16 @@ def test_a_thousand_positions_give_their_batches_or_are_refused(root: Location) 
         ({"epoch": 0, "step": True}, r"step: .* not True"),
         ({"epoch": 0}, r"step: .* not None"),
         ({"epoch": 0, "step": 1, "order": 3}, r"order: a position's order is a mapping, not 3"),
+        ({"epoch": 0, "step": 1, "order": {"seed": 3}}, r"order: a position's order lacks block_samples"),
+        ({"epoch": 0, "step": 1, "order": {}}, r"order: a position's order lacks block_samples"),
+        ([], r"a position is a mapping, not \[\]"),
+        (None, r"a position is a mapping, not None"),
     ],
 )
-def test_what_is_no_position_is_refused(root: Location, state: dict[str, object], line: str) -> None:
+def test_what_is_no_position_is_refused(root: Location, state: object, line: str) -> None:
     made = loader(root)
     with pytest.raises(ValueError, match=line):
-        made.load_state_dict(state)
+        made.load_state_dict(state)  # type: ignore[arg-type]
     assert made.state_dict()["step"] == 0
 
 
@@ -244,3 +250,67 @@ def test_closing_between_two_epochs_keeps_the_position(root: Location) -> None:
     list(made)
     made.close()
     assert next(iter(made)).epoch == 1
+
+
+def test_a_position_loaded_in_a_loop_is_the_next_loops(root: Location) -> None:
+    made = loader(root)
+    for taken, batch in enumerate(made):
+        if taken == 0:
+            made.load_state_dict({"epoch": 3, "step": 2})
+        assert batch.epoch == 0
+        if taken == 15:
+            break
+    assert (made.state_dict()["epoch"], made.state_dict()["step"]) == (3, 2)
+    batch = next(iter(made))
+    assert (batch.epoch, batch.step) == (3, 2)
+
+
+def test_closing_ends_a_loop_that_is_running(root: Location) -> None:
+    made = loader(root)
+    running = iter(made)
+    assert next(running).step == 0
+    made.close()
+    assert not [t.name for t in threading.enumerate() if t.name == "stoker-schedule"]
+    with pytest.raises(RuntimeError, match="the loader was closed"):
+        next(running)
+    assert next(iter(made)).step == 0, "and it can be iterated over again"
+
+
+@pytest.mark.parametrize(("batch", "micro"), [(0, 4), (24, 0), (24, -4), (24, 5)])
+def test_sizes_that_make_no_batch_are_refused(root: Location, batch: int, micro: int) -> None:
+    with pytest.raises(ValueError, match="must be a multiple"):
+        loader(root, global_batch=batch, micro_batch=micro)
+
+
+def test_a_sample_that_ends_the_loop_waits_for_no_read(root: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, hangs = ranges.read_file_range, threading.Event()
+    reads = []
+
+    def slow(path: str, start: int, stop: int) -> object:
+        if path.endswith(".tar"):
+            reads.append(start)
+            if len(reads) > 24:  # the first step's are read alone
+                hangs.wait(60)
+        return read(path, start, stop)
+
+    class Broken(EvaluationImages):
+        def decode(self, *_: object) -> dict[int, UndecodableSample]:
+            return {0: UndecodableImage("broken")}
+
+    monkeypatch.setattr(ranges, "read_file_range", slow)
+    ended: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            next(iter(loader(root, decoder=Broken(16, 16))))
+        except BaseException as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(30)
+    try:
+        assert [type(error) for error in ended] == [DatasetError], "it waits for a read that hangs"
+    finally:
+        hangs.set()
+        thread.join()

@@ -24,7 +24,7 @@ class Reads:
 
         def read() -> str:
             self.begun.append(name)
-            gate.wait(30)
+            gate.wait(120)
             return name
 
         return read
@@ -33,7 +33,7 @@ class Reads:
         self._gates[name].set()
 
     def wait_for(self, *names: str) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 20
         while set(names) - set(self.begun):
             assert time.monotonic() < deadline, f"begun are {self.begun}"
             time.sleep(0.002)
@@ -96,4 +96,24 @@ def test_an_error_is_the_futures() -> None:
     pool.begin()
     with pytest.raises(KeyError, match="gone"):
         future.result(30)
+    pool.close()
+
+
+def test_two_reads_submitted_at_once_do_not_wait_for_the_same_idle_thread() -> None:
+    pool: ReadPool[str] = ReadPool(8, first=0)
+    reads = Reads()
+    pool.submit(0, lambda: "a thread")
+    pool.begin()
+    pool.open()
+    deadline = time.monotonic() + 20
+    while not pool._idle:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    one, two = reads.of("one"), reads.of("two")
+    with pool._change:  # the idle thread cannot take the first before the second is there
+        pool.submit(0, one)
+        pool.submit(0, two)
+    reads.wait_for("one", "two")
+    reads.let_go("one")
+    reads.let_go("two")
     pool.close()

@@ -14,11 +14,14 @@ T = TypeVar("T")
 _LOOK_EVERY_S = 0.1
 
 
-def ahead(source: Iterator[Callable[[], T]], most: int) -> Generator[T, None, None]:
+def ahead(
+    source: Iterator[Callable[[], T]], most: int, release: Callable[[], object] = lambda: None
+) -> Generator[T, None, None]:
     """Yield what the callables of ``source`` return, in order; a thread advances ``source`` up to ``most`` ahead.
 
     ``source`` starts work and yields callables that wait for it. An exception in it is raised where its result would
-    be. Close the generator to stop the thread.
+    be. Close the generator to stop the thread; so does an exception. ``release`` then ends whatever ``source`` may be
+    waiting for.
     """
     ready: queue.Queue[Callable[[], T] | None] = queue.Queue(most)
     is_closed = threading.Event()
@@ -53,5 +56,6 @@ def ahead(source: Iterator[Callable[[], T]], most: int) -> Generator[T, None, No
             yield take()
     finally:
         is_closed.set()
+        release()
         if thread is not threading.current_thread():  # the garbage collector may close it in any thread
             thread.join()

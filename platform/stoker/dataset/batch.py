@@ -27,8 +27,9 @@ class Batch:
     """One micro-batch.
 
     ``images``: uint8 [m, 3, H, W], channels_last, RGB (or what another decoder makes). ``labels``: int64 [m].
-    ``numbers``: int64 [m], of the samples in their split. Places that the epoch's last, partial global batch does not
-    fill are padding: label and number -1, image zeros; they come last.
+    ``numbers``: int64 [m], of the samples in their split; a corrupt one that another replaces keeps its number. Places
+    that the epoch's last, partial global batch does not fill are padding, which comes last: label and number -1, image
+    zeros. So is, in an evaluation, the place of a corrupt sample that is skipped, wherever it is.
     """
 
     images: Tensor
@@ -50,16 +51,25 @@ class Batch:
 
 
 class BatchMaker:
-    """Makes batches with ``decoder``, each in ``parts`` calls; replaces or reports samples that cannot be decoded."""
+    """Makes batches with ``decoder``, each in ``parts`` calls.
+
+    A sample that cannot be decoded is an error (``on_corrupt`` "fail"), replaced by the next one of its block ("skip"),
+    or its place is padding ("leave_out"); the latter two up to ``corrupt_limit`` times.
+    """
 
     def __init__(
-        self, decoder: Decoder, *, parts: int, on_corrupt: Literal["fail", "skip"], corrupt_limit: int
+        self,
+        decoder: Decoder,
+        *,
+        parts: int,
+        on_corrupt: Literal["fail", "skip", "leave_out"],
+        corrupt_limit: int,
     ) -> None:
         self.decoder, self._parts = decoder, parts
         self._on_corrupt, self._corrupt_limit = on_corrupt, corrupt_limit
         self._lock = threading.Lock()
         self.corrupt = 0
-        """samples that were replaced so far"""
+        """samples that were replaced or left out so far"""
         self.decode_s = 0.0
         """seconds spent decoding so far, summed over threads"""
 
@@ -85,6 +95,8 @@ class BatchMaker:
             for i, error in failed.items():
                 at = part.start + i
                 labels[at] = self._replace(members[i], error, draws[at : at + 1], inputs[at : at + 1])
+                if labels[at] < 0:
+                    numbers[at] = -1
 
         members_per_part = -(-len(present) // self._parts) or 1
         parts = [slice(a, min(a + members_per_part, len(present))) for a in range(0, len(present), members_per_part)]
@@ -98,7 +110,10 @@ class BatchMaker:
         return finished
 
     def _replace(self, streamed: Streamed, error: UndecodableSample, draws: NDArray[np.float64], out: Tensor) -> int:
-        """Decode the next valid sample of the block into ``out``, if the user allows it; returns its label."""
+        """Decode the next valid sample of the block into ``out``, if the user allows it; returns its label.
+
+        Where samples are left out, ``out`` becomes zeros, and the label is -1.
+        """
         sample = streamed.sample
         where = f"{sample.shard}, sample {sample.key} at offset {sample.offset}"
         if self._on_corrupt == "fail":
@@ -112,6 +127,9 @@ class BatchMaker:
                 f"{where}: corrupt sample {self.corrupt}, above data.corrupt_limit ({self._corrupt_limit}); "
                 "prepare the data set again"
             )
+        if self._on_corrupt == "leave_out":
+            out.zero_()
+            return -1
         block = streamed.block
         at = next(i for i, other in enumerate(block) if other.number == sample.number)
         for other in block[at + 1 :] + block[:at]:

@@ -31,8 +31,9 @@ _CLIENTS_BYTES = 64 * 2**20
 class Loader:
     """Iterates over the micro-batches of this rank until the end of the epoch; the next iteration is the next epoch.
 
-    A training loader reads across epochs: when one ends, the next one's first batches are read and decoded already. It
-    stops before the epoch ``epochs``, or never; :meth:`close` ends it, and so does the end of the loader.
+    A training loader reads across epochs: when one ends, the next one's first batches are read and decoded already.
+    Nothing is read of the epoch ``epochs`` and later ones before they are iterated over; without it, reading stops only
+    at :meth:`close`, or with the loader's own end.
 
     ``global_batch`` samples a step over all ranks, in micro-batches of ``micro_batch``; ``rank`` and ``world_size``
     select those of this process and change nothing else. ``shuffled=False`` yields every sample once in its stored
@@ -44,6 +45,7 @@ class Loader:
         DatasetError: the data set is missing or damaged; while iterating, a sample cannot be decoded.
         StorageError: the store refuses, or does not respond within the location's timeout.
         ValueError: invalid sizes or ranks.
+        RuntimeError: while iterating, the loader was closed.
     """
 
     def __init__(
@@ -66,8 +68,10 @@ class Loader:
         self._data = data if data is not None else Data(url=self._root.url)
         self._decoder = decoder or _image_decoder(self._data, resize, is_training=shuffled)
         self._micro_batch, self._shuffled, self._epochs = micro_batch, shuffled, epochs
-        if global_batch % micro_batch:
-            raise ValueError(f"global_batch ({global_batch}) must be a multiple of micro_batch ({micro_batch})")
+        if micro_batch < 1 or global_batch < 1 or global_batch % micro_batch:
+            raise ValueError(
+                f"global_batch ({global_batch}) must be a multiple of micro_batch ({micro_batch}), from 1 on"
+            )
         self._micro_batches = micro_batches_of(rank, world_size, global_batch // micro_batch)
         manifest = read_manifest(self._root)
         self._split = manifest.split(split)
@@ -94,7 +98,9 @@ class Loader:
         self._settings = PipelineSettings(
             ShardReader(self._root, self._split, reads=self._reads, cache=self._cache, block=self._data.block_samples),
             self._order.of,
-            _Makers(self._data, self._decoder, decoder is None and shuffled and self._data.resizing is not None),
+            _Makers(
+                self._data, self._decoder, shuffled, decoder is None and shuffled and self._data.resizing is not None
+            ),
             self._micro_batches,
             micro_batch,
             seed,
@@ -102,7 +108,7 @@ class Loader:
             decode_threads=self._data.decode_threads,
             memory_bytes=self._data.memory_mb * 2**20,
         )
-        self._epoch, self._step = 0, 0
+        self._epoch, self._step, self._seeks = 0, 0, 0
         self._maker: BatchMaker | None = None
         self._most_held_bytes, self._decode_s = 0, 0.0
         self._live: list[Pipeline] = []
@@ -166,7 +172,7 @@ class Loader:
 
     @property
     def corrupt(self) -> int:
-        """Samples of this epoch that were replaced because they could not be decoded."""
+        """Samples of this epoch that were replaced, or in an evaluation left out, as they could not be decoded."""
         return self._maker.corrupt if self._maker else 0
 
     @property
@@ -220,7 +226,7 @@ class Loader:
         return {"epoch": self._epoch, "step": self._step, "order": dataclasses.asdict(self._order)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Seek to a position, at which the next iteration starts; reads nothing.
+        """Seek to a position, at which the next iteration starts; reads nothing. One that is running goes on as it was.
 
         ``order`` may be missing, as in states of earlier versions: then only the position is checked.
 
@@ -228,26 +234,34 @@ class Loader:
             ValueError: the position is in no epoch, or in that of another data set, split, seed or size.
         """
         self._epoch, self._step = self._order.position_in(state)
+        self._seeks += 1
 
     def close(self) -> None:
-        """Stop reading ahead, and release the node's cache, whose blocks are kept; also done when the process exits."""
-        if (pipeline := self._take_idle()) is not None:
+        """Stop reading, and release the node's cache, whose blocks are kept; also done when the process exits.
+
+        An iteration that is running ends with RuntimeError at its next batch.
+        """
+        self._take_idle()
+        for pipeline in list(self._live):
             self._retire(pipeline)
         if self._cache:
             self._cache.close()
 
     def __iter__(self) -> Iterator[Batch]:
-        epoch = self._epoch
+        epoch, seeks = self._epoch, self._seeks
         pipeline = self._pipeline_at((epoch, self._step))
         self._maker = pipeline.maker(epoch)
         pipeline.forget_before(epoch)
         try:
             while pipeline.position[0] == epoch and (batch := pipeline.take()) is not None:
                 self._most_held_bytes = max(self._most_held_bytes, pipeline.most_bytes)
-                self._epoch, self._step = pipeline.position
+                if seeks == self._seeks:
+                    self._epoch, self._step = pipeline.position
                 yield batch
+            if pipeline.is_closed:
+                raise RuntimeError("the loader was closed while it was iterated over")
         finally:
-            if pipeline.position[0] > epoch and self._reads_on(pipeline.position[0]):
+            if not pipeline.is_closed and pipeline.position[0] > epoch and self._reads_on(pipeline.position[0]):
                 self._keep(pipeline)
             else:
                 self._retire(pipeline)
@@ -279,16 +293,21 @@ class Loader:
 
     def _retire(self, pipeline: Pipeline) -> None:
         pipeline.close()
-        self._live.remove(pipeline)
-        self._decode_s += pipeline.decode_s
+        if pipeline in self._live:
+            self._live.remove(pipeline)
+            self._decode_s += pipeline.decode_s
 
 
 @dataclasses.dataclass(frozen=True)
 class _Makers:
-    """Makes what makes an epoch's batches; with ``follows_epoch`` the size of images is a function of the epoch."""
+    """Makes what makes an epoch's batches; with ``follows_epoch`` the size of images is a function of the epoch.
+
+    An evaluation leaves out what it cannot decode: another sample in its place would count twice.
+    """
 
     data: Data
     decoder: Decoder
+    is_training: bool
     follows_epoch: bool
 
     def __call__(self, epoch: int) -> BatchMaker:
@@ -298,7 +317,8 @@ class _Makers:
             decoder = _image_decoder(sized, None, is_training=True)
         # nvJPEG is fastest with many images in a call; on the CPU each thread gets a part
         parts = 1 if isinstance(decoder, TrainingImagesOnGpu) else data.decode_threads
-        return BatchMaker(decoder, parts=parts, on_corrupt=data.on_corrupt, corrupt_limit=data.corrupt_limit)
+        on_corrupt = data.on_corrupt if self.is_training or data.on_corrupt == "fail" else "leave_out"
+        return BatchMaker(decoder, parts=parts, on_corrupt=on_corrupt, corrupt_limit=data.corrupt_limit)
 
 
 def _image_decoder(data: Data, resize: int | None, *, is_training: bool) -> Decoder:

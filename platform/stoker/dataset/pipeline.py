@@ -67,7 +67,8 @@ class Pipeline:
         )
         self._steps = settings.order_of(position[0]).steps
         self._pool = decode_pool(settings.decode_threads)
-        self._ready = ahead(self._batches(), AHEAD)
+        self._ready = ahead(self._batches(), AHEAD, self._stream.close)
+        self.is_closed = False
         self._stream.__enter__()
 
     @property
@@ -108,8 +109,10 @@ class Pipeline:
 
     def close(self) -> None:
         """Stop all threads; a read or a decoding that runs finishes by itself."""
-        self._stream.__exit__()
-        self._ready.close()
+        self.is_closed = True
+        self._stream.close()
+        with suppress(ValueError):  # another thread is in it, and ends it: the stream is closed
+            self._ready.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _batches(self) -> Iterator[Callable[[], Batch]]:

@@ -47,10 +47,14 @@ class SplitOrder:
         Raises:
             ValueError: it is none; the message names the field.
         """
+        if not isinstance(state, Mapping):
+            raise ValueError(f"a position is a mapping, not {state!r}; load what state_dict() returned")
         epoch, step = (_whole_number(state, name) for name in ("epoch", "step"))
         order, steps = state.get("order", {}), self.of(0).steps
         if not isinstance(order, Mapping):
             raise ValueError(f"order: a position's order is a mapping, not {order!r}; load what state_dict() returned")
+        if missing := {field.name for field in fields(self)} - set(order) if "order" in state else set():
+            raise ValueError(f"order: a position's order lacks {min(missing)}; load what state_dict() returned")
         for field in fields(self):
             own, given = getattr(self, field.name), order.get(field.name)
             if field.name in order and given != own:

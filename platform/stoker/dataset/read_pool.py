@@ -67,8 +67,9 @@ class ReadPool(Generic[T]):
             self._change.notify_all()
 
     def _wake(self, reads: int) -> None:
-        self._change.notify(min(reads, self._idle))
-        for _ in range(min(reads - self._idle, self._most - self._threads)):
+        self._change.notify(reads)
+        # a thread that was notified is idle, and its read waiting, until it runs
+        for _ in range(min(reads, len(self._waiting) - self._idle, self._most - self._threads)):
             self._threads += 1
             threading.Thread(target=self._work, name=f"stoker-read-{self._threads}", daemon=True).start()
 

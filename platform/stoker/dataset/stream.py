@@ -125,6 +125,10 @@ class BlockStream:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop the threads; may be called more than once, and by any thread."""
         with self._change:
             self._is_closed = True
             self._change.notify_all()

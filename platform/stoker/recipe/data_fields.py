@@ -99,7 +99,9 @@ class Data(Section):
         "transform: faster, but the pixels are not exactly the same",
     )
     on_corrupt: Literal["fail", "skip"] = Field(
-        "fail", description="what to do with a sample that cannot be decoded: fail the run, or replace it and count it"
+        "fail",
+        description="what to do with a sample that cannot be decoded: fail the run, or replace it (in an evaluation: leave "
+        "it out) and count it",
     )
     corrupt_limit: Positive = Field(
         100, description="with on_corrupt: skip, corrupt samples per worker and epoch above which the run fails"

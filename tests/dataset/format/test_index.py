@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
+import safetensors.torch
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -76,6 +78,38 @@ def test_what_is_no_index_or_lacks_a_column_is_refused() -> None:
         ShardIndex.from_bytes(safetensors.numpy.save({k: v for k, v in columns.items() if k != "label"}))
     with pytest.raises(ValueError, match="differ in length"):
         ShardIndex.from_bytes(safetensors.numpy.save(columns | {"label": np.arange(3)}))
+
+
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [
+        ("label", np.zeros(2, np.float64)),
+        ("label", np.zeros((2, 1), np.int64)),
+        ("label", np.zeros((), np.int64)),
+        ("offset", np.zeros(2, np.int32)),
+        ("interval", np.zeros(2, np.int32)),
+        ("key_ends", np.array([2, 1])),
+        ("key_ends", np.array([1, 3])),
+    ],
+)
+def test_a_column_of_another_type_or_shape_is_refused(name: str, column: np.ndarray) -> None:
+    columns = safetensors.numpy.load(index_of(["a", "b"]).to_bytes())
+    with pytest.raises(ValueError, match=f"index's (column )?{name}"):
+        ShardIndex.from_bytes(safetensors.numpy.save(columns | {name: column}))
+
+
+def test_a_column_of_a_type_that_numpy_does_not_have_is_ignored_unless_it_is_ours() -> None:
+    columns = {name: torch.from_numpy(c) for name, c in safetensors.numpy.load(index_of(["a"]).to_bytes()).items()}
+    more = safetensors.torch.save(columns | {"later": torch.zeros(1, dtype=torch.bfloat16)})
+    assert ShardIndex.from_bytes(more).keys == ["a"]
+    with pytest.raises(ValueError, match=r"column label is BF16 \[1\], not I64 \[n\]"):
+        ShardIndex.from_bytes(safetensors.torch.save(columns | {"label": torch.zeros(1, dtype=torch.bfloat16)}))
+
+
+def test_a_key_that_is_not_utf_8_is_shown_all_the_same() -> None:
+    columns = safetensors.numpy.load(index_of(["ab"]).to_bytes())
+    found = ShardIndex.from_bytes(safetensors.numpy.save(columns | {"keys": np.array([0x61, 0xFF], np.uint8)}))
+    assert found.keys == ["a\\xff"]
 
 
 def test_an_index_takes_less_than_100_bytes_a_sample_beside_its_key() -> None:

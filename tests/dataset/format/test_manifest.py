@@ -1,5 +1,6 @@
+import hashlib
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,20 @@ def test_where_there_is_no_manifest_the_error_names_place_and_remedy(tmp_path: P
         read_manifest(locate(tmp_path))
 
 
+def _fingerprinted(content: dict[str, object], words: str) -> dict[str, object]:
+    """The fingerprint that goes with the shards, where the fingerprint is not what is wrong."""
+    splits = content["splits"]
+    shards = splits["train"]["shards"] if isinstance(splits, dict) else []  # type: ignore[index]
+    if words == "fingerprint" or shards == [{}] or "train" not in (splits or {}):
+        return {}
+    identity = {
+        "classes": content["classes"],
+        "splits": {"train": [[s["samples"], s["checksum"], s["index_checksum"]] for s in shards]},
+    }
+    text = json.dumps(identity, separators=(",", ":"))
+    return {"fingerprint": "sha256:" + hashlib.sha256(text.encode()).hexdigest()}
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -45,12 +60,22 @@ def test_where_there_is_no_manifest_the_error_names_place_and_remedy(tmp_path: P
         ({"classes": ["cat", "cow"]}, "fingerprint"),
         ({"splits": {"train": {"samples": 3, "shards": [{}]}}}, "damaged"),
         ({"splits": None}, "damaged"),
+        ({"version": [1]}, "damaged"),
+        ({"version": ["1", 2]}, "damaged, invalid field: .*version is '1'"),
+        ({"classes": ["cat", 7]}, "damaged"),
+        ({"splits": {"train": {"samples": 4, "shards": [asdict(SHARD)]}}}, "has 4 samples and its shards 3"),
+        ({"splits": {"train": {"samples": "three", "shards": [asdict(SHARD)]}}}, "samples is 'three'"),
+        ({"splits": {"train": {"samples": 3, "shards": [asdict(SHARD) | {"bytes": -5}]}}}, "bytes is -5"),
+        ({"splits": {"train": {"samples": 3, "shards": [asdict(SHARD) | {"page_bytes": "x"}]}}}, "page_bytes is 'x'"),
+        ({"splits": {"train": {"samples": 3, "shards": [asdict(SHARD) | {"path": None}]}}}, "path is None"),
+        ({"splits": {"train": {"samples": 3, "shards": [asdict(SHARD) | {"samples": True}]}}}, "samples is True"),
     ],
 )
 def test_a_manifest_that_cannot_be_believed_is_refused(tmp_path: Path, damage: dict[str, object], words: str) -> None:
     write_manifest(locate(tmp_path), MANIFEST)
     file = tmp_path / "dataset.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | damage))
+    content = json.loads(file.read_text()) | damage
+    file.write_text(json.dumps(content | _fingerprinted(content, words)))
 
     with pytest.raises(DatasetError, match=words):
         read_manifest(locate(tmp_path))

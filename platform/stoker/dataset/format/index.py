@@ -63,6 +63,16 @@ _MARKS: dict[str, Any] = {
 }
 
 
+_TYPES: dict[str, Any] = _COLUMNS | _MARKS | {"keys": np.uint8, "key_ends": np.int64}
+_SAFETENSORS_NAMES = {
+    np.int64: "I64",
+    np.int32: "I32",
+    np.uint64: "U64",
+    np.uint16: "U16",
+    np.uint8: "U8",
+}
+
+
 def payload_checksum(data: bytes | memoryview) -> int:
     """The checksum of one sample's bytes, as an index holds it: xxh3_64, an unsigned 64-bit integer."""
     return xxhash.xxh3_64_intdigest(data)
@@ -111,7 +121,7 @@ class ShardIndex:
     def key(self, row: int) -> str:
         """The key of sample ``row``."""
         begin = int(self.key_ends[row - 1]) if row else 0
-        return self.key_bytes[begin : int(self.key_ends[row])].tobytes().decode()
+        return self.key_bytes[begin : int(self.key_ends[row])].tobytes().decode(errors="backslashreplace")
 
     @classmethod
     def of(cls, rows: Iterable[IndexRow]) -> ShardIndex:
@@ -163,12 +173,13 @@ class ShardIndex:
         """The index in ``data``.
 
         Raises:
-            ValueError: it is not an index file, or a column is missing or of another length.
+            ValueError: it is not an index file, or a column is missing, of another type or of another length.
         """
         try:
-            columns = safetensors.numpy.load(data)
+            stored = safetensors.deserialize(data)  # type: ignore[no-untyped-call]
         except safetensors.SafetensorError as error:
             raise ValueError(f"not an index file ({error})") from None
+        columns = {name: _column(name, found) for name, found in stored if name in _TYPES}
         missing = [name for name in (*_COLUMNS, "keys", "key_ends") if name not in columns]
         if missing:
             raise ValueError(f"the index lacks the columns {', '.join(missing)}")
@@ -178,7 +189,19 @@ class ShardIndex:
         rows = (*(found[name] for name in (*_COLUMNS, "key_ends")), *marked.values())
         if len({len(column) for column in rows}) != 1:
             raise ValueError("the index's columns differ in length")
+        ends = columns["key_ends"]
+        if (np.diff(ends, prepend=0) < 0).any() or (len(ends) and ends[-1] != len(columns["keys"])):
+            raise ValueError("the index's key_ends do not fit its keys")
         return cls(**found, marked=marked if len(marked) == len(_MARKS) else {})
+
+
+def _column(name: str, stored: dict[str, Any]) -> NDArray[Any]:
+    kind = _TYPES[name]
+    if stored["dtype"] != _SAFETENSORS_NAMES[kind] or len(stored["shape"]) != 1:
+        raise ValueError(
+            f"the index's column {name} is {stored['dtype']} {stored['shape']}, not {_SAFETENSORS_NAMES[kind]} [n]"
+        )
+    return np.frombuffer(stored["data"], kind)
 
 
 def read_index(

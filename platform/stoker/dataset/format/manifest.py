@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import xxhash
@@ -67,6 +67,9 @@ class Shard:
         """The location of this shard's tar, for the data set at ``root``."""
         is_absolute = "://" in self.path or self.path.startswith("/")
         return locate(self.path, timeout_s=root.timeout_s) if is_absolute else root / self.path
+
+
+_SHARD_FIELDS = {field.name: field.type for field in fields(Shard)}
 
 
 @dataclass(frozen=True)
@@ -146,34 +149,54 @@ def read_manifest(root: Location) -> Manifest:
         raise DatasetError(f"{where}: damaged, not JSON ({error}); prepare the data set again") from None
     try:
         return _parse(where, content)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DatasetError(f"{where}: damaged, invalid field {error!r}; prepare the data set again") from None
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise DatasetError(f"{where}: damaged, invalid field: {error!r}; prepare the data set again") from None
 
 
 def _parse(where: Location, content: dict[str, Any]) -> Manifest:
     if content.get("format") != FORMAT:
         raise DatasetError(f"{where}: not a stoker data set (format is {content.get('format')!r}, not {FORMAT!r})")
-    major, minor = content["version"]
+    major, minor = (_number("version", part) for part in content["version"])
     if major > FORMAT_VERSION[0]:
         raise DatasetError(
             f"{where}: format version {major}.{minor} is newer than this stoker reads "
             f"({FORMAT_VERSION[0]}.{FORMAT_VERSION[1]}); upgrade stoker"
         )
-    known = Shard.__dataclass_fields__
     splits = {
-        name: Split(
-            samples=int(split["samples"]),
-            shards=tuple(Shard(**{k: v for k, v in s.items() if k in known}) for s in split["shards"]),
-        )
+        name: Split(samples=_number("samples", split["samples"]), shards=tuple(_shard(one) for one in split["shards"]))
         for name, split in content["splits"].items()
     }
+    if not all(isinstance(name, str) for name in content["classes"]):
+        raise TypeError("classes are not names")
     manifest = Manifest(tuple(content["classes"]), splits)
     if manifest.fingerprint != content["fingerprint"]:
         raise DatasetError(
             f"{where}: damaged, its fingerprint is {manifest.fingerprint[:23]}..., "
             f"but it says {str(content['fingerprint'])[:23]}...; prepare the data set again"
         )
+    for name, split in splits.items():
+        if split.samples != (found := sum(shard.samples for shard in split.shards)):
+            raise DatasetError(
+                f"{where}: damaged, split {name!r} has {split.samples} samples and its shards {found}; prepare the "
+                "data set again"
+            )
     return manifest
+
+
+def _shard(content: dict[str, Any]) -> Shard:
+    found = {name: content[name] for name in _SHARD_FIELDS if name in content}
+    for name, value in found.items():
+        if _SHARD_FIELDS[name] == "int":
+            _number(name, value)
+        elif not isinstance(value, str):
+            raise TypeError(f"{name} is {value!r}")
+    return Shard(**found)
+
+
+def _number(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise TypeError(f"{name} is {value!r}")
+    return value
 
 
 def expect(data: bytes | memoryview, size: int, sum_: str) -> None:
