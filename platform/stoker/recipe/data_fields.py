@@ -100,8 +100,8 @@ class Data(Section):
     )
     on_corrupt: Literal["fail", "skip"] = Field(
         "fail",
-        description="what to do with a sample that cannot be decoded: fail the run, or replace it (in an evaluation: leave "
-        "it out) and count it",
+        description="what to do with a sample that cannot be decoded: fail the run, or replace it and count it (an "
+        "evaluation leaves it out)",
     )
     corrupt_limit: Positive = Field(
         100, description="with on_corrupt: skip, corrupt samples per worker and epoch above which the run fails"
