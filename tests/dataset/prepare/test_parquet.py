@@ -221,7 +221,7 @@ def test_columns_that_cannot_be_told_get_one_line(
 def test_files_that_are_none_or_do_not_belong_get_one_line(tmp_path: Path) -> None:
     write_hub(tmp_path / "hub" / "train-0.parquet", range(6))
     (tmp_path / "hub" / "train-1.parquet").write_bytes(b"PAR1 but not really PAR1")
-    with pytest.raises(DatasetError, match=r"train-1\.parquet cannot be read as Parquet"):
+    with pytest.raises(DatasetError, match=r"train-1\.parquet: cannot be read as Parquet"):
         open_source(str(tmp_path / "hub"), PLAIN)
     (tmp_path / "hub" / "train-1.parquet").rename(tmp_path / "hub" / "extra.parquet")
     with pytest.raises(DatasetError, match=r"extra\.parquet: its name has no split, while others have train"):

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from stoker.dataset.prepare.borders import parsing
 from stoker.dataset.prepare.entries import Listing
 from stoker.dataset.prepare.plan import Options
 from stoker.dataset.prepare.sources.base import Source, split_name
@@ -38,6 +39,8 @@ _SUFFIXES = (".csv", ".jsonl", ".ndjson")
 _PATH_COLUMNS = ("path", "file", "filename", "file_name", "image", "image_path", "url", "image_url")
 _LISTERS = 16
 _TYPICAL_BYTES = 100_000
+_LONGEST_LINE = 1 << 24
+"""characters: a file without line ends is not read whole"""
 """assumed of an image on a web server that does not report its size"""
 
 _Columns = tuple["array[int]", "array[int]", "array[int]"]
@@ -144,6 +147,8 @@ class _Rows:
         path, label = row.get(self._path), label_text(row.get(self._label))
         if not isinstance(path, str) or not path.strip():
             return None, f"no {self._path}"
+        if not _may_be_a_path(path):
+            return None, f"{self._path} {path[:60]!r} is no name of a file"
         if label is None:
             return None, f"no {self._label} that is a number or a name"
         said = row.get("split") or "train"
@@ -155,12 +160,22 @@ class _Rows:
     def _dicts(self) -> Iterator[tuple[int, object]]:
         raw = io.BufferedReader(RangeFile(self.location, self._size), 1 << 20)
         with io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as text:
-            try:
-                yield from _csv(text) if self.location.url.lower().endswith(".csv") else _json_lines(text)
-            except (UnicodeDecodeError, csv.Error) as error:
-                raise DatasetError(
-                    f"{self.location} cannot be read as a list in UTF-8: {error}; save it as UTF-8"
-                ) from None
+            with parsing(self.location, "cannot be read as a list in UTF-8", "save it as UTF-8"):
+                lines = _lines(text, self.location)
+                yield from _csv(lines) if self.location.url.lower().endswith(".csv") else _json_lines(lines)
+
+
+def _lines(text: io.TextIOWrapper, where: Location) -> Iterator[str]:
+    for number in itertools.count(1):
+        line = text.readline(_LONGEST_LINE)
+        if not line:
+            return
+        if len(line) == _LONGEST_LINE:
+            raise DatasetError(
+                f"{where}: line {number} has {_LONGEST_LINE:,} characters and more, which no line of a list has; give a "
+                "CSV or JSON lines file"
+            )
+        yield line
 
 
 def _csv(text: Iterable[str]) -> Iterator[tuple[int, object]]:
@@ -173,9 +188,10 @@ def _json_lines(text: Iterable[str]) -> Iterator[tuple[int, object]]:
     for number, line in enumerate(text, start=1):
         if line.strip():
             try:
-                yield number, json.loads(line)
-            except ValueError:
-                yield number, None
+                row = json.loads(line)
+            except Exception:  # RecursionError, for one
+                row = None
+            yield number, row
 
 
 class _Files:
@@ -247,6 +263,13 @@ def _found(files: FileStats) -> _Columns:
 
 def _hash(text: str) -> int:
     return xxhash.xxh3_64_intdigest(text.encode(errors="surrogateescape"))
+
+
+def _may_be_a_path(path: str) -> bool:
+    try:
+        return b"\0" not in path.encode(errors="surrogateescape")
+    except UnicodeEncodeError:  # half a surrogate pair, which JSON can hold
+        return False
 
 
 def _clean(path: str) -> str:

@@ -8,6 +8,7 @@ of the schema where it has a ClassLabel.
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import functools
 import json
@@ -23,6 +24,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stoker.dataset.prepare.borders import parsing
 from stoker.dataset.prepare.entries import Entry, Listing
 from stoker.dataset.prepare.plan import Options
 from stoker.dataset.prepare.sources.base import Source, run_of, split_name
@@ -111,8 +113,9 @@ def open_parquet(location: Location, options: Options) -> Source:
             "one, or exclude it by a pattern"
         )
     paths = sorted(listed)
-    schema = _opened(folder / paths[0], listed[paths[0]][0]).schema_arrow
-    features = _hub_features(schema)
+    with _parsing(folder / paths[0]):
+        schema = _opened(folder / paths[0], listed[paths[0]][0]).schema_arrow
+        features = _hub_features(schema)
     image = _image_column(schema, features, options, folder / paths[0])
     label = _label_column(schema, features, options, image, folder / paths[0])
     with ThreadPoolExecutor(_LISTERS, thread_name_prefix="stoker-list") as pool:
@@ -180,7 +183,7 @@ def _hub_features(schema: Any) -> dict[str, Any]:
     try:
         described = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return {name: feature for name, feature in described.items() if isinstance(feature, dict)}
-    except (KeyError, ValueError, TypeError, AttributeError):
+    except Exception:  # what others wrote there is theirs
         return {}
 
 
@@ -241,7 +244,11 @@ _TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
 
 
 def _labels(where: Location, size: int, image: str, label: str) -> Labels:
-    file = _opened(where, size)
+    with _parsing(where):
+        return _read_labels(where, _opened(where, size), image, label)
+
+
+def _read_labels(where: Location, file: Any, image: str, label: str) -> Labels:
     missing = [name for name in (image, label) if name not in file.schema_arrow.names]
     if missing:
         raise DatasetError(f"{where} has no column {missing[0]}, which other files have; exclude it by a pattern")
@@ -251,10 +258,7 @@ def _labels(where: Location, size: int, image: str, label: str) -> Labels:
         groups.append(_size(group, image))
         of_images = _columns(group, image)
         has_bytes |= any(may_hold_bytes(c) for c in of_images if c.path_in_schema in {image, f"{image}.bytes"})
-    try:
-        values = file.read([label]).column(label)
-    except (pa.ArrowException, OSError) as error:
-        raise _damaged(where, error) from None
+    values = file.read([label]).column(label)
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
     return Labels(values, tuple(groups), has_bytes)
@@ -283,17 +287,16 @@ def _refuse_paths(tables: list[Labels], folder: Location, paths: list[str], imag
 
 
 def _opened(where: Location, size: int | None = None) -> Any:
-    try:
-        source = RangeFile(where, where.size() if size is None else size, ahead=_FOOTER_AHEAD)
-        return pq.ParquetFile(pa.PythonFile(source, mode="r"), page_checksum_verification=True)
-    except FileNotFoundError:
-        raise missing(where, "the source") from None
-    except (pa.ArrowException, OSError) as error:
-        raise _damaged(where, error) from None
+    with _parsing(where):
+        try:
+            source = RangeFile(where, where.size() if size is None else size, ahead=_FOOTER_AHEAD)
+            return pq.ParquetFile(pa.PythonFile(source, mode="r"), page_checksum_verification=True)
+        except FileNotFoundError:
+            raise missing(where, "the source") from None
 
 
-def _damaged(where: Location, error: BaseException) -> DatasetError:
-    return DatasetError(f"{where} cannot be read as Parquet ({' '.join(str(error).split())[:200]}); get it again")
+def _parsing(where: Location) -> contextlib.AbstractContextManager[None]:
+    return parsing(where, "cannot be read as Parquet", "get it again")
 
 
 def _read_group(reader: ParquetReader, path: str, group: int) -> tuple[int, Any]:
@@ -305,18 +308,20 @@ def _read_group(reader: ParquetReader, path: str, group: int) -> tuple[int, Any]
 def _group(reader: ParquetReader, path: str, group: int) -> tuple[Any, int]:
     """(the file, opened, the number in it of the row group's first row)."""
     file = _opened(reader.folder / path)
-    return file, sum(file.metadata.row_group(number).num_rows for number in range(group))
+    with _parsing(reader.folder / path):
+        return file, sum(file.metadata.row_group(number).num_rows for number in range(group))
 
 
 def _batches(reader: ParquetReader, file: Any, path: str, group: int) -> Iterator[Any]:
     """The images of a row group, some rows at a time: Arrow cannot hold a nested column above 2 GB whole."""
-    rows, size = _size(file.metadata.row_group(group), reader.image_column)
-    count = max(1, min(_BATCH_ROWS, _BATCH_BYTES * rows // max(1, size)))
-    try:
+    with _parsing(reader.folder / path):
+        rows, size = _size(file.metadata.row_group(group), reader.image_column)
+        count = max(1, min(_BATCH_ROWS, _BATCH_BYTES * rows // max(1, size)))
         for batch in file.iter_batches(count, row_groups=[group], columns=[reader.image_column]):
             yield batch.column(0)
-    except (pa.ArrowException, OSError) as error:
-        raise _damaged(reader.folder / path, error) from None
+            rows -= len(batch)
+        if rows:
+            raise ValueError(f"its row group {group} is {rows} rows short")
 
 
 def _bytes(images: Any, row: int) -> bytes:

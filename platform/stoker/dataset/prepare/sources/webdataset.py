@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
+from stoker.dataset.prepare.borders import parsing
 from stoker.dataset.prepare.entries import Entries, Listing
 from stoker.dataset.prepare.plan import Options
 from stoker.dataset.prepare.sources.base import Source, split_name
@@ -173,12 +174,8 @@ def _refuse_changes(options: Options) -> None:
 
 def _class_names(path: str) -> tuple[str, ...]:
     where = locate(path)
-    try:
+    with parsing(f"--classes {where}", "cannot be read as text", "give a file with one class a line"):
         names = tuple(line.strip() for line in where.read().decode().splitlines() if line.strip())
-    except (FileNotFoundError, UnicodeDecodeError) as error:
-        raise DatasetError(
-            f"--classes {where} cannot be read as text ({error}); give a file with one class a line"
-        ) from None
     if not names or len(set(names)) < len(names):
         raise DatasetError(f"--classes {where} names a class twice or none at all; list each once, one a line")
     return names
