@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from stoker.errors import StorageError
 from stoker.storage.filesystems import filesystem_of
+from stoker.storage.listing import first_objects
 from stoker.storage.local import create_file, locked, write_file
 from stoker.storage.ranges import read_range
 from stoker.storage.reads import Reads
@@ -192,6 +194,20 @@ class Location:
             for path, info in found.items()
             if not any(part.startswith(".") for part in path[start:].split("/"))
         }
+
+    def some(self, count: int) -> list[str]:
+        """Relative paths of up to ``count`` objects below, hidden ones left out, in no particular order.
+
+        Lists few more than that, so it tells at once whether a prefix of any size is empty.
+        """
+
+        def once() -> list[str]:
+            return list(itertools.islice(first_objects(self.filesystem, self.path), count))
+
+        try:
+            return self._retry(once, "list")  # type: ignore[no-any-return]
+        except FileNotFoundError:
+            return []
 
     # -- writing ---------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 """The destination of a preparation: what is refused, what is deleted, and what becomes visible when."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,30 @@ def test_a_destination_that_cannot_be_written_is_named(source: Source, monkeypat
     monkeypatch.setattr(Location, "write", missing)
     with pytest.raises(StorageError, match=r"cannot write memory://nowhere: its bucket or parent does not exist"):
         Destination(locate("memory://nowhere"), source, OPTIONS).claim()
+
+
+def test_what_is_in_the_way_is_named_without_listing_all_of_it(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Billion:
+        """A folder of so many objects that to list them all would take an hour."""
+
+        def __init__(self) -> None:
+            self.named = 0
+
+        def first(self, *_: object) -> Iterator[str]:
+            for number in range(10**9):
+                self.named += 1
+                yield f"{number % 7}/{number}.jpg"
+
+    def all_of_it(self: Location) -> None:
+        raise AssertionError(f"{self} is listed whole")
+
+    there = Billion()
+    monkeypatch.setattr("stoker.storage.location.first_objects", there.first)
+    monkeypatch.setattr(Location, "walk", all_of_it)
+    monkeypatch.setattr(Location, "children", all_of_it)
+    destination = Destination(locate(tmp_path / "data"), source, OPTIONS)
+    with pytest.raises(DatasetError, match=r"data is not empty \(0, 1, 2, \.\.\.\) and holds no data set"):
+        destination.holds_dataset(on_threads(), replaces=False)
+    assert there.named <= 1000

@@ -47,6 +47,8 @@ DUPLICATES = "duplicates.jsonl"
 _PREPARED = "prepared.json"
 _PLAN = "plan.json"
 OWNER = "owner.json"
+_NAMED = 100
+"""objects looked at to say what is in the way: a destination may hold a billion"""
 _CHECK_TIMEOUT_S = 5.0
 """a store that cannot be reached is reported after this long, before any work is done"""
 
@@ -108,14 +110,18 @@ class Destination:
                     f"{root} holds another data set already ({origin}with other images or options); "
                     "choose another destination, or --replace it"
                 )
-        elif not replaces and not {_PLAN, OWNER} & set((root / BUILD).children()) and root.url != self._source.url:
-            names = root.children()
-            if names and any(True for _ in root.walk()):  # some stores list prefixes whose objects are deleted
+        elif not replaces and not self._is_begun() and root.url != self._source.url:
+            names = sorted({path.partition("/")[0] for path in root.some(_NAMED)})
+            if names:
                 raise DatasetError(
                     f"{root} is not empty ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''}) and holds no "
                     "data set; choose another destination, or --replace what is in the way"
                 )
         return False
+
+    def _is_begun(self) -> bool:
+        """Whether a preparation is running here, or was interrupted."""
+        return any((self._checked / BUILD / name).exists() for name in (_PLAN, OWNER))
 
     def _refuse_to_overwrite_tars(self) -> None:
         """Shards of ours could have the names of tars that stoker has only indexed here."""
