@@ -205,7 +205,7 @@ class Location:
             return list(itertools.islice(first_objects(self.filesystem, self.path), count))
 
         try:
-            return self._retry(once, "list")  # type: ignore[no-any-return]
+            return list(self._retry(once, "list"))
         except FileNotFoundError:
             return []
 

@@ -10,6 +10,7 @@ from images import make_folder, objects
 from stoker.dataset import read_manifest
 from stoker.dataset.prepare import Options, Source, on_threads, open_source, prepare
 from stoker.dataset.prepare.destination import Destination
+from stoker.dataset.prepare.ownership import Ownership
 from stoker.dataset.prepare.shards import BadFile
 from stoker.errors import DatasetError, StorageError
 from stoker.storage import Location, locate
@@ -70,7 +71,7 @@ def test_the_manifest_is_published_after_the_facts_and_the_staging_folder_goes_l
 
     monkeypatch.setattr(Location, "write", recorded_write)
     monkeypatch.setattr(Location, "delete", recorded_delete)
-    destination.publish(manifest, {"bad_files": 0})
+    destination.publish(manifest, {"bad_files": 0}, Ownership(destination.build / "owner.json", root))
 
     assert steps == ["prepared.json", "dataset.json", "-build"]
     assert read_manifest(root) == manifest

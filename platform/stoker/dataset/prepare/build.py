@@ -89,25 +89,29 @@ def prepare(
     options, map_ = options or Options(), map or on_threads()
     source = _selected(source, root, options)
     destination = Destination(root, source, options)
-    if destination.holds_dataset(map_, replaces=replaces):
+    is_there = destination.holds_dataset(map_, replaces=replaces)
+    if is_there and not destination.is_begun():
         return Prepared(root, verify(root, is_full=verifies_all), notes=source.notes, was_there=True)
     with Ownership(destination.build / OWNER, root) as owner:
+        if destination.has_changed():  # by another one, while this one waited for it
+            is_there = destination.holds_dataset(map_, replaces=replaces)
+        if is_there:
+            destination.clean(owner)
+            return Prepared(root, verify(root, is_full=verifies_all), notes=source.notes, was_there=True)
         destination.claim(replaces=replaces)
         unique, duplicates, source_sum = _without_duplicates(source, destination, options, map_)
         built, progress = _build(unique, destination, options, map_)
         bad = _bad_files(source, built)
         destination.report_bad_files(bad)
         manifest = _manifest(source, built, destination)
-        owner.end()
-    destination.publish(
-        manifest,
-        {
+        source_sums = sum(shard.source_sum for shard in built) % 2**64 if source_sum is None else source_sum
+        facts = {
             "bad_files": len(bad),
             "duplicates": len(duplicates),
-            "source_sum": sum(shard.source_sum for shard in built) % 2**64 if source_sum is None else source_sum,
+            "source_sum": source_sums,
             "rewriters": sorted({shard.rewriter for shard in built if shard.rewriter}),
-        },
-    )
+        }
+        destination.publish(manifest, facts, owner)
     return Prepared(
         root,
         verify(root, is_full=verifies_all),

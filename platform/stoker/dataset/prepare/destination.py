@@ -2,6 +2,8 @@
 
     holds_dataset ─ the same images and options are published there? ──▶ yes: nothing to do
           │ no      (a different data set, or files that prepare did not write: refused, unless they may be replaced)
+      Ownership ─ build/owner.json; where another one was waited for, holds_dataset looks again
+          │
         claim ─ build/plan.json: this preparation is running here; a replaced data set is deleted, its manifest first
           │      the tasks write shards, indexes and their records below build/
         report_duplicates, report_bad_files ─ duplicates.jsonl, bad.jsonl: what was left out
@@ -31,6 +33,7 @@ from typing import Any
 
 from stoker.dataset.format.manifest import MANIFEST, Manifest, Shard, read_manifest, write_manifest
 from stoker.dataset.prepare.contents import Duplicate, sum_contents
+from stoker.dataset.prepare.ownership import Ownership
 from stoker.dataset.prepare.plan import Options, digest
 from stoker.dataset.prepare.shards import BUILD, BadFile
 from stoker.dataset.prepare.sources import Source
@@ -81,6 +84,7 @@ class Destination:
         self._source = source
         self._options = options
         self._identity = _Identity.of(source, options)
+        self._seen: str | None = None
 
     @property
     def build(self) -> Location:
@@ -99,10 +103,10 @@ class Destination:
         """
         self._refuse_to_overwrite_tars()
         root = self._checked
-        if (root / MANIFEST).exists():
+        self._seen = self._published()
+        if self._seen is not None:
             prepared = _read_json(root / _PREPARED)
             if self._is_same(prepared, map_):
-                (root / BUILD).delete()
                 return True
             if not replaces:
                 origin = f"prepared from {prepared['source']} " if "source" in prepared else ""
@@ -110,7 +114,7 @@ class Destination:
                     f"{root} holds another data set already ({origin}with other images or options); "
                     "choose another destination, or --replace it"
                 )
-        elif not replaces and not self._is_begun() and root.url != self._source.url:
+        elif not replaces and not self.is_begun() and root.url != self._source.url:
             names = sorted({path.partition("/")[0] for path in root.some(_NAMED)})
             if names:
                 raise DatasetError(
@@ -119,9 +123,17 @@ class Destination:
                 )
         return False
 
-    def _is_begun(self) -> bool:
+    def is_begun(self) -> bool:
         """Whether a preparation is running here, or was interrupted."""
-        return any((self._checked / BUILD / name).exists() for name in (_PLAN, OWNER))
+        return bool((self._checked / BUILD).some(1))
+
+    def has_changed(self) -> bool:
+        """Whether another data set, or none, is published here since :meth:`holds_dataset` looked."""
+        return self._published() != self._seen
+
+    def _published(self) -> str | None:
+        found = (self._checked / MANIFEST).version()
+        return found[1] if found else None
 
     def _refuse_to_overwrite_tars(self) -> None:
         """Shards of ours could have the names of tars that stoker has only indexed here."""
@@ -227,11 +239,26 @@ class Destination:
 
     # -- when all shards are written -------------------------------------------------------------------------------
 
-    def publish(self, manifest: Manifest, facts: dict[str, Any]) -> None:
-        """Make the data set visible: clean up, write ``prepared.json`` with ``facts``, then the manifest."""
+    def publish(self, manifest: Manifest, facts: dict[str, Any], owner: Ownership) -> None:
+        """Make the data set visible: clean up, write ``prepared.json`` with ``facts``, then the manifest.
+
+        Raises:
+            DatasetError: another preparation owns the destination.
+        """
+        owner.check()
         self._delete_leftovers(manifest)
         (self.root / _PREPARED).write(json.dumps(asdict(self._identity) | facts, indent=1).encode())
+        owner.check()
         write_manifest(self.root, manifest)
+        self.clean(owner)
+
+    def clean(self, owner: Ownership) -> None:
+        """Delete what was staged; ``owner``, whose file is there too, ends first.
+
+        Raises:
+            DatasetError: another preparation owns the destination, and what is staged there.
+        """
+        owner.end()
         self.build.delete()
 
     def _delete_leftovers(self, manifest: Manifest) -> None:

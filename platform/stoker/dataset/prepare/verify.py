@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import xxhash
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 from stoker.dataset.format.index import ShardIndex, payload_checksum, read_index
 from stoker.dataset.format.manifest import Manifest, Shard, read_manifest
 from stoker.dataset.format.pages import verify_pages
+from stoker.dataset.prepare.shared import SharedImages
 from stoker.errors import DatasetError
 from stoker.storage import Location
 from stoker.storage.retry import BadBody
@@ -20,6 +23,8 @@ from stoker.storage.retry import BadBody
 __all__ = ["Verified", "verify"]
 
 _READERS = 16
+_INDEX_BYTES = 128 * 2**20
+"""of the indexes that are read and compared at once, unless one alone is larger"""
 _PIECE_BYTES = 16 * 2**20
 
 
@@ -35,28 +40,59 @@ class Verified:
 def verify(root: Location, *, is_full: bool = False) -> Verified:
     """Read the manifest and every index of the data set at ``root`` and compare the sizes of the shards.
 
+    A few indexes are in memory at a time. The checksums of the samples, 8 bytes each, are in a temporary file where
+    there are several splits, to find the images that are in more than one.
+
     With ``is_full`` the shards are read too, and each one's checksum and each sample's is computed.
 
     Raises:
         DatasetError: an object is missing, damaged or of another size; names it.
-        StorageError: the store does not respond.
+        StorageError: the store does not respond, or the folder of temporary files has no room.
     """
     manifest = read_manifest(root)
     counts: dict[str, NDArray[np.int64]] = {}
-    sums: dict[str, NDArray[np.uint64]] = {}
-    with ThreadPoolExecutor(2 if is_full else _READERS, thread_name_prefix="stoker-verify") as pool:
+    readers = 2 if is_full else _READERS
+    with (
+        ThreadPoolExecutor(readers, thread_name_prefix="stoker-verify") as pool,
+        SharedImages(list(manifest.splits)) as shared,
+    ):
         for name, split in manifest.splits.items():
-            indexes = list(pool.map(lambda shard: _check_shard(root, shard, is_full=is_full), split.shards))
-            labels = np.concatenate([index.label for index in indexes])
-            if labels.size != split.samples or labels.min() < 0 or labels.max() >= len(manifest.classes):
-                raise DatasetError(f"{root}: the indexes of split {name!r} do not fit the manifest; prepare it again")
-            counts[name] = np.bincount(labels, minlength=len(manifest.classes))
-            sums[name] = np.unique(np.concatenate([index.checksum for index in indexes]))
+            counts[name] = np.zeros(len(manifest.classes), np.int64)
+            for index in _in_turn(pool, readers, partial(_check_shard, root, is_full=is_full), split.shards):
+                if len(index) and (index.label.min() < 0 or index.label.max() >= len(manifest.classes)):
+                    raise _does_not_fit(root, name)
+                counts[name] += np.bincount(index.label, minlength=len(manifest.classes))
+                shared.add(name, index.checksum)
+            if counts[name].sum() != split.samples:
+                raise _does_not_fit(root, name)
+        shared_images = shared.count()
     return Verified(
         manifest=manifest,
         class_samples={name: tuple(found.tolist()) for name, found in counts.items()},
-        shared_images=sum(np.intersect1d(a, b).size for a, b in _pairs(list(sums.values()))),
+        shared_images=shared_images,
     )
+
+
+def _in_turn(
+    pool: ThreadPoolExecutor, readers: int, check: Callable[[Shard], ShardIndex], shards: Iterable[Shard]
+) -> Iterator[ShardIndex]:
+    """The indexes in the order of ``shards``; what is read in advance is bounded, in shards and in bytes."""
+    waiting: deque[tuple[Future[ShardIndex], int]] = deque()
+    held = 0
+    for shard in shards:
+        size = shard.index_object_bytes
+        while waiting and (len(waiting) >= readers or held + size > _INDEX_BYTES):
+            done, freed = waiting.popleft()
+            yield done.result()
+            held -= freed
+        waiting.append((pool.submit(check, shard), size))
+        held += size
+    while waiting:
+        yield waiting.popleft()[0].result()
+
+
+def _does_not_fit(root: Location, split: str) -> DatasetError:
+    return DatasetError(f"{root}: the indexes of split {split!r} do not fit the manifest; prepare it again")
 
 
 def _check_shard(root: Location, shard: Shard, *, is_full: bool) -> ShardIndex:
@@ -100,9 +136,3 @@ def _check_bytes(where: Location, shard: Shard, index: ShardIndex) -> None:
     found = f"xxh3_128:{hasher.hexdigest()}"
     if found != shard.checksum:
         raise DatasetError(f"{where}: its checksum is {found}, not {shard.checksum}; prepare the data set again")
-
-
-def _pairs(found: list[NDArray[np.uint64]]) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.uint64]]]:
-    for i, a in enumerate(found):
-        for b in found[i + 1 :]:
-            yield a, b

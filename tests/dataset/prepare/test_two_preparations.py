@@ -1,0 +1,74 @@
+"""Two preparations at one destination, one after the other or at once: what the second may not do to the first."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from images import make, make_folder, objects
+from stoker.dataset import read_manifest
+from stoker.dataset.prepare import Options, build
+from stoker.dataset.prepare.ownership import Ownership
+from stoker.errors import DatasetError
+from stoker.storage import Location
+
+ONE = Options(jpeg="original", shard_samples=3)
+OTHER = Options(jpeg="original", shard_samples=3, seed=7)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return make_folder(tmp_path / "images", {"cat": 6, "dog": 6})
+
+
+def finishes_while_it_waits(monkeypatch: pytest.MonkeyPatch, folder: Path, data: Path, options: Options) -> None:
+    """Let another preparation finish after the next one has looked at the destination, before it owns it."""
+    take, is_first = Ownership._take, [True]
+
+    def slow(self: Ownership) -> bool:
+        if is_first.pop() if is_first else False:
+            make(folder, data, options)
+        return take(self)
+
+    monkeypatch.setattr(Ownership, "_take", slow)
+
+
+def test_a_data_set_that_is_finished_while_one_with_other_options_waits_is_kept(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finishes_while_it_waits(monkeypatch, folder, tmp_path / "data", ONE)
+    with pytest.raises(DatasetError, match="holds another data set already"):
+        make(folder, tmp_path / "data", OTHER)
+    make(folder, tmp_path / "fresh", ONE)
+    assert objects(tmp_path / "data") == objects(tmp_path / "fresh")
+
+
+def test_a_data_set_that_is_finished_while_the_same_waits_is_not_made_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finishes_while_it_waits(monkeypatch, folder, tmp_path / "data", ONE)
+    assert make(folder, tmp_path / "data", ONE).was_there
+    make(folder, tmp_path / "fresh", ONE)
+    assert objects(tmp_path / "data") == objects(tmp_path / "fresh")
+
+
+def test_a_preparation_owns_the_destination_until_its_data_set_is_published(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, owned, write = tmp_path / "data", {}, Location.write
+
+    def noted(self: Location, content: bytes) -> None:
+        owned[self.name] = (data / "build" / "owner.json").exists()
+        write(self, content)
+
+    monkeypatch.setattr(Location, "write", noted)
+    make(folder, data, ONE)
+    assert owned["dataset.json"]
+    assert owned["prepared.json"]
+    assert all(owned.values())
+    assert not (data / "build").exists()
+    assert "stoker-owner" not in {thread.name for thread in threading.enumerate()}
