@@ -71,7 +71,8 @@ def test_the_manifest_is_published_after_the_facts_and_the_staging_folder_goes_l
 
     monkeypatch.setattr(Location, "write", recorded_write)
     monkeypatch.setattr(Location, "delete", recorded_delete)
-    destination.publish(manifest, {"bad_files": 0}, Ownership(destination.build / "owner.json", root))
+    with Ownership(destination.build / "owner.json", root) as owner:
+        destination.publish(manifest, {"bad_files": 0}, owner)
 
     assert steps == ["prepared.json", "dataset.json", "-build"]
     assert read_manifest(root) == manifest

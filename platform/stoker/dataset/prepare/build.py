@@ -90,7 +90,7 @@ def prepare(
     source = _selected(source, root, options)
     destination = Destination(root, source, options)
     is_there = destination.holds_dataset(map_, replaces=replaces)
-    if is_there and not destination.is_begun():
+    if is_there and not destination.has_staged():
         return Prepared(root, verify(root, is_full=verifies_all), notes=source.notes, was_there=True)
     with Ownership(destination.build / OWNER, root) as owner:
         if destination.has_changed():  # by another one, while this one waited for it

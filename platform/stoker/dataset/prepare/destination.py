@@ -114,7 +114,7 @@ class Destination:
                     f"{root} holds another data set already ({origin}with other images or options); "
                     "choose another destination, or --replace it"
                 )
-        elif not replaces and not self.is_begun() and root.url != self._source.url:
+        elif not replaces and not self._is_begun() and root.url != self._source.url:
             names = sorted({path.partition("/")[0] for path in root.some(_NAMED)})
             if names:
                 raise DatasetError(
@@ -123,9 +123,12 @@ class Destination:
                 )
         return False
 
-    def is_begun(self) -> bool:
-        """Whether a preparation is running here, or was interrupted."""
+    def has_staged(self) -> bool:
+        """Whether anything is below ``build/``: of a preparation that is running, or was interrupted."""
         return bool((self._checked / BUILD).some(1))
+
+    def _is_begun(self) -> bool:
+        return any((self._checked / BUILD / name).exists() for name in (_PLAN, OWNER))
 
     def has_changed(self) -> bool:
         """Whether another data set, or none, is published here since :meth:`holds_dataset` looked."""
