@@ -37,6 +37,7 @@ def test_a_claimed_destination_is_accepted_again_without_permission_to_replace(s
         "stamps",
         "is_indexed",
         "options",
+        "folders",
     }
     assert not destination.holds_dataset(on_threads(), replaces=False)
 

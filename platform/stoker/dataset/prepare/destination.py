@@ -13,7 +13,7 @@
 The objects, next to the shards and indexes of the splits:
 
     build/owner.json         renewed by the preparation that is running (.ownership)
-    build/plan.json          written first: shows what is being prepared, and that the destination is writable
+    build/plan.json          written first: what is being prepared, into which folders, by this and by earlier attempts
     build/hashes/<n>.json    checksums of a part of the source, where duplicates are left out (.contents)
     build/spill/<n>.bin      a part of the source sorted by shard, where it is only cheap to read in its order (.spill)
     build/<split>/<n>.json   one for each finished shard (.shards) or tar that was indexed in place (.tars)
@@ -85,6 +85,7 @@ class Destination:
         self._options = options
         self._identity = _Identity.of(source, options)
         self._seen: str | None = None
+        self._folders = {f"{INDEXES}/{split}" if source.is_indexed else split for split in source.splits}
 
     @property
     def build(self) -> Location:
@@ -190,15 +191,17 @@ class Destination:
                     f"{root} holds an unfinished preparation of {earlier.get('source')} with another {name} "
                     f"({before[name]!r}, now {options[name]!r}); finish it with the same options, or --replace it"
                 )
+        old = read_manifest(root) if (root / MANIFEST).exists() else None
+        self._folders |= _folders(old) | {name for name in earlier.get("folders", ()) if isinstance(name, str)}
+        plan = asdict(self._identity) | {"options": options, "folders": sorted(self._folders)}
         try:
-            (root / BUILD / _PLAN).write(json.dumps(asdict(self._identity) | {"options": options}).encode())
+            (root / BUILD / _PLAN).write(json.dumps(plan).encode())
         except FileNotFoundError as error:
             raise StorageError(
                 f"cannot write {root}: its bucket or parent does not exist ({error}); create it first", url=root.url
             ) from None
-        if not (root / MANIFEST).exists():
+        if old is None:
             return
-        old = read_manifest(root)
         (root / MANIFEST).delete()
         for split in old.splits.values():
             for shard in split.shards:
@@ -265,14 +268,19 @@ class Destination:
         self.build.delete()
 
     def _delete_leftovers(self, manifest: Manifest) -> None:
-        """Delete shards or indexes that an abandoned attempt with another plan left."""
+        """Delete shards and indexes of the data set that was here, and of abandoned attempts with another plan."""
         ours = {path for split in manifest.splits.values() for s in split.shards for path in (s.path, s.index_path)}
-        prefix, kinds = (f"{INDEXES}/", "idx") if self._source.is_indexed else ("", "tar|idx")
-        for split in manifest.splits:
-            folder = self.root / f"{prefix}{split}"
-            for name in folder.children():
-                if re.fullmatch(rf"\d{{6,}}\.({kinds})", name) and f"{prefix}{split}/{name}" not in ours:
-                    (folder / name).delete()
+        for folder in sorted(self._folders):
+            kinds = "idx" if folder.startswith(f"{INDEXES}/") else "tar|idx"
+            for name in (self.root / folder).children():
+                if re.fullmatch(rf"\d{{6,}}\.({kinds})", name) and f"{folder}/{name}" not in ours:
+                    (self.root / folder / name).delete()
+
+
+def _folders(manifest: Manifest | None) -> set[str]:
+    """Where the shards that stoker wrote are, or the indexes of tars that it did not, relative to the destination."""
+    splits = manifest.splits.values() if manifest else ()
+    return {shard.index_path.rpartition("/")[0] for split in splits for shard in split.shards}
 
 
 def _options(options: Options) -> dict[str, Any]:
