@@ -89,7 +89,9 @@ def test_replacing_a_data_set_is_finished_wherever_it_was_killed(
     assert at > 20
 
 
-def test_a_killed_one_is_finished_by_the_same_command_wherever_it_was(old: Path, tmp_path: Path, process: Process) -> None:
+def test_a_killed_one_is_finished_by_the_same_command_wherever_it_was(
+    old: Path, tmp_path: Path, process: Process
+) -> None:
     make(old, tmp_path / "fresh", OLD)
     fresh, at = objects(tmp_path / "fresh"), 0
     while process.run(old, tmp_path / f"data-{at}", OLD, dies_at=at):

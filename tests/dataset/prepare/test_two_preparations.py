@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from images import make, make_folder, objects
-from stoker.dataset import read_manifest
-from stoker.dataset.prepare import Options, build
+from stoker.dataset.prepare import Options
 from stoker.dataset.prepare.ownership import Ownership
 from stoker.errors import DatasetError
 from stoker.storage import Location
@@ -72,3 +72,29 @@ def test_a_preparation_owns_the_destination_until_its_data_set_is_published(
     assert all(owned.values())
     assert not (data / "build").exists()
     assert "stoker-owner" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_an_unfinished_copy_of_tars_is_not_taken_over_by_an_index_of_them(folder: Path, tmp_path: Path) -> None:
+    made = make(folder, tmp_path / "made", ONE)
+    tars = tmp_path / "tars"
+    tars.mkdir()
+    for number, shard in enumerate(made.manifest.split("train").shards):
+        (tmp_path / "made" / shard.path).rename(tars / f"train-{number:06d}.tar")
+
+    class Stopped(Exception):
+        pass
+
+    def first(build: Callable[[Any], Any], tasks: Iterable[Any]) -> Iterator[Any]:
+        yield build(next(iter(tasks)))
+        raise Stopped
+
+    copied = replace(ONE, copies=True)
+    with pytest.raises(Stopped):
+        make(tars, tmp_path / "data", copied, map_=first)
+    left = objects(tmp_path / "data")
+    with pytest.raises(DatasetError, match=r"with another copies \(True, now False\); finish it with the same options"):
+        make(tars, tmp_path / "data", ONE)
+    assert objects(tmp_path / "data") == left
+    make(tars, tmp_path / "data", ONE, replaces=True)
+    make(tars, tmp_path / "fresh", ONE)
+    assert objects(tmp_path / "data") == objects(tmp_path / "fresh")

@@ -185,7 +185,7 @@ class Destination:
         root, options = self._checked, _options(self._options)
         earlier = _read_json(root / BUILD / _PLAN)
         before = earlier.get("options")
-        if isinstance(before, dict) and not replaces and earlier.get("is_indexed") == self._source.is_indexed:
+        if isinstance(before, dict) and not replaces:
             for name in (name for name, value in options.items() if before.get(name, value) != value):
                 raise DatasetError(
                     f"{root} holds an unfinished preparation of {earlier.get('source')} with another {name} "

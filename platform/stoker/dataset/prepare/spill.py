@@ -1,11 +1,16 @@
-"""Shuffle a source whose samples are only cheap to read in runs: an external sort in two passes.
+"""Shuffle a source whose samples are only cheap to read in runs: an external sort in a few passes.
 
-Pass 1: each task reads neighbouring runs in their order and writes one object ``build/spill/<n>.bin`` with their
-samples sorted by their target shard; the samples of a shard there are a *segment*. Pass 2: each shard reads
-its segments, one range read each. A task holds one spill or one shard in memory, never more of the data set.
+The first pass reads neighbouring runs in their order. Each of its tasks writes one object ``build/spill/<n>.bin`` with
+their samples sorted by group, a *group* being some neighbouring shards; the samples of a group there are a *segment*.
+Each further pass reads the segments of a group, about as many bytes as a task of the first read, and writes them sorted
+into smaller groups, below ``build/spill/pass-<p>/``. After the last pass a group is one shard, and each shard reads its
+segments, one range read each. A task holds one spill or one shard in memory, never more of the data set.
 
-A segment is 8 bytes with the length N of its header (unsigned, little-endian), N bytes of JSON ``[[path, bytes], ...]``
-and then the images, concatenated.
+There are as many passes as keep the groups of a group below ``_FAN_OUT``, so a segment is never much less than that
+fraction of a spill: with one pass alone, each segment of a terabyte would be a single image.
+
+A segment is 8 bytes with the length N of its header (unsigned, little-endian), N bytes of JSON
+``[[path, bytes, shard], ...]`` and then the images, concatenated.
 """
 
 from __future__ import annotations
@@ -13,10 +18,11 @@ from __future__ import annotations
 import itertools
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import cast
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
 import xxhash
@@ -35,69 +41,118 @@ __all__ = ["Spills", "spill"]
 
 _READERS = 8
 _LENGTH_BYTES = 8
+_FAN_OUT = 256
+"""most segments of a spill: of 128 MB, the usual size, half a megabyte each"""
+
+Segment = tuple[int, int, int, int]
+"""(number of the spill, first byte, byte after the last, xxh3_64)"""
+Sample = tuple[str, memoryview, int]
+"""(path, bytes, shard numbered through all splits)"""
 
 
 @dataclass(frozen=True)
-class _Task:
+class _FromSource:
+    """Samples of the source, to be sorted into groups of ``width`` shards."""
+
     number: int
-    source: RunReader
     root: Location
+    width: int
+    source: RunReader
     entries: tuple[Entry, ...]
-    targets: tuple[int, ...]
-    """the shard of each entry, numbered through all splits"""
-
-    @property
-    def where(self) -> Location:
-        return self.root / f"{self.number:06d}.bin"
-
-    @property
-    def record(self) -> Location:
-        return self.root / f"{self.number:06d}.json"
+    shards: tuple[int, ...]
+    """of each entry, numbered through all splits"""
 
     @property
     def digest(self) -> str:
-        return digest(self.entries, self.targets)
+        return digest("by group", self.width, self.entries, self.shards)
+
+    def read(self) -> list[Sample]:
+        images = itertools.chain.from_iterable(map(self.source.read_run, runs(self.entries)))
+        found = zip(self.entries, images, self.shards, strict=True)
+        return [(entry.path, memoryview(image), shard) for entry, image, shard in found]
 
 
 @dataclass(frozen=True)
-class _Spilled:
-    """One spill: segment i, of shard ``shards[i]``, is at ``[ends[i], ends[i + 1])``; its xxh3_64 is ``sums[i]``."""
+class _FromSpills:
+    """Segments of the pass before, whose objects are below ``before``, to be sorted into groups of ``width`` shards."""
 
     number: int
-    shards: list[int]
-    ends: list[int]
-    sums: list[int]
+    root: Location
+    width: int
+    before: Location
+    segments: tuple[Segment, ...]
+
+    @property
+    def digest(self) -> str:
+        return digest("by group", self.width, self.segments)
+
+    def read(self) -> list[Sample]:
+        return _read_segments(self.before, self.segments)
+
+
+@dataclass(frozen=True, eq=False)
+class _Spilled:
+    """One spill: segment i, of group ``groups[i]``, is at ``[ends[i], ends[i + 1])``; its xxh3_64 is ``sums[i]``."""
+
+    number: int
+    groups: NDArray[np.int32]
+    ends: NDArray[np.int64]
+    sums: NDArray[np.uint64]
     samples: int
     was_there: bool = False
 
+    @classmethod
+    def of(cls, number: int, record: dict[str, Any], *, was_there: bool = False) -> _Spilled:
+        columns = np.array(record["groups"], np.int32), np.array(record["ends"], np.int64)
+        return cls(number, *columns, np.array(record["sums"], np.uint64), record["samples"], was_there)
+
 
 class Spills:
-    """The locations of each shard's segments: 28 bytes a segment."""
+    """The locations of the segments of each group: 28 bytes a segment."""
 
     def __init__(self, root: Location, first_shard: dict[str, int], spilled: list[_Spilled]) -> None:
         self._root = root
         self._first_shard = first_shard
         spilled.sort(key=lambda one: one.number)
-        shard = np.array([shard for one in spilled for shard in one.shards], np.int32)
-        order = np.argsort(shard, kind="stable")
-        self._shard = shard[order]
-        self._spill = np.array([one.number for one in spilled for _ in one.shards], np.int32)[order]
-        self._start = np.array([end for one in spilled for end in one.ends[:-1]], np.int64)[order]
-        self._stop = np.array([end for one in spilled for end in one.ends[1:]], np.int64)[order]
-        self._sum = np.array([sum_ for one in spilled for sum_ in one.sums], np.uint64)[order]
+        group = np.concatenate([one.groups for one in spilled])
+        order = np.argsort(group, kind="stable")
+        numbers = [np.full(len(one.groups), one.number, np.int32) for one in spilled]
+        self._group = group[order]
+        self._columns = (
+            np.concatenate(numbers)[order],
+            np.concatenate([one.ends[:-1] for one in spilled])[order],
+            np.concatenate([one.ends[1:] for one in spilled])[order],
+            np.concatenate([one.sums for one in spilled])[order],
+        )
 
     def reader(self, plan: ShardPlan) -> SpilledShard:
-        """The reader of this shard's samples."""
-        shard = self._first_shard[plan.split] + plan.number
-        rows = slice(*np.searchsorted(self._shard, [shard, shard + 1]).tolist())
-        columns = (self._spill, self._start, self._stop, self._sum)
-        return SpilledShard(self._root, tuple(zip(*(column[rows].tolist() for column in columns), strict=True)))
+        """The reader of this shard's samples, after the last pass."""
+        return SpilledShard(self._root, self._segments(self._first_shard[plan.split] + plan.number))
+
+    def _segments(self, group: int) -> tuple[Segment, ...]:
+        rows = slice(*np.searchsorted(self._group, [group, group + 1]).tolist())
+        return tuple(zip(*(column[rows].tolist() for column in self._columns), strict=True))
+
+    def tasks(self, root: Location, width: int, spill_bytes: int) -> Iterator[_FromSpills]:
+        """The tasks of the next pass: segments of a group, of about ``spill_bytes`` together."""
+        numbers = itertools.count()
+        for group in np.unique(self._group).tolist():
+            chosen: list[Segment] = []
+            size = 0
+            for segment in self._segments(group):
+                chosen.append(segment)
+                size += segment[2] - segment[1]
+                if size >= spill_bytes:
+                    yield _FromSpills(next(numbers), root, width, self._root, tuple(chosen))
+                    chosen, size = [], 0
+            if chosen:
+                yield _FromSpills(next(numbers), root, width, self._root, tuple(chosen))
 
 
 class SpilledShard:
     """Reads the samples of one shard from its segments, all of them at the first read."""
 
-    def __init__(self, root: Location, segments: tuple[tuple[int, int, int, int], ...]) -> None:
+    def __init__(self, root: Location, segments: tuple[Segment, ...]) -> None:
         self._root = root
         self._segments = segments
         self._lock = threading.Lock()
@@ -112,101 +167,132 @@ class SpilledShard:
     def read(self, entry: Entry) -> bytes:
         with self._lock:
             if self._images is None:
-                with ThreadPoolExecutor(_READERS, thread_name_prefix="stoker-spill") as pool:
-                    self._images = dict(itertools.chain.from_iterable(pool.map(self._segment, self._segments)))
+                self._images = {path: image for path, image, _ in _read_segments(self._root, self._segments)}
             return bytes(self._images[entry.path])
 
-    def _segment(self, segment: tuple[int, int, int, int]) -> list[tuple[str, memoryview]]:
-        number, start, stop, sum_ = segment
 
-        is_damaged = False
-
-        def check(data: bytes) -> None:
-            nonlocal is_damaged
-            is_damaged = xxhash.xxh3_64_intdigest(data) != sum_
-            if is_damaged:
-                raise BadBody("its checksum differs")
-
-        where = self._root / f"{number:06d}.bin"
-        try:
-            data = memoryview(where.read_range(start, stop, check))
-        except StorageError:
-            if not is_damaged:
-                raise
-            (self._root / f"{number:06d}.json").delete()
-            raise DatasetError(
-                f"{where}: bytes {start} to {stop} are not what was written; run the same command again, which "
-                "rewrites them"
-            ) from None
-        at = _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES], "little")
-        found = []
-        for path, length in json.loads(bytes(data[_LENGTH_BYTES:at])):
-            found.append((path, data[at : at + length]))
-            at += length
-        return found
+def _read_segments(root: Location, segments: Sequence[Segment]) -> list[Sample]:
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="stoker-spill") as pool:
+        return list(itertools.chain.from_iterable(pool.map(partial(_read_segment, root), segments)))
 
 
-def spill(source: Source, plans: list[SplitPlan], root: Location, map_: Map, spill_bytes: int) -> Spills:
-    """Run pass 1, or the rest of it after an interruption; objects are written below ``root``."""
-    first_shard = dict(
-        zip((plan.split for plan in plans), itertools.accumulate(map(len, plans[:-1]), initial=0), strict=True)
-    )
-    progress = Progress(sum(len(plan.entries) for plan in plans), "sorted")
-    spilled = []
-    for one in map_(_spill, _tasks(source, plans, first_shard, root, spill_bytes)):
-        spilled.append(one)
-        progress.advance(one.samples, one.ends[-1], is_fresh=not one.was_there)
+def _read_segment(root: Location, segment: Segment) -> list[Sample]:
+    number, start, stop, sum_ = segment
+
+    is_damaged = False
+
+    def check(data: memoryview) -> None:
+        nonlocal is_damaged
+        is_damaged = xxhash.xxh3_64_intdigest(data) != sum_
+        if is_damaged:
+            raise BadBody("its checksum differs")
+
+    where = root / f"{number:06d}.bin"
+    try:
+        data = where.read_range(start, stop, check)
+    except StorageError:
+        if not is_damaged:
+            raise
+        (root / f"{number:06d}.json").delete()
+        raise DatasetError(
+            f"{where}: bytes {start} to {stop} are not what was written; run the same command again, which rewrites "
+            "them"
+        ) from None
+    at = _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES], "little")
+    found = []
+    for path, length, shard in json.loads(bytes(data[_LENGTH_BYTES:at])):
+        found.append((path, data[at : at + length], shard))
+        at += length
+    return found
+
+
+def spill(
+    source: Source, plans: list[SplitPlan], root: Location, map_: Map, spill_bytes: int, *, fan_out: int = _FAN_OUT
+) -> Spills:
+    """Run all passes, or the rest of them after an interruption; objects are written below ``root``."""
+    first_shard = _first_shards(plans)
+    widths = _widths(sum(map(len, plans)), fan_out)
+    progress = Progress(len(widths) * sum(len(plan.entries) for plan in plans), "sorted")
+    spills = None
+    for number, width in enumerate(widths, start=1):
+        place = root if spills is None else root / f"pass-{number}"
+        tasks: Iterator[_FromSource | _FromSpills] = (
+            _source_tasks(source, plans, place, width, spill_bytes)
+            if spills is None
+            else spills.tasks(place, width, spill_bytes)
+        )
+        spilled = []
+        for one in map_(_spill, tasks):
+            spilled.append(one)
+            progress.advance(one.samples, int(one.ends[-1]), is_fresh=not one.was_there)
+        spills = Spills(place, first_shard, spilled)
     progress.close()
-    return Spills(root, first_shard, spilled)
+    assert spills is not None
+    return spills
 
 
-def _tasks(
-    source: Source, plans: list[SplitPlan], first_shard: dict[str, int], root: Location, spill_bytes: int
-) -> Iterator[_Task]:
+def _widths(shards: int, fan_out: int) -> list[int]:
+    """Shards of a group after each pass: as few passes as keep the segments of a spill below ``fan_out``; then 1."""
+    passes = 1
+    while fan_out**passes < shards:
+        passes += 1
+    factor = 1
+    while factor**passes < shards:
+        factor += 1
+    return [factor**left for left in reversed(range(passes))]
+
+
+def _first_shards(plans: list[SplitPlan]) -> dict[str, int]:
+    """Where the shards of each split begin, numbered through all splits."""
+    begun = itertools.accumulate(map(len, plans[:-1]), initial=0)
+    return {plan.split: first for plan, first in zip(plans, begun, strict=True)}
+
+
+def _source_tasks(
+    source: Source, plans: list[SplitPlan], root: Location, width: int, spill_bytes: int
+) -> Iterator[_FromSource]:
     """Group whole runs to about ``spill_bytes``; a run that is in several splits is read once for each."""
-    number = 0
+    numbers, reader, first_shard = itertools.count(), cast("RunReader", source.reader), _first_shards(plans)
     for plan in plans:
         shard_of: NDArray[np.int32] = plan.shard_of() + first_shard[plan.split]
         entries: list[Entry] = []
         size, start = 0, 0
         for stop, entry in enumerate(plan.entries):
             if size >= spill_bytes and run_of(entry) != run_of(entries[-1]):
-                yield _Task(
-                    number, cast("RunReader", source.reader), root, tuple(entries), tuple(shard_of[start:stop].tolist())
-                )
-                number, entries, size, start = number + 1, [], 0, stop
+                shards = tuple(shard_of[start:stop].tolist())
+                yield _FromSource(next(numbers), root, width, reader, tuple(entries), shards)
+                entries, size, start = [], 0, stop
             entries.append(entry)
             size += entry.bytes
-        yield _Task(number, cast("RunReader", source.reader), root, tuple(entries), tuple(shard_of[start:].tolist()))
-        number += 1
+        yield _FromSource(next(numbers), root, width, reader, tuple(entries), tuple(shard_of[start:].tolist()))
 
 
-def _spill(task: _Task) -> _Spilled:
+def _spill(task: _FromSource | _FromSpills) -> _Spilled:
+    where, record = task.root / f"{task.number:06d}.bin", task.root / f"{task.number:06d}.json"
+    digest_ = task.digest
     try:
-        stored = json.loads(task.record.read())
-        if stored["digest"] == task.digest and task.where.size() == stored["ends"][-1]:
-            return _Spilled(
-                task.number, stored["shards"], stored["ends"], stored["sums"], len(task.entries), was_there=True
-            )
+        stored = json.loads(record.read())
+        if stored["digest"] == digest_ and where.size() == stored["ends"][-1]:
+            return _Spilled.of(task.number, stored, was_there=True)
     except (FileNotFoundError, ValueError, KeyError, TypeError, IndexError):
         pass
-    images: list[bytes] = []
-    for run in runs(task.entries):
-        images += task.source.read_run(run)
-    rows = sorted(range(len(images)), key=task.targets.__getitem__)  # stable
-    body = bytearray()
-    shards, ends, sums = [], [0], []
-    for shard, group in itertools.groupby(rows, task.targets.__getitem__):
-        members = list(group)
-        header = json.dumps([(task.entries[row].path, len(images[row])) for row in members]).encode()
-        body += len(header).to_bytes(_LENGTH_BYTES, "little") + header
-        for row in members:
-            body += images[row]
-            images[row] = b""
-        shards.append(shard)
-        sums.append(xxhash.xxh3_64_intdigest(memoryview(body)[ends[-1] :]))
-        ends.append(len(body))
-    task.where.write(bytes(body))
-    record = {"digest": task.digest, "shards": shards, "ends": ends, "sums": sums}
-    task.record.write(json.dumps(record).encode())
-    return _Spilled(task.number, shards, ends, sums, len(task.entries))
+    samples = task.read()
+    samples.sort(key=lambda sample: sample[2] // task.width)  # stable
+    parts: list[bytes | memoryview] = []
+    written: list[bytes | memoryview]
+    groups, ends, sums = [], [0], []
+    for group, members in itertools.groupby(samples, lambda sample: sample[2] // task.width):
+        segment = list(members)
+        header = json.dumps([(path, len(image), shard) for path, image, shard in segment]).encode()
+        written = [len(header).to_bytes(_LENGTH_BYTES, "little"), header, *(image for _, image, _ in segment)]
+        hasher = xxhash.xxh3_64()
+        for part in written:
+            hasher.update(part)
+        parts += written
+        groups.append(group)
+        sums.append(hasher.intdigest())
+        ends.append(ends[-1] + sum(map(len, written)))
+    where.write(b"".join(parts))
+    found = {"digest": digest_, "groups": groups, "ends": ends, "sums": sums, "samples": len(samples)}
+    record.write(json.dumps(found).encode())
+    return _Spilled.of(task.number, found)
