@@ -1,13 +1,13 @@
-"""Shuffle a source whose samples are only cheap to read in runs: an external sort in a few passes.
+"""Shuffle a source whose samples are only cheap to read in runs: an external sort in one pass, or more for many shards.
 
 The first pass reads neighbouring runs in their order. Each of its tasks writes one object ``build/spill/<n>.bin`` with
 their samples sorted by group, a *group* being some neighbouring shards; the samples of a group there are a *segment*.
-Each further pass reads the segments of a group, about as many bytes as a task of the first read, and writes them sorted
-into smaller groups, below ``build/spill/pass-<p>/``. After the last pass a group is one shard, and each shard reads its
-segments, one range read each. A task holds one spill or one shard in memory, never more of the data set.
+After the last pass a group is one shard, and each shard reads its segments, one range read each. Any pass between reads
+the segments of a group, as many bytes at a time as a task of the first, and writes them sorted into smaller groups,
+below ``build/spill/pass-<p>/``. A task holds one spill or one shard in memory, never more of the data set.
 
-There are as many passes as keep the groups of a group below ``_FAN_OUT``, so a segment is never much less than that
-fraction of a spill: with one pass alone, each segment of a terabyte would be a single image.
+A segment is a spill's fraction of a group's smaller groups, at most ``_FAN_OUT`` of them. In one pass a terabyte in
+shards of 64 MB would take spills of 1.6 GB for segments of 100 kB; in those of 128 MB nearly each is a single image.
 
 A segment is 8 bytes with the length N of its header (unsigned, little-endian), N bytes of JSON
 ``[[path, bytes, shard], ...]`` and then the images, concatenated.
@@ -18,7 +18,7 @@ from __future__ import annotations
 import itertools
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -41,8 +41,9 @@ __all__ = ["Spills", "spill"]
 
 _READERS = 8
 _LENGTH_BYTES = 8
-_FAN_OUT = 256
-"""most segments of a spill: of 128 MB, the usual size, half a megabyte each"""
+_FAN_OUT = 1024
+"""most segments of a spill: of 128 MB, the usual size, 125 kB each"""
+_RECORD_VERSION = 2
 
 Segment = tuple[int, int, int, int]
 """(number of the spill, first byte, byte after the last, xxh3_64)"""
@@ -64,7 +65,7 @@ class _FromSource:
 
     @property
     def digest(self) -> str:
-        return digest("by group", self.width, self.entries, self.shards)
+        return digest(_RECORD_VERSION, self.width, self.entries, self.shards)
 
     def read(self) -> list[Sample]:
         images = itertools.chain.from_iterable(map(self.source.read_run, runs(self.entries)))
@@ -84,7 +85,7 @@ class _FromSpills:
 
     @property
     def digest(self) -> str:
-        return digest("by group", self.width, self.segments)
+        return digest(_RECORD_VERSION, self.width, self.segments)
 
     def read(self) -> list[Sample]:
         return _read_segments(self.before, self.segments)
@@ -206,33 +207,29 @@ def _read_segment(root: Location, segment: Segment) -> list[Sample]:
     return found
 
 
-def spill(
-    source: Source, plans: list[SplitPlan], root: Location, map_: Map, spill_bytes: int, *, fan_out: int = _FAN_OUT
-) -> Spills:
+def spill(source: Source, plans: list[SplitPlan], root: Location, map_: Map, spill_bytes: int) -> Spills:
     """Run all passes, or the rest of them after an interruption; objects are written below ``root``."""
     first_shard = _first_shards(plans)
-    widths = _widths(sum(map(len, plans)), fan_out)
-    progress = Progress(len(widths) * sum(len(plan.entries) for plan in plans), "sorted")
-    spills = None
-    for number, width in enumerate(widths, start=1):
-        place = root if spills is None else root / f"pass-{number}"
-        tasks: Iterator[_FromSource | _FromSpills] = (
-            _source_tasks(source, plans, place, width, spill_bytes)
-            if spills is None
-            else spills.tasks(place, width, spill_bytes)
-        )
+    first_width, *widths = _widths(sum(map(len, plans)), _FAN_OUT)
+    progress = Progress((1 + len(widths)) * sum(len(plan.entries) for plan in plans), "sorted")
+
+    def run(tasks: Iterable[_FromSource | _FromSpills]) -> list[_Spilled]:
         spilled = []
         for one in map_(_spill, tasks):
             spilled.append(one)
             progress.advance(one.samples, int(one.ends[-1]), is_fresh=not one.was_there)
-        spills = Spills(place, first_shard, spilled)
+        return spilled
+
+    spills = Spills(root, first_shard, run(_source_tasks(source, plans, root, first_width, spill_bytes)))
+    for number, width in enumerate(widths, start=2):
+        place = root / f"pass-{number}"
+        spills = Spills(place, first_shard, run(spills.tasks(place, width, spill_bytes)))
     progress.close()
-    assert spills is not None
     return spills
 
 
 def _widths(shards: int, fan_out: int) -> list[int]:
-    """Shards of a group after each pass: as few passes as keep the segments of a spill below ``fan_out``; then 1."""
+    """Shards of a group after each pass, 1 in the end: in as few as cut no group into more than ``fan_out``, evenly."""
     passes = 1
     while fan_out**passes < shards:
         passes += 1
