@@ -1,4 +1,4 @@
-"""List the first objects below a prefix, however many there are: in memory and requests of those few."""
+"""List the first objects below a prefix, without listing all of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ _PAGE = 1000
 def first_objects(filesystem: Any, path: str) -> Iterator[str]:
     """Paths of the objects below ``path``, relative to it, in the store's order; hidden ones are left out.
 
-    Nothing is listed before it is asked for, and no more than a page in advance.
+    Nothing is listed before it is asked for: a page of keys at a time on S3, a folder at a time elsewhere; of a local
+    one, no more entries than are asked for.
 
     Raises:
         FileNotFoundError: nothing is there, or its bucket does not exist.

@@ -74,6 +74,28 @@ def test_a_preparation_owns_the_destination_until_its_data_set_is_published(
     assert "stoker-owner" not in {thread.name for thread in threading.enumerate()}
 
 
+def test_one_that_was_taken_over_writes_no_further_shard(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enter, owners, built = Ownership.__enter__, list[Ownership](), [0]
+
+    def entered(self: Ownership) -> Ownership:
+        owners.append(self)
+        return enter(self)
+
+    def taken_over(build: Callable[[Any], Any], tasks: Iterable[Any]) -> Iterator[Any]:
+        for task in tasks:
+            built[0] += 1
+            yield build(task)
+            owners[0]._is_lost = True
+
+    monkeypatch.setattr(Ownership, "__enter__", entered)
+    with pytest.raises(DatasetError, match="another preparation took over"):
+        make(folder, tmp_path / "data", ONE, map_=taken_over)
+    assert built[0] == 2
+    assert (tmp_path / "data" / "build" / "owner.json").exists()
+
+
 def test_an_unfinished_copy_of_tars_is_not_taken_over_by_an_index_of_them(folder: Path, tmp_path: Path) -> None:
     made = make(folder, tmp_path / "made", ONE)
     tars = tmp_path / "tars"

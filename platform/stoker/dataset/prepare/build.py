@@ -100,7 +100,7 @@ def prepare(
             return Prepared(root, verify(root, is_full=verifies_all), notes=source.notes, was_there=True)
         destination.claim(replaces=replaces)
         unique, duplicates, source_sum = _without_duplicates(source, destination, options, map_)
-        built, progress = _build(unique, destination, options, map_)
+        built, progress = _build(unique, destination, options, map_, owner)
         bad = _bad_files(source, built)
         destination.report_bad_files(bad)
         manifest = _manifest(source, built, destination)
@@ -154,8 +154,10 @@ def _without_duplicates(
     return source, tuple(duplicates), total
 
 
-def _build(source: Source, destination: Destination, options: Options, map_: Map) -> tuple[list[Built], Progress]:
-    """Write all shards, or index all tars."""
+def _build(
+    source: Source, destination: Destination, options: Options, map_: Map, owner: Ownership
+) -> tuple[list[Built], Progress]:
+    """Write all shards, or index all tars; no more of them once another preparation owns the destination."""
     if source.is_indexed:
         progress, shards = Progress(None, "indexed"), map_(index_tar, _tar_tasks(source, destination.root, options))
     else:
@@ -163,6 +165,7 @@ def _build(source: Source, destination: Destination, options: Options, map_: Map
         shards = map_(build_shard, _shard_tasks(source, destination, options, map_))
     built: list[Built] = []
     for shard in shards:
+        owner.check()
         built.append(shard)
         progress.advance(shard.images, shard.source_bytes, is_fresh=not shard.was_there)
     progress.close()
