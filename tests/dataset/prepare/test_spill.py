@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import tracemalloc
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from images import encoded, objects
@@ -82,6 +82,8 @@ def read_all(spills: Spills, plans: list[SplitPlan]) -> int:
 
 
 @given(st.integers(1, 10**7), st.integers(2, 5000))
+@example(64, 8)
+@example(65, 8)
 def test_no_group_is_cut_into_more_smaller_ones_than_a_spill_may_have_segments(shards: int, fan_out: int) -> None:
     widths = module._widths(shards, fan_out)
     assert widths[-1] == 1
@@ -151,8 +153,11 @@ SMALL = Options(jpeg="original", shard_mb=0.01)
 SPLITS = {"train": range(90), "validation": range(90, 108)}
 
 
-def make(data: Path, map_: Any = None, *, timeout_s: float = 60.0) -> Prepared:
-    return prepare(source_of(SPLITS, encoded, run=7), locate(data, timeout_s=timeout_s), SMALL, map=map_)
+def make(
+    data: Path, map_: Any = None, *, options: Options = SMALL, timeout_s: float = 60.0, replaces: bool = False
+) -> Prepared:
+    root = locate(data, timeout_s=timeout_s)
+    return prepare(source_of(SPLITS, encoded, run=7), root, options, map=map_, replaces=replaces)
 
 
 @pytest.fixture
@@ -223,15 +228,23 @@ def test_a_damaged_spill_of_any_pass_is_rewritten_by_the_same_command(
     assert objects(tmp_path / "data") == whole
 
 
-def test_spills_of_other_groups_or_of_an_earlier_version_are_not_taken_for_ours(
+def stops_at_shards(build: Callable[[Any], Any], tasks: Iterable[Any]) -> Iterator[Any]:
+    for task in tasks:
+        if build is build_shard:
+            raise Stopped
+        yield build(task)
+
+
+def test_spills_of_another_order_are_not_taken_for_ours(whole: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(Stopped):
+        make(tmp_path / "data", stops_at_shards, options=replace(SMALL, seed=7))
+    make(tmp_path / "data", replaces=True)
+    assert objects(tmp_path / "data") == whole
+
+
+def test_spills_of_other_groups_or_of_an_earlier_version_are_written_again(
     whole: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stops_at_shards(build: Callable[[Any], Any], tasks: Iterable[Any]) -> Iterator[Any]:
-        for task in tasks:
-            if build is build_shard:
-                raise Stopped
-            yield build(task)
-
     with pytest.raises(Stopped):
         make(tmp_path / "data", stops_at_shards)
     first = tmp_path / "data" / "build" / "spill" / "000000.json"
