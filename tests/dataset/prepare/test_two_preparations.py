@@ -96,6 +96,29 @@ def test_one_that_was_taken_over_writes_no_further_shard(
     assert (tmp_path / "data" / "build" / "owner.json").exists()
 
 
+@pytest.mark.parametrize(("last", "is_published"), [("prepared.json", False), ("dataset.json", True)])
+def test_one_that_is_taken_over_at_the_end_leaves_what_the_other_has_staged(
+    last: str, is_published: bool, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enter, write, owners, data = Ownership.__enter__, Location.write, list[Ownership](), tmp_path / "data"
+
+    def entered(self: Ownership) -> Ownership:
+        owners.append(self)
+        return enter(self)
+
+    def taken_over_after(self: Location, content: bytes) -> None:
+        write(self, content)
+        if self.name == last:
+            owners[0]._is_lost = True
+
+    monkeypatch.setattr(Ownership, "__enter__", entered)
+    monkeypatch.setattr(Location, "write", taken_over_after)
+    with pytest.raises(DatasetError, match="another preparation took over"):
+        make(folder, data, ONE)
+    assert (data / "dataset.json").exists() is is_published
+    assert (data / "build" / "owner.json").exists()
+
+
 def test_an_unfinished_copy_of_tars_is_not_taken_over_by_an_index_of_them(folder: Path, tmp_path: Path) -> None:
     made = make(folder, tmp_path / "made", ONE)
     tars = tmp_path / "tars"
