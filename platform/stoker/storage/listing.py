@@ -64,7 +64,7 @@ def _walked(filesystem: Any, path: str) -> Iterator[str]:
     """A folder at a time, on any filesystem of fsspec."""
     filesystem.invalidate_cache()
     start = len(path.rstrip("/")) + 1
-    for folder, _, files in filesystem.walk(path):
+    for folder, _, files in filesystem.walk(path, on_error="raise"):  # never a shorter list
         for name in files:
             if name:
                 yield f"{folder.rstrip('/')}/{name}"[start:]
