@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -111,3 +112,16 @@ def test_a_killed_one_is_replaced_by_another_wherever_it_was(
         assert objects(tmp_path / f"data-{at}") == fresh, f"killed before change {at}"
         at += 1
     assert at > 20
+
+
+@pytest.mark.parametrize("folder", ["../other/train", "", ".", "/etc", "memory://other", 7, None])
+def test_a_plan_never_leads_out_of_its_destination(folder: object, new: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other" / "train" / "000000.tar"
+    other.parent.mkdir(parents=True)
+    other.write_bytes(b"another's")
+    (tmp_path / "data" / "build").mkdir(parents=True)
+    (tmp_path / "data" / "build" / "plan.json").write_text(json.dumps({"folders": [folder, "train"]}))
+    (tmp_path / "data" / "000000.tar").write_bytes(b"a user's")
+    make(new, tmp_path / "data", NEW, replaces=True)
+    assert other.read_bytes() == b"another's"
+    assert (tmp_path / "data" / "000000.tar").read_bytes() == b"a user's"

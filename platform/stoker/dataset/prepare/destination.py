@@ -192,7 +192,7 @@ class Destination:
                     f"({before[name]!r}, now {options[name]!r}); finish it with the same options, or --replace it"
                 )
         old = read_manifest(root) if (root / MANIFEST).exists() else None
-        self._folders |= _folders(old) | {name for name in earlier.get("folders", ()) if isinstance(name, str)}
+        self._folders |= {name for name in (*_folders(old), *_list(earlier.get("folders"))) if _is_below(name)}
         plan = asdict(self._identity) | {"options": options, "folders": sorted(self._folders)}
         try:
             (root / BUILD / _PLAN).write(json.dumps(plan).encode())
@@ -281,6 +281,15 @@ def _folders(manifest: Manifest | None) -> set[str]:
     """Where the shards that stoker wrote are, or the indexes of tars that it did not, relative to the destination."""
     splits = manifest.splits.values() if manifest else ()
     return {shard.index_path.rpartition("/")[0] for split in splits for shard in split.shards}
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _is_below(name: object) -> bool:
+    """Whether it is a relative path that leads nowhere else: shards are deleted there."""
+    return isinstance(name, str) and ":" not in name and not set(name.split("/")) & {"", ".", ".."}
 
 
 def _options(options: Options) -> dict[str, Any]:

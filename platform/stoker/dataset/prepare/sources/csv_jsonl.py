@@ -159,10 +159,12 @@ class _Rows:
 
     def _dicts(self) -> Iterator[tuple[int, object]]:
         raw = io.BufferedReader(RangeFile(self.location, self._size), 1 << 20)
-        with io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as text:
-            with parsing(self.location, "cannot be read as a list in UTF-8", "save it as UTF-8"):
-                lines = _lines(text, self.location)
-                yield from _csv(lines) if self.location.url.lower().endswith(".csv") else _json_lines(lines)
+        with (
+            io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as text,
+            parsing(self.location, "cannot be read as a list in UTF-8", "save it as UTF-8"),
+        ):
+            lines = _lines(text, self.location)
+            yield from _csv(lines) if self.location.url.lower().endswith(".csv") else _json_lines(lines)
 
 
 def _lines(text: io.TextIOWrapper, where: Location) -> Iterator[str]:
@@ -172,8 +174,8 @@ def _lines(text: io.TextIOWrapper, where: Location) -> Iterator[str]:
             return
         if len(line) == _LONGEST_LINE:
             raise DatasetError(
-                f"{where}: line {number} has {_LONGEST_LINE:,} characters and more, which no line of a list has; give a "
-                "CSV or JSON lines file"
+                f"{where}: line {number} has {_LONGEST_LINE:,} characters and more, which no line of a list has; give "
+                "a CSV or JSON lines file"
             )
         yield line
 
