@@ -12,8 +12,7 @@ from stoker.dataset.decode import (
     UndecodableImage,
     decode,
     evaluation_image,
-    image_kind,
-    image_size,
+    image_header,
     random_resized_crop,
 )
 from stoker.recipe import Augment
@@ -62,7 +61,8 @@ def test_an_image_is_turned_upright_but_its_size_is_told_as_it_is_stored(kind: s
     data = encoded(PHOTO, kind, exif=ROTATED)
 
     assert tuple(decode(data).shape) == (3, 160, 120)
-    assert image_size(data) == (160, 120)
+    header = image_header(data)
+    assert (header.width, header.height, header.orientation) == (160, 120, 6)
 
 
 @pytest.mark.parametrize("name", ["rgb jpeg", "progressive jpeg", "grey jpeg", "cmyk jpeg", "rgb png", "webp"])
@@ -81,7 +81,7 @@ def test_what_is_no_image_is_refused_in_one_line(data: bytes) -> None:
 
 
 def test_the_kind_is_that_of_the_bytes() -> None:
-    found = {image_kind(data) for data in KINDS.values()}
+    found = {image_header(data).kind for data in KINDS.values()}
     assert found == {"jpg", "png", "webp", "gif"}
 
 

@@ -14,9 +14,7 @@ from PIL import Image, ImageCms
 
 from images import make
 from stoker.dataset import SampleReader
-from stoker.dataset.decode import UndecodableImage, decode
-from stoker.dataset.decode.image import image_kind
-from stoker.dataset.format.image_header import exif_orientation
+from stoker.dataset.decode import UndecodableImage, decode, image_header
 from stoker.dataset.format.index import read_index
 from stoker.dataset.format.jpeg import crop_jpeg
 from stoker.dataset.prepare import Options
@@ -221,11 +219,11 @@ def test_the_orientation_is_the_one_by_which_images_are_turned_when_decoded() ->
     for orientation in range(1, 9):
         for kind in ("JPEG", "PNG", "WEBP"):
             data = saved(wide, kind, exif=rotated_exif(orientation))
-            assert exif_orientation(data, image_kind(data)) == orientation
+            assert image_header(data).orientation == orientation
             assert (decode(data).shape[1] == 60) == (orientation >= 5)
     for broken in (b"Exif\0\0garbage", rotated_exif(9), rotated_exif(1)[:20]):
         data = saved(wide, exif=broken)
-        assert exif_orientation(data, "jpg") == 1
+        assert image_header(data).orientation == 1
         assert decode(data).shape == (3, 40, 60)
 
 

@@ -8,7 +8,7 @@ from stoker.dataset.decode.crop import random_resized_crop
 from stoker.dataset.decode.decoder import Decoder, UndecodableSample
 from stoker.dataset.decode.evaluation import EvaluationImages, evaluation_image
 from stoker.dataset.decode.gpu import TrainingImagesOnGpu
-from stoker.dataset.decode.image import UndecodableImage, decode, image_kind, image_size
+from stoker.dataset.decode.image import UndecodableImage, decode, image_header
 from stoker.dataset.decode.training import TrainingImages
 
 __all__ = [
@@ -23,7 +23,6 @@ __all__ = [
     "UndecodableSample",
     "decode",
     "evaluation_image",
-    "image_kind",
-    "image_size",
+    "image_header",
     "random_resized_crop",
 ]

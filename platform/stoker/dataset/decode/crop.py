@@ -41,7 +41,7 @@ def random_resized_crop(draws: Sequence[float], width: int, height: int, augment
         if 0 < w <= width and 0 < h <= height:
             return int(draws[-2] * (width - w + 1)), int(draws[-1] * (height - h + 1)), w, h
     aspect = min(max(width / height, augment.ratio[0]), augment.ratio[1])
-    w, h = min(width, round(height * aspect)), min(height, round(width / aspect))
+    w, h = min(width, max(1, round(height * aspect))), min(height, max(1, round(width / aspect)))
     return (width - w) // 2, (height - h) // 2, w, h
 
 

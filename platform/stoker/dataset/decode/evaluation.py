@@ -6,7 +6,9 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transform
 
@@ -16,38 +18,49 @@ from stoker.dataset.samples import Sample
 
 __all__ = ["EvaluationImages", "evaluation_image"]
 
-_LONGEST = 8
-"""an image that is longer, in widths, is cut before it is resized; photographs and panoramas are not"""
+_WHOLE_PIXELS = 2**23
+"""of a whole resized image of which the crop is then cut: 25 MB"""
+_ORDINARY_RATIO = 8
+"""longer side by shorter side up to which an image is resized whole whatever its size"""
 
 
 def evaluation_image(data: bytes | memoryview, *, image_size: int, resize: int) -> Tensor:
     """The image, its shorter side resized to ``resize``, its centre cropped: uint8 [3, image_size, image_size].
 
-    This one function serves evaluation and prediction, so that they cannot differ.
+    This one function serves evaluation and prediction, so that they cannot differ. A long thin image of which the crop
+    is a small part, some hundred times as long as wide, is not resized whole: that would take gigabytes of memory.
 
     Raises:
         UndecodableImage: see :func:`stoker.dataset.decode.decode`.
     """
-    image = _not_longer(decode(data), max(_LONGEST, 2 * math.ceil(image_size / resize)))
+    image = decode(data)
     height, width = image.shape[-2:]
-    if height <= width:
-        resized = resample(image, resize, int(resize * width / height))
+    size = (resize, int(resize * width / height)) if height <= width else (int(resize * height / width), resize)
+    if size[0] * size[1] <= max(_WHOLE_PIXELS, _ORDINARY_RATIO * resize**2):
+        resized = resample(image, *size)
+    elif height <= width:
+        resized = _middle_columns(image, *size, min(image_size, size[1]))
     else:
-        resized = resample(image, int(resize * height / width), resize)
+        turned = image.transpose(-1, -2)
+        resized = _middle_columns(turned, resize, size[0], min(image_size, size[0])).transpose(-1, -2)
     return transform.center_crop_image(resized, [image_size, image_size])
 
 
-def _not_longer(image: Tensor, times: int) -> Tensor:
-    """The middle of ``image``, at most ``times`` as long as it is wide: far more than the centre crop needs.
+def _middle_columns(image: Tensor, height: int, width: int, columns: int) -> Tensor:
+    """The middle ``columns`` of ``image`` resized to ``height`` by ``width``: uint8 [3, height, columns].
 
-    A line of 60,000 pixels would become 256 times as high and as long.
+    Only the source's pixels that these come from are resampled, by Pillow, whose box may begin within a pixel.
+    Antialiased bilinear interpolation like :func:`resample`; values differ by rounding, 1 at most.
     """
-    height, width = image.shape[-2:]
-    short, long = min(height, width), max(height, width)
-    # as odd or even as the whole, so that the middle stays the middle
-    if (over := (long - times * short) // 2) <= 0:
-        return image
-    return image.narrow(-1 if width > height else -2, over, long - 2 * over)
+    left = round((width - columns) / 2)  # as torchvision's centre crop
+    scale = image.shape[-1] / width
+    begin, stop = left * scale, (left + columns) * scale
+    margin = math.ceil(max(1.0, scale)) + 1  # pixels beyond the box that the filter reaches
+    first, last = max(0, int(begin) - margin), min(image.shape[-1], math.ceil(stop) + margin)
+    source = Image.fromarray(image[..., first:last].permute(1, 2, 0).contiguous().numpy())
+    box = (begin - first, 0.0, min(stop - first, float(last - first)), float(image.shape[-2]))
+    resized = source.resize((columns, height), Image.Resampling.BILINEAR, box=box)
+    return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
 
 
 class EvaluationImages:

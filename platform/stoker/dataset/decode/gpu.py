@@ -13,7 +13,6 @@ Neither its speed nor its accuracy, beyond the bound in its test, has been measu
 from __future__ import annotations
 
 import io
-import struct
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -29,9 +28,9 @@ from torchvision.io import ImageReadMode  # registers torch.ops.image too
 
 from stoker.dataset.decode.crop import CROP_DRAWS, random_resized_crop, stored_box, turned
 from stoker.dataset.decode.decoder import UndecodableSample
-from stoker.dataset.decode.image import UndecodableImage, image_kind
+from stoker.dataset.decode.image import UndecodableImage, image_header
 from stoker.dataset.decode.training import TrainingImages
-from stoker.dataset.format.image_header import exif_orientation
+from stoker.dataset.format.image_header import ImageHeader, read_header
 from stoker.dataset.format.jpeg import Box, crop_jpeg
 from stoker.dataset.samples import Sample
 from stoker.errors import RecipeError
@@ -44,10 +43,6 @@ DecodeBatch = Callable[[list[Tensor], torch.device], list[Tensor]]
 
 _TURNED = 5
 _SOS, _EOI = b"\xff\xda", b"\xff\xd9"
-_HEADER_ERRORS = (UndecodableImage, OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError)
-_ADOBE = b"\xff\xee\x00\x0eAdobe"
-_TRANSFORM = 15
-"""offset of the colour transform in Adobe's segment (Adobe TN 5116, section 18): 0 says that three channels are RGB"""
 
 
 def decode_by_nvjpeg(encoded: list[Tensor], device: torch.device) -> list[Tensor]:
@@ -140,7 +135,8 @@ class TrainingImagesOnGpu:
         marks, orientation = sample.marks, sample.orientation
         if marks is None:
             return _whole_jpeg(sample.data)
-        if _is_in_rgb(sample.data[: marks.scan]) or sample.data[marks.frame + 9] not in {1, 3}:
+        header = read_header(sample.data[: marks.scan])
+        if header is None or not _is_for_nvjpeg(header):
             return None
         size = (marks.height, marks.width) if orientation >= _TURNED else (marks.width, marks.height)
         box = stored_box(random_resized_crop(draws[1:], *size, self._augment), marks.width, marks.height, orientation)
@@ -200,20 +196,16 @@ class TrainingImagesOnGpu:
 def _whole_jpeg(data: memoryview) -> _Cut | None:
     """An unmarked JPEG as a whole, or None if the CPU must decode it or report what is wrong with it."""
     try:
-        stored = bytes(data)
-        # nvJPEG may accept a truncated image; the last EOI is then that of a thumbnail in front of the scan
-        if image_kind(data) != "jpg" or stored.rfind(_EOI) < stored.rfind(_SOS):
-            return None
-        with Image.open(io.BytesIO(stored), formats=("JPEG",)) as image:
-            if image.mode == "CMYK" or image.info.get("adobe_transform") == 0:
-                return None
-    except _HEADER_ERRORS:
+        header = image_header(data)
+    except UndecodableImage:
         return None
-    return _Cut(torch.frombuffer(bytearray(data), dtype=torch.uint8), exif_orientation(data, "jpg"))
+    stored = bytes(data)
+    # nvJPEG may accept a truncated image; the last EOI is then that of a thumbnail in front of the scan
+    if not _is_for_nvjpeg(header) or stored.rfind(_EOI) < stored.rfind(_SOS):
+        return None
+    return _Cut(torch.frombuffer(bytearray(data), dtype=torch.uint8), header.orientation)
 
 
-def _is_in_rgb(header: memoryview) -> bool:
-    """Whether Adobe's segment says that the channels are not YCbCr."""
-    start = bytes(header)
-    at = start.find(_ADOBE)
-    return at >= 0 and start[at + _TRANSFORM : at + _TRANSFORM + 1] == b"\x00"
+def _is_for_nvjpeg(header: ImageHeader) -> bool:
+    """Whether it is a JPEG in grey or YCbCr: Adobe's segment may say that three channels are RGB."""
+    return header.kind == "jpg" and header.components in {1, 3} and header.adobe_transform != 0

@@ -22,6 +22,7 @@ from stoker.dataset.decode.crop import CROP_DRAWS, random_resized_crop, stored_b
 from stoker.dataset.decode.decoder import UndecodableSample
 from stoker.dataset.decode.image import UndecodableImage, decode, decode_jpeg, empty_images, resample
 from stoker.dataset.format.jpeg import Box, crop_jpeg
+from stoker.dataset.format.parts import without_metadata
 from stoker.dataset.samples import Sample
 from stoker.recipe import Augment
 
@@ -88,13 +89,15 @@ class TrainingImages:
         """The crop by Pillow, which lets libjpeg decode at 1/2, 1/4 or 1/8 (its draft mode)."""
         side, (left, top, width, height) = self._image_size, box
         try:
-            with Image.open(io.BytesIO(encoded), formats=("JPEG",)) as image:
+            with Image.open(io.BytesIO(without_metadata(encoded, "jpg")), formats=("JPEG",)) as image:
                 whole = image.size
                 shrink = min(width, height) // side
                 image.draft("RGB", (-(-whole[0] // shrink), -(-whole[1] // shrink)))
                 scale = round(whole[0] / image.size[0])
                 edges = (left / scale, top / scale, (left + width) / scale, (top + height) / scale)
                 small = image.convert("RGB").resize((side, side), Image.Resampling.BILINEAR, box=edges)
-        except (OSError, ValueError, SyntaxError) as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # Pillow raises what its readers raise, of every kind
             raise UndecodableImage(f"the jpg image cannot be decoded ({error})") from None
         return out.copy_(turned(torch.from_numpy(np.array(small)).permute(2, 0, 1), orientation))

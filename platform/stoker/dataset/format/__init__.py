@@ -13,7 +13,10 @@ its pages, in the same object   the same rows again, row by row, 32 to a page,  
                                 so that a block's are one small range read          :func:`read_pages`
 an image in a shard             a JPEG with restart markers and a table of its      ``jpeg``: :class:`Marks`,
                                 restart intervals, so that a crop can be cut out    :func:`crop_jpeg`
+an image file, in a shard or    its kind, size and orientation, which decide for    ``image_header``:
+not                             preparation, training, evaluation and serving       :class:`ImageHeader`
 ==============================  ==================================================  ==================================
 
-``jpeg`` imports none of the others, ``manifest`` neither, ``index`` both of these, and ``pages`` ``index``.
+``parts``, ``exif`` and ``manifest`` import none of the others, ``image_header`` the first two, ``jpeg`` ``parts`` and
+``image_header``, ``index`` ``jpeg`` and ``manifest``, and ``pages`` ``index``.
 """

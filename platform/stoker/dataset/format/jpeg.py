@@ -23,6 +23,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from stoker.dataset.format.image_header import MOST_PIXELS
+from stoker.dataset.format.parts import EOI, FRAMES, SEQUENTIAL, SOS, jpeg_segments, mcu_factors
+
 __all__ = ["MARGIN", "Box", "Marks", "crop_jpeg", "read_marks", "with_table"]
 
 Box = tuple[int, int, int, int]
@@ -31,14 +34,10 @@ Box = tuple[int, int, int, int]
 MARGIN = 4
 """pixels; twice what libjpeg's triangle filter looks past a crop (one chroma sample, two pixels)"""
 
-_RST0, _EOI, _SOS, _DRI, _APP9 = 0xD0, 0xD9, 0xDA, 0xDD, 0xE9
+_RST0, _DRI, _APP9 = 0xD0, 0xDD, 0xE9
 _TABLE = b"stoker:intervals\0"
 _LONGEST_SEGMENT = _LONGEST_INTERVAL = 2**16 - 1
 _RST_CYCLE = np.arange(0xD0, 0xD8, dtype=np.uint8)
-_SEQUENTIAL = frozenset({0xC0, 0xC1})
-"""frames of baseline and extended sequential Huffman coding"""
-_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-"""all frames, progressive, lossless and arithmetic ones too; DHT, JPG and DAC share their range"""
 _BLOCK = 8
 
 
@@ -85,7 +84,7 @@ def read_marks(data: bytes | memoryview) -> Marks | None:
     if len(markers) < expected:
         return None
     wanted = _RST0 + (np.arange(expected) & 7)
-    wanted[-1] = _EOI
+    wanted[-1] = EOI
     if (view[markers[:expected] + 1] != wanted).any():
         return None
     if marks.table and not np.array_equal(_starts(data, marks)[1:], markers[:expected] + 2):
@@ -128,7 +127,7 @@ def crop_jpeg(data: bytes | memoryview, marks: Marks, box: Box) -> tuple[bytearr
     ``box`` is within the image. Nothing is decoded: bytes are copied once.
 
     Raises:
-        ValueError: the bytes are not those that ``marks`` were read from.
+        ValueError: the bytes are not those that ``marks`` were read from, or it would have more than ``MOST_PIXELS``.
     """
     left, top, width, height = box
     span, mcu_height, per_row = marks.interval * marks.mcu_width, marks.mcu_height, marks.per_row
@@ -136,6 +135,10 @@ def crop_jpeg(data: bytes | memoryview, marks: Marks, box: Box) -> tuple[bytearr
     stop = min(per_row, -(-(left + width + MARGIN) // span))
     top_row = max(0, top - MARGIN) // mcu_height
     stop_row = min(marks.rows, -(-(top + height + MARGIN) // mcu_height))
+    cut_width = min(marks.width, stop * span) - first * span
+    cut_height = min(marks.height, stop_row * mcu_height) - top_row * mcu_height
+    if cut_width * cut_height > MOST_PIXELS:
+        raise ValueError(f"it is {cut_width} by {cut_height} pixels, more than the {MOST_PIXELS:,} that are decoded")
     starts = _starts(data, marks)
     # [rows, intervals + 1]: where the covered intervals of each row begin, and where the last of them ends
     edges = starts[np.arange(top_row * per_row, stop_row * per_row, per_row)[:, None] + np.arange(first, stop + 1)]
@@ -144,8 +147,6 @@ def crop_jpeg(data: bytes | memoryview, marks: Marks, box: Box) -> tuple[bytearr
     cut = bytearray().join(
         [view[: marks.scan], *(view[a:b] for a, b in zip(begin.tolist(), end.tolist(), strict=True))]
     )
-    cut_width = min(marks.width, stop * span) - first * span
-    cut_height = min(marks.height, stop_row * mcu_height) - top_row * mcu_height
     cut[marks.frame + 5 : marks.frame + 9] = cut_height.to_bytes(2, "big") + cut_width.to_bytes(2, "big")
     moved = begin.copy()
     moved[0] -= marks.scan
@@ -154,7 +155,7 @@ def crop_jpeg(data: bytes | memoryview, marks: Marks, box: Box) -> tuple[bytearr
     pixels = np.frombuffer(cut, np.uint8)
     pixels[ends - 2] = 0xFF
     pixels[ends - 1] = _RST_CYCLE[np.arange(len(ends)) & 7]
-    pixels[-1] = _EOI
+    pixels[-1] = EOI
     return cut, (left - first * span, top - top_row * mcu_height, width, height)
 
 
@@ -175,18 +176,20 @@ def _starts(data: bytes | memoryview, marks: Marks) -> NDArray[np.int64]:
 
 
 def _segments(data: memoryview) -> list[tuple[int, int]]:
-    """(begin, end) of each marker segment between SOI and the first scan's data, the scan's header the last."""
+    """(begin, end) of each marker segment between SOI and the first scan's data, the scan's header the last.
+
+    Ends at junk between segments, which decoders pass over, and where the file is truncated.
+    """
     found: list[tuple[int, int]] = []
-    at = 2
-    while at + 4 <= len(data) and data[at] == 0xFF:
-        if data[at + 1] == 0xFF:  # fill bytes may precede any marker (T.81, B.1.1.2)
-            at += 1
-            continue
-        after = at + 2 + (data[at + 2] << 8 | data[at + 3])
-        found.append((at, after))
-        if data[at + 1] == _SOS:
+    stop = 2
+    for marker, begin, end in jpeg_segments(data):
+        # fill bytes may precede any marker (T.81, B.1.1.2)
+        if end > len(data) or bytes(data[stop:begin]).strip(b"\xff"):
             break
-        at = after
+        found.append((begin, end))
+        if marker == SOS:
+            break
+        stop = end
     return found
 
 
@@ -199,32 +202,29 @@ def _header(data: memoryview) -> Marks | None:
     interval, table, room = 0, 0, 0
     frame: tuple[int, int, int, int, int] | None = None
     for begin, after in _segments(data):
-        marker = data[begin + 1]
-        if marker == _SOS:
-            if frame is None or data[begin + 4] != data[frame[2] + 9]:
+        marker, content = data[begin + 1], data[begin + 4 : after]
+        if marker == SOS:
+            if frame is None or not content or content[0] != data[frame[2] + 9]:
                 return None  # one of several scans
             marks = Marks(frame[0], frame[1], frame[2], after, frame[3], frame[4], interval)
             fits = bool(interval) and room == 2 * marks.rows * marks.per_row
             return replace(marks, table=table) if fits else marks
-        if marker in _FRAMES:
-            frame = _frame(data, begin)
+        if marker in FRAMES:
+            frame = _frame(content, begin, marker) if frame is None else None  # decoders refuse a second one
             if frame is None:
                 return None
-        elif marker == _DRI:
-            interval = data[begin + 4] << 8 | data[begin + 5]
+        elif marker == _DRI and len(content) >= 2:
+            interval = content[0] << 8 | content[1]
         elif _is_table(data, begin):
             table = begin + 4 + len(_TABLE)
             room = after - table
     return None
 
 
-def _frame(data: memoryview, at: int) -> tuple[int, int, int, int, int] | None:
+def _frame(content: memoryview, at: int, marker: int) -> tuple[int, int, int, int, int] | None:
     """(width, height, ``at``, MCU width, MCU height) of the frame header at ``at``, or None if it cannot be cut."""
-    components = data[at + 9]
-    height, width = data[at + 5] << 8 | data[at + 6], data[at + 7] << 8 | data[at + 8]
-    if data[at + 1] not in _SEQUENTIAL or data[at + 4] != _BLOCK or components not in {1, 3, 4} or not width * height:
+    if marker not in SEQUENTIAL or len(content) < 6 or content[0] != _BLOCK or content[5] not in {1, 3, 4}:
         return None
-    if components == 1:  # a scan of one component has MCUs of one block, whatever its factors say (T.81, A.2.2)
-        return width, height, at, _BLOCK, _BLOCK
-    factors = [data[at + 11 + 3 * c] for c in range(components)]
-    return width, height, at, _BLOCK * max(f >> 4 for f in factors), _BLOCK * max(f & 15 for f in factors)
+    height, width = content[1] << 8 | content[2], content[3] << 8 | content[4]
+    factors = mcu_factors(bytes(content))
+    return (width, height, at, _BLOCK * factors[0], _BLOCK * factors[1]) if factors and width * height else None

@@ -15,11 +15,10 @@ from dataclasses import dataclass
 
 import torch
 from PIL import Image
-from PIL.JpegImagePlugin import JpegImageFile
 from torch import Tensor
 
-from stoker.dataset.decode import UndecodableImage, decode, image_kind, image_size
-from stoker.dataset.format.image_header import exif_orientation
+from stoker.dataset.decode import UndecodableImage, decode, image_header
+from stoker.dataset.format.image_header import ImageHeader
 from stoker.dataset.format.index import IndexRow, payload_checksum
 from stoker.dataset.format.jpeg import Marks, read_marks, with_table
 from stoker.dataset.prepare.markers import choose_interval, program_version, rewrite
@@ -29,7 +28,6 @@ from stoker.errors import DatasetError
 __all__ = ["StoredImage", "check_tools", "store_image"]
 
 _NO_JPEG = (".png", ".webp", ".gif")
-_BLOCK = 8
 _SUBSAMPLED = 16
 """pixels, wide and high, of an MCU of a 4:2:0 JPEG"""
 
@@ -77,20 +75,24 @@ def store_image(data: bytes, options: Options) -> StoredImage:
         UndecodableImage: it is not a valid image, or damaged.
         DatasetError: the program that marks JPEGs is missing.
     """
-    kind, size = image_kind(data), image_size(data)
-    if options.longest_side and (kind != "jpg" or max(size) > options.longest_side):
-        return _reencoded(data, kind, options)
-    if kind == "jpg" and options.jpeg == "marked":
-        return _rewritten(data, size, options)
+    header = image_header(data)
+    if options.longest_side and (header.kind != "jpg" or max(header.width, header.height) > options.longest_side):
+        return _reencoded(data, header.kind, options)
+    if header.kind == "jpg" and options.jpeg == "marked":
+        return _rewritten(data, header, options)
     if options.checks:
         decode(data)
-    return StoredImage(data, kind, *size, exif_orientation(data, kind), read_marks(data))
+    return _as_it_is(data, header)
 
 
-def _rewritten(data: bytes, size: tuple[int, int], options: Options) -> StoredImage:
+def _as_it_is(data: bytes, header: ImageHeader, kept: str = "") -> StoredImage:
+    size = header.width, header.height
+    return StoredImage(data, header.kind, *size, header.orientation, read_marks(data), kept)
+
+
+def _rewritten(data: bytes, header: ImageHeader, options: Options) -> StoredImage:
     pixels = _pixels(data, options)
-    orientation, keeps_metadata = exif_orientation(data, "jpg"), options.metadata == "keep"
-    new = rewrite(data, _interval(data), keeps_metadata=keeps_metadata, orientation=orientation)
+    new = rewrite(data, _interval(header), keeps_metadata=options.metadata == "keep", orientation=header.orientation)
     if new.damage and options.checks:
         raise UndecodableImage(new.damage)
     rewritten = with_table(new.data) if new.data is not None else None
@@ -102,7 +104,7 @@ def _rewritten(data: bytes, size: tuple[int, int], options: Options) -> StoredIm
     elif not _same(rewritten, pixels):
         kept = "rewritten, it would have other pixels"
     stored = data if kept or rewritten is None else rewritten
-    return StoredImage(stored, "jpg", *size, orientation, read_marks(stored), kept)
+    return _as_it_is(stored, header, kept)
 
 
 def _pixels(data: bytes, options: Options) -> Tensor | None:
@@ -121,14 +123,9 @@ def _same(data: bytes, pixels: Tensor) -> bool:
         return False
 
 
-def _interval(data: bytes) -> int:
-    with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
-        assert isinstance(image, JpegImageFile)
-        factors = [(across, down) for _, across, down, _ in image.layer]
-        if len(factors) == 1:  # a scan of one component has MCUs of one block (ITU-T T.81, A.2.2)
-            factors = [(1, 1)]
-        wide, high = (_BLOCK * max(f) for f in zip(*factors, strict=True))
-        return choose_interval(-(-image.width // wide), wide * high)
+def _interval(header: ImageHeader) -> int:
+    wide, high = header.mcu
+    return choose_interval(-(-header.width // wide), wide * high)
 
 
 def _reencoded(data: bytes, kind: str, options: Options) -> StoredImage:
