@@ -230,9 +230,9 @@ def test_a_size_beyond_the_bound_is_refused_by_the_header_alone(kind: str) -> No
         "WEBP": b"\xff\xff\0" * 2,
         "GIF": struct.pack("<HH", 65_000, 65_000),
     }[kind]
-    with pytest.raises(UndecodableImage, match="exceeds limit of 178956970 pixels"):
+    with pytest.raises(UndecodableImage, match="more than the 178,956,970 that are decoded"):
         decode(bytes(data))
-    with pytest.raises(UndecodableImage, match="exceeds limit"):
+    with pytest.raises(UndecodableImage, match="more than the 178,956,970"):
         store_image(bytes(data), Options(checks=False))
     if kind != "GIF":
         with pytest.raises(Refusal) as refused:

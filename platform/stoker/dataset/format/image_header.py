@@ -23,8 +23,8 @@ __all__ = ["MOST_PIXELS", "MOST_SCANS", "ImageHeader", "image_kind", "read_heade
 MOST_PIXELS = 178_956_970
 """of an image of any kind that is prepared or decoded: Pillow's bound too, 512 MiB at 3 bytes each"""
 MOST_SCANS = 100
-"""of a JPEG that is prepared or decoded. Encoders write some ten. Each costs the file 14 bytes and the decoder a pass over
-all pixels, 0.7 ns each: a file of 16 MB could hold ten hours of work"""
+"""of a JPEG that is prepared or decoded. Encoders write some ten. Each costs the file 14 bytes and the decoder a pass
+over all pixels, 0.7 ns each: a file of 16 MB could hold ten hours of work"""
 
 _APP1, _APP14 = 0xE1, 0xEE
 _EXIF = b"Exif\0\0"
