@@ -21,7 +21,11 @@ class Limits(_Strict):
     """Limits of one request; a request beyond them is answered with 413."""
 
     body_bytes: int = Field(16_000_000, ge=1, description="bytes of the whole body")
-    pixels: int = Field(50_000_000, ge=1, description="pixels of all images of a request together, from their headers")
+    pixels: int = Field(
+        50_000_000,
+        ge=1,
+        description="pixels of all images of a request together, from their headers; an image has 178,956,970 at most",
+    )
     images: int = Field(32, ge=1, description="images in one request")
 
 
