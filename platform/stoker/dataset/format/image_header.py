@@ -46,8 +46,8 @@ class ImageHeader(NamedTuple):  # made in a quarter of a frozen dataclass's time
     before any rotation; ``orientation`` is EXIF's, 1 to 8, 1 for upright; ``scans`` counts those of a JPEG, 65,536 at
     most, and is 1 for other kinds; ``header_bytes`` come before the first encoded pixels.
 
-    Up to ``MOST_SCANS``, ``scans`` also counts pairs of bytes in comments and tables after the first scan that look
-    like a scan's marker.
+    Up to ``MOST_SCANS``, ``scans`` also counts pairs of bytes that look like a scan's marker in comments and tables
+    after the first scan, and behind the picture; beyond, it is exact.
 
     Of a JPEG only: ``components`` is the number of its channels, ``mcu`` the width and height of a minimum coded unit
     in pixels, ``adobe_transform`` what Adobe's segment says about the channels (0: RGB or CMYK), None without one.
