@@ -29,13 +29,18 @@ __all__ = ["decode_alone", "loader", "ranges", "read_raw"]
 _CACHE_MB = 8192
 
 
-def loader(place: Place, source: str, *, kind: str = "stoker", global_batch: int = BATCH, **changed: Any) -> Loader:
-    """Our loader at its defaults but for two decode threads, on ``source``: s3, local, or cache (s3 with a cache)."""
+def loader(
+    place: Place, source: str, *, kind: str = "stoker", global_batch: int = BATCH, epochs: int = 1, **changed: Any
+) -> Loader:
+    """Our loader at its defaults but for two decode threads, on ``source``: s3, local, or cache (s3 with a cache).
+
+    It reads ``epochs`` epochs: of a training that goes on, what is read ahead at their end would be of use.
+    """
     if source == "cache":
         changed = {"cache_dir": str(Path(place.scratch) / "cache"), "cache_mb": _CACHE_MB, **changed}
     url = str(place.local(kind)) if source == "local" else place.url(kind)
     data = Data(**{"url": url, "decode_threads": WORKERS, "last_batch": "pad", **changed})
-    return Loader(url, "train", global_batch=global_batch, micro_batch=BATCH, data=data)
+    return Loader(url, "train", global_batch=global_batch, micro_batch=BATCH, data=data, epochs=epochs)
 
 
 def decode_alone(place: Place, most: int) -> Iterator[int]:
