@@ -1,0 +1,33 @@
+"""The modules that are mutated, and the tests that should notice: a row each, both as paths."""
+
+from __future__ import annotations
+
+__all__ = ["TESTS_OF"]
+
+TESTS_OF: dict[str, tuple[str, ...]] = {
+    # below platform/stoker: below tests
+    "dataset/order/permutation.py": ("dataset/test_permutation.py", "dataset/test_order.py"),
+    "dataset/order/epoch.py": ("dataset/test_order.py",),
+    "dataset/decode/crop.py": ("dataset/decode/test_crop.py", "dataset/decode/test_training.py"),
+    "dataset/decode/evaluation.py": ("dataset/decode/test_crop.py", "dataset/decode/test_image.py"),
+    "dataset/format/image_header.py": ("dataset/format/test_image_header.py",),
+    "dataset/format/jpeg.py": ("dataset/format/test_jpeg.py", "dataset/decode/test_training.py"),
+    "dataset/format/manifest.py": ("dataset/format/test_manifest.py",),
+    "dataset/format/index.py": ("dataset/format/test_index.py", "dataset/format/test_pages.py"),
+    "dataset/format/pages.py": ("dataset/format/test_pages.py",),
+    "dataset/position.py": ("dataset/test_loader_ends.py",),
+    "dataset/index_rows.py": ("dataset/test_index_rows.py",),
+    "dataset/prepare/overlap.py": ("dataset/prepare/test_overlap.py",),
+    "dataset/prepare/plan.py": ("dataset/prepare/test_shards.py", "dataset/prepare/test_select.py"),
+    "dataset/prepare/tar_file.py": ("dataset/prepare/test_tars.py", "dataset/prepare/test_webdataset.py"),
+    "dataset/prepare/sources/layout.py": ("dataset/prepare/test_folder.py", "dataset/prepare/test_links.py"),
+    "dataset/prepare/sources/columns.py": ("dataset/prepare/test_labels.py", "dataset/prepare/test_list.py"),
+    "dataset/prepare/sources/csv_jsonl.py": ("dataset/prepare/test_list.py", "dataset/prepare/test_labels.py"),
+    "dataset/prepare/sources/tar_samples.py": ("dataset/prepare/test_webdataset.py", "dataset/prepare/test_tars.py"),
+    "dataset/prepare/sources/webdataset.py": ("dataset/prepare/test_webdataset.py", "dataset/prepare/test_tars.py"),
+    "dataset/prepare/sources/parquet_labels.py": ("dataset/prepare/test_labels.py", "dataset/prepare/test_parquet.py"),
+    "storage/retry.py": ("storage/test_reads.py", "storage/test_absence.py", "storage/test_location.py"),
+    "storage/ranges.py": ("storage/test_reads.py",),
+    "storage/cache.py": ("storage/test_cache.py",),
+    "storage/cache_folder.py": ("storage/test_cache_folder.py", "storage/test_cache.py"),
+}
