@@ -21,7 +21,7 @@ COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generat
 
 .DEFAULT_GOAL := help
 .PHONY: FORCE help install lock quickstart up down test test-long test-fast lint docs format \
-	bench-data bench-order bench-train bench-gpu verify-weights clean
+	bench-data bench-order bench-train bench-gpu verify-weights mutants clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -91,6 +91,9 @@ bench-order: install ## order and seek at 10^9 samples and 4,096 ranks
 
 verify-weights: install ## one run on 1 to 4 ranks, killed, and elastic: the same sha256 of the weights, or exit 1
 	@PYTHONPATH=tests $(BIN)/python -m weights
+
+mutants: install ## small mistakes in the pure parts, and whether a test notices each (MUTANTS="epoch.py --per-module 0")
+	@PYTHONPATH=tests $(BIN)/python -m mutants $(MUTANTS)
 
 bench-train: install ## the step, the data path, starts and recoveries, compared with a plain loop and stock Ray
 	@PYTHONPATH=tests $(BIN)/python -m bench.train $(BENCH)

@@ -45,6 +45,7 @@ RUN_BY = {
     "make bench-data": ("tests/bench/test_bench_data.py", "bench.data"),
     "make bench-order": ("tests/bench/test_bench_order.py", "bench.order"),
     "make bench-train": ("tests/bench/test_bench_train.py", "bench.train"),
+    "make mutants": ("tests/mutants/test_mutants.py", "main("),
     "python -c": ("tests/docs/test_commands.py", "python -c"),
 }
 PLUMBING = ("cd", "export", ".")

@@ -24,7 +24,17 @@ __all__ = ["main"]
 
 _CHECKOUT = Path(__file__).parents[2]
 _PACKAGE = _CHECKOUT / "platform" / "stoker"
-_PRELOADED = ("torch", "torchvision", "pyarrow.parquet", "pytest", "hypothesis", "PIL.Image", "s3fs", "pydantic", "scipy.io")
+_PRELOADED = (
+    "torch",
+    "torchvision",
+    "pyarrow.parquet",
+    "pytest",
+    "hypothesis",
+    "PIL.Image",
+    "s3fs",
+    "pydantic",
+    "scipy.io",
+)
 """imported once; the modules under test are not"""
 _PR_SET_PDEATHSIG = 1
 _LEFT_OUT = "not long and not store and not cluster and not browser and not gpu"
@@ -94,7 +104,19 @@ def _report(name: str, most: int, line: int) -> dict[str, object]:
     module = ".".join(("stoker", *Path(name).with_suffix("").parts))
     run = MutantRun(_PACKAGE / name, module, Asked(most, line))
     tests = [str(_CHECKOUT / "tests" / test) for test in TESTS_OF[name]]
-    options = ["-q", "-q", "-s", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", _LEFT_OUT, "--rootdir", str(_CHECKOUT)]
+    options = [
+        "-q",
+        "-q",
+        "-s",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:xdist",
+        "-m",
+        _LEFT_OUT,
+        "--rootdir",
+        str(_CHECKOUT),
+    ]
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 1)
     pytest.main([*options, *tests], plugins=[run])
