@@ -50,7 +50,7 @@ _PAIRS = (
 _NAMES = {a: b for pair in _PAIRS for a, b in (pair, pair[::-1])}
 _UNTOUCHED = (ast.Raise, ast.Assert, ast.Import, ast.ImportFrom)
 _TYPES = frozenset({"annotation", "returns", "decorator_list", "format_spec"})
-_KEYWORDS = frozenset({"strict", "thread_name_prefix"})
+_KEYWORDS = frozenset({"compare", "daemon", "repr", "strict", "thread_name_prefix"})
 _MESSAGES = ("Error", "Bad", "BadBody", "BadSample")
 """ends of the names of exceptions, whose arguments are texts"""
 
@@ -127,6 +127,7 @@ def _children(node: ast.AST, name: str, value: object) -> Iterator[tuple[ast.AST
 
 
 def _replacements(node: ast.AST) -> Iterator[ast.AST]:
+    """An empty result is not made None: who asks whether there is one gets the same answer."""
     match node:
         case ast.Compare():
             for i, op in enumerate(node.ops):
@@ -139,7 +140,7 @@ def _replacements(node: ast.AST) -> Iterator[ast.AST]:
             yield node.operand
         case ast.Constant() if (other := _other(node.value)) is not None:
             yield ast.Constant(other)
-        case ast.Return(value=ast.AST() as value) if not (isinstance(value, ast.Constant) and value.value is None):
+        case ast.Return(value=ast.AST() as value) if not (isinstance(value, ast.Constant) and not value.value):
             yield ast.Return(ast.Constant(None))
         case ast.Break():
             yield ast.Continue()

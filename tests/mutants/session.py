@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import ctypes
 import gc
 import importlib
@@ -31,7 +32,7 @@ from mutants.transplant import transplant
 
 __all__ = ["Asked", "MutantRun"]
 
-_LEAST_S = 5
+_LEAST_S = 3
 _TIMES = 2
 """a test may use so many times the processor time that it took while its lines were recorded, which is slow; beyond
 that it counts as a hang, which is noticed. Four times as much time may pass."""
@@ -175,10 +176,8 @@ def _forked(run: Callable[[Callable[[object], None]], int], timeout_s: float) ->
         text = Path(folder, "rows").read_text() if Path(folder, "rows").exists() else ""
         return status, [json.loads(line) for line in text.splitlines()]
     finally:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(child, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         shutil.rmtree(folder, ignore_errors=True)
 
 
