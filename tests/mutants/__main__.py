@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import importlib
+import itertools
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from mutants.asked import Asked
 from mutants.table import TESTS_OF
 
 __all__ = ["main"]
@@ -46,15 +48,17 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("modules", nargs="*", help="parts of paths, such as epoch.py (default: all in the table)")
     parser.add_argument("--per-module", type=int, default=60, help="mutants of each module, 0 for all (default 60)")
     parser.add_argument("--line", type=int, default=0, help="all mutants of this line instead")
+    parser.add_argument("--again", type=Path, help="a printed report: of these mutants, only those that it lists")
     parser.add_argument("--least", type=float, default=90.0, help="percent that must be noticed (default 90)")
     given = parser.parse_args(arguments)
     names = [name for name in TESTS_OF if not given.modules or any(part in name for part in given.modules)]
+    listed = given.again.read_text().splitlines() if given.again else None
     for name in _PRELOADED:
         importlib.import_module(name)
     tried, noticed, failed = 0, 0, False
     for name in names:
         began = time.monotonic()
-        report = _in_child(name, given.per_module, given.line)
+        report = _in_child(name, given.per_module, given.line, listed)
         if "error" in report:
             print(f"{name}: {report['error']}", flush=True)
             failed = True
@@ -77,7 +81,15 @@ def _percent(part: int, whole: int) -> str:
     return f"{100 * part / max(1, whole):.1f}"
 
 
-def _in_child(name: str, most: int, line: int) -> dict[str, object]:
+def _listed(lines: list[str] | None, name: str) -> frozenset[str] | None:
+    """The mutants below the line of module ``name``."""
+    if lines is None:
+        return None
+    begin = next((i for i, line in enumerate(lines, 1) if line.startswith(f"{name}: ")), len(lines))
+    return frozenset(line.strip() for line in itertools.takewhile(lambda line: line.startswith("  "), lines[begin:]))
+
+
+def _in_child(name: str, most: int, line: int, listed: list[str] | None) -> dict[str, object]:
     """The report of one module, whose tests are collected in a process of their own."""
     ours, theirs = os.pipe()
     child = os.fork()
@@ -86,7 +98,7 @@ def _in_child(name: str, most: int, line: int) -> dict[str, object]:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         try:
             with os.fdopen(theirs, "w") as pipe:
-                json.dump(_report(name, most, line), pipe)
+                json.dump(_report(name, Asked(most, line, _listed(listed, name))), pipe)
         finally:
             os._exit(0)
     os.close(theirs)
@@ -96,13 +108,13 @@ def _in_child(name: str, most: int, line: int) -> dict[str, object]:
     return json.loads(text) if text else {"error": "ended without a report"}
 
 
-def _report(name: str, most: int, line: int) -> dict[str, object]:
+def _report(name: str, asked: Asked) -> dict[str, object]:
     import pytest
 
-    from mutants.session import Asked, MutantRun
+    from mutants.session import MutantRun
 
     module = ".".join(("stoker", *Path(name).with_suffix("").parts))
-    run = MutantRun(_PACKAGE / name, module, Asked(most, line))
+    run = MutantRun(_PACKAGE / name, module, asked)
     tests = [str(_CHECKOUT / "tests" / test) for test in TESTS_OF[name]]
     options = [
         "-q",

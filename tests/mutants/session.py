@@ -27,10 +27,11 @@ from typing import Any
 import hypothesis
 import pytest
 
+from mutants.asked import Asked
 from mutants.mutations import Mutant, mutants_of
 from mutants.transplant import transplant
 
-__all__ = ["Asked", "MutantRun"]
+__all__ = ["MutantRun"]
 
 _LEAST_S = 3
 _TIMES = 2
@@ -39,14 +40,6 @@ that it counts as a hang, which is noticed. Four times as much time may pass."""
 _PR_SET_PDEATHSIG = 1
 _MEMORY_BYTES = 6 << 30
 """of address space beyond what is mapped already: a wrong size must not take the machine's memory"""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What of a module is tried: ``most`` mutants at random (0 for all), or all of ``line``."""
-
-    most: int
-    line: int
 
 
 @dataclass
@@ -90,6 +83,8 @@ class MutantRun:
             most = min(self._asked.most or len(every), len(every))
             numbers = sorted(random.Random(str(self._path.name)).sample(range(len(every)), most))
             chosen = [every[number] for number in numbers]
+        if self._asked.named is not None:
+            chosen = [mutant for mutant in chosen if str(mutant) in self._asked.named]
         survivors = [str(mutant) for mutant in chosen if not self._is_noticed(session, tree, mutant, traced)]
         self.report = {"mutants": len(every), "tried": len(chosen), "survivors": survivors}
         return True

@@ -37,6 +37,10 @@ TESTS_OF: dict[str, tuple[str, ...]] = {
         "storage/test_local_files.py",
     ),
     "storage/ranges.py": ("storage/test_reads.py",),
-    "storage/cache.py": ("storage/test_cache.py",),
+    "storage/cache.py": (
+        "storage/test_cache_bounds.py",
+        "storage/test_cache_folder.py",
+        "storage/test_cache.py",
+    ),
     "storage/cache_folder.py": ("storage/test_cache_folder.py", "storage/test_cache.py"),
 }
