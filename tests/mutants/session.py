@@ -36,7 +36,10 @@ __all__ = ["MutantRun"]
 _LEAST_S = 3
 _TIMES = 2
 """a test may use so many times the processor time that it took while its lines were recorded, which is slow; beyond
-that it counts as a hang, which is noticed. Four times as much time may pass."""
+that it counts as a hang, which is noticed"""
+_WAITS_S = 12
+"""that it may wait beside that"""
+_LONGEST_S = 1800
 _PR_SET_PDEATHSIG = 1
 _MEMORY_BYTES = 6 << 30
 """of address space beyond what is mapped already: a wrong size must not take the machine's memory"""
@@ -112,7 +115,7 @@ class MutantRun:
                 write([time.monotonic() - began, session.testsfailed > failed, sorted(lines)])
             return 0
 
-        rows = _forked(run, 1800.0)[1]
+        rows = _forked(run, _LONGEST_S)[1]
         found = [_Traced(item, set(row[2]), row[0]) for item, row in zip(session.items, rows, strict=False)]
         failed = [item.nodeid for item, row in zip(session.items, rows, strict=False) if row[1]]
         ended = [item.nodeid for item in session.items[len(rows) :][:1]]
@@ -128,13 +131,15 @@ class MutantRun:
             except BaseException:
                 return 1
             for one in tests:
-                _limit_processor_time(_LEAST_S + _TIMES * one.seconds)
+                seconds = _LEAST_S + _TIMES * one.seconds
+                _limit_processor_time(seconds)
+                one.item.add_marker(pytest.mark.timeout(2 * seconds + _WAITS_S, method="thread"))
                 _run(session, one.item)
                 if session.testsfailed:
                     return 1
             return 0
 
-        return bool(tests) and _forked(run, 4 * sum(_LEAST_S + _TIMES * one.seconds for one in tests))[0] != 0
+        return bool(tests) and _forked(run, _LONGEST_S)[0] != 0
 
 
 def _run(session: pytest.Session, item: pytest.Item) -> None:
