@@ -6,14 +6,36 @@ __all__ = ["TESTS_OF"]
 
 TESTS_OF: dict[str, tuple[str, ...]] = {
     # below platform/stoker: below tests
-    "dataset/order/permutation.py": ("dataset/test_permutation.py", "dataset/test_order.py"),
-    "dataset/order/epoch.py": ("dataset/test_order.py",),
-    "dataset/decode/crop.py": ("dataset/decode/test_crop.py", "dataset/decode/test_training.py"),
-    "dataset/decode/evaluation.py": ("dataset/decode/test_crop.py", "dataset/decode/test_image.py"),
+    "dataset/order/permutation.py": (
+        "dataset/test_order_bounds.py",
+        "dataset/test_permutation.py",
+        "dataset/test_order.py",
+    ),
+    "dataset/order/epoch.py": (
+        "dataset/test_order_bounds.py",
+        "dataset/test_order.py",
+    ),
+    "dataset/decode/crop.py": (
+        "dataset/decode/test_crop_boxes.py",
+        "dataset/decode/test_crop.py",
+        "dataset/decode/test_training.py",
+    ),
+    "dataset/decode/evaluation.py": (
+        "dataset/decode/test_crop_boxes.py",
+        "dataset/decode/test_crop.py",
+        "dataset/decode/test_image.py",
+    ),
     "dataset/format/image_header.py": ("dataset/format/test_image_header.py",),
     "dataset/format/jpeg.py": ("dataset/format/test_jpeg.py", "dataset/decode/test_training.py"),
-    "dataset/format/manifest.py": ("dataset/format/test_manifest.py",),
-    "dataset/format/index.py": ("dataset/format/test_index.py", "dataset/format/test_pages.py"),
+    "dataset/format/manifest.py": (
+        "dataset/format/test_manifest_bounds.py",
+        "dataset/format/test_manifest.py",
+    ),
+    "dataset/format/index.py": (
+        "dataset/format/test_manifest_bounds.py",
+        "dataset/format/test_index.py",
+        "dataset/format/test_pages.py",
+    ),
     "dataset/format/pages.py": ("dataset/format/test_pages.py",),
     "dataset/position.py": ("dataset/test_loader_ends.py",),
     "dataset/index_rows.py": ("dataset/test_index_rows.py",),
@@ -42,5 +64,9 @@ TESTS_OF: dict[str, tuple[str, ...]] = {
         "storage/test_cache_folder.py",
         "storage/test_cache.py",
     ),
-    "storage/cache_folder.py": ("storage/test_cache_folder.py", "storage/test_cache.py"),
+    "storage/cache_folder.py": (
+        "storage/test_cache_bounds.py",
+        "storage/test_cache_folder.py",
+        "storage/test_cache.py",
+    ),
 }
