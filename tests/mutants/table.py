@@ -41,16 +41,32 @@ TESTS_OF: dict[str, tuple[str, ...]] = {
     "dataset/index_rows.py": ("dataset/test_index_rows.py",),
     "dataset/prepare/overlap.py": ("dataset/prepare/test_overlap.py",),
     "dataset/prepare/plan.py": ("dataset/prepare/test_shards.py", "dataset/prepare/test_select.py"),
-    "dataset/prepare/tar_file.py": ("dataset/prepare/test_tars.py", "dataset/prepare/test_webdataset.py"),
+    "dataset/prepare/tar_file.py": (
+        "dataset/prepare/test_source_bounds.py",
+        "dataset/prepare/test_tars.py",
+        "dataset/prepare/test_webdataset.py",
+    ),
     "dataset/prepare/sources/layout.py": ("dataset/prepare/test_folder.py", "dataset/prepare/test_links.py"),
     "dataset/prepare/sources/columns.py": (
         "dataset/prepare/test_labels.py",
         "dataset/prepare/test_list.py",
         "dataset/prepare/test_parquet.py",
     ),
-    "dataset/prepare/sources/csv_jsonl.py": ("dataset/prepare/test_list.py", "dataset/prepare/test_labels.py"),
-    "dataset/prepare/sources/tar_samples.py": ("dataset/prepare/test_webdataset.py", "dataset/prepare/test_tars.py"),
-    "dataset/prepare/sources/webdataset.py": ("dataset/prepare/test_webdataset.py", "dataset/prepare/test_tars.py"),
+    "dataset/prepare/sources/csv_jsonl.py": (
+        "dataset/prepare/test_source_bounds.py",
+        "dataset/prepare/test_list.py",
+        "dataset/prepare/test_labels.py",
+    ),
+    "dataset/prepare/sources/tar_samples.py": (
+        "dataset/prepare/test_source_bounds.py",
+        "dataset/prepare/test_webdataset.py",
+        "dataset/prepare/test_tars.py",
+    ),
+    "dataset/prepare/sources/webdataset.py": (
+        "dataset/prepare/test_source_bounds.py",
+        "dataset/prepare/test_webdataset.py",
+        "dataset/prepare/test_tars.py",
+    ),
     "dataset/prepare/sources/parquet_labels.py": ("dataset/prepare/test_labels.py", "dataset/prepare/test_parquet.py"),
     "storage/retry.py": (
         "storage/test_reads.py",
