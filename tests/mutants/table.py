@@ -81,6 +81,7 @@ TESTS_OF: dict[str, tuple[str, ...]] = {
         "storage/test_cache.py",
     ),
     "storage/cache_folder.py": (
+        "storage/test_cache_folder_bounds.py",
         "storage/test_cache_bounds.py",
         "storage/test_cache_folder.py",
         "storage/test_cache.py",

@@ -132,7 +132,7 @@ def test_a_block_that_two_write_at_once_is_kept_and_counted_once(tmp_path: Path)
         published.append(folder.publish(made[1], "block", 300))
     assert published == [True, False]
     assert os.listdir(folders[0].path).count("block.block") == 1
-    assert stored_files(tmp_path, ".new") == []
+    assert list(tmp_path.glob("*.new")) == []
     assert folders[0].begin("other", 700) is not None, "300 bytes are used, not 600"
     for folder in folders:
         folder.close()
