@@ -39,7 +39,10 @@ TESTS_OF: dict[str, tuple[str, ...]] = {
     "dataset/format/pages.py": ("dataset/format/test_pages.py",),
     "dataset/position.py": ("dataset/test_loader_ends.py",),
     "dataset/index_rows.py": ("dataset/test_index_rows.py",),
-    "dataset/prepare/overlap.py": ("dataset/prepare/test_overlap.py",),
+    "dataset/prepare/overlap.py": (
+        "dataset/prepare/test_overlap_bounds.py",
+        "dataset/prepare/test_overlap.py",
+    ),
     "dataset/prepare/plan.py": ("dataset/prepare/test_shards.py", "dataset/prepare/test_select.py"),
     "dataset/prepare/tar_file.py": (
         "dataset/prepare/test_source_bounds.py",

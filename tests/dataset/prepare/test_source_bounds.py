@@ -50,6 +50,12 @@ def test_a_header_that_describes_the_next_has_at_most_a_megabyte(kind: bytes, si
             list(headers(opened(tar), 2**21))
 
 
+def test_a_tar_is_not_a_stream_unless_told_so_a_member_may_be_read_again() -> None:
+    archive = opened(ONE)
+    first, *_ = headers(archive, len(ONE))
+    assert [archive.extractfile(first).read() for _ in range(2)] == [b"picture", b"picture"]  # type: ignore[union-attr]
+
+
 def test_a_file_of_more_than_a_megabyte_is_no_such_header() -> None:
     tar = tar_of({"a.bin": bytes(2**20 + 1)})
     assert [found.size for found in headers(opened(tar), len(tar))] == [2**20 + 1]
@@ -72,7 +78,7 @@ def test_a_tar_has_an_end_where_a_block_of_zeros_follows(is_cut: bool) -> None:
 @pytest.mark.parametrize("behind", [0, 5000, 30_000, 2_000_000])
 def test_what_follows_an_end_is_named_with_its_byte(behind: int) -> None:
     zeros = ONE + bytes(behind)
-    archive = opened(zeros + b"\0\0x" + bytes(600))
+    archive = opened(zeros + b"\0\0X" + bytes(600))
     list(headers(archive, len(zeros)))
     with pytest.raises(tarfile.ReadError, match=f"its end is at byte 2048, but data follow at byte {len(zeros) + 2}$"):
         has_end(archive)
