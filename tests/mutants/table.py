@@ -26,7 +26,11 @@ TESTS_OF: dict[str, tuple[str, ...]] = {
         "dataset/decode/test_image.py",
     ),
     "dataset/format/image_header.py": ("dataset/format/test_image_header.py",),
-    "dataset/format/jpeg.py": ("dataset/format/test_jpeg.py", "dataset/decode/test_training.py"),
+    "dataset/format/jpeg.py": (
+        "dataset/format/test_jpeg_bounds.py",
+        "dataset/format/test_jpeg.py",
+        "dataset/decode/test_training.py",
+    ),
     "dataset/format/manifest.py": (
         "dataset/format/test_manifest_bounds.py",
         "dataset/format/test_manifest.py",
