@@ -122,7 +122,7 @@ class MutantRun:
         return sorted(found, key=lambda one: one.seconds), failed + ended
 
     def _is_noticed(self, session: pytest.Session, tree: ast.Module, mutant: Mutant, traced: list[_Traced]) -> bool:
-        tests = [one for one in traced if one.lines and (mutant.is_outside or one.lines & mutant.lines)]
+        tests = [one for one in traced if mutant.is_outside or one.lines & mutant.lines]
 
         def run(_: Callable[[object], None]) -> int:
             mutant.make()

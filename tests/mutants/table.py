@@ -47,7 +47,11 @@ TESTS_OF: dict[str, tuple[str, ...]] = {
         "dataset/prepare/test_overlap_bounds.py",
         "dataset/prepare/test_overlap.py",
     ),
-    "dataset/prepare/plan.py": ("dataset/prepare/test_shards.py", "dataset/prepare/test_select.py"),
+    "dataset/prepare/plan.py": (
+        "dataset/prepare/test_plan_bounds.py",
+        "dataset/prepare/test_shards.py",
+        "dataset/prepare/test_select.py",
+    ),
     "dataset/prepare/tar_file.py": (
         "dataset/prepare/test_source_bounds.py",
         "dataset/prepare/test_tars.py",

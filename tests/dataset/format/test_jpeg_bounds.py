@@ -1,4 +1,4 @@
-"""Cutting JPEGs at the bounds of their format: long intervals, fill bytes, the largest table, and cuts that are small."""
+"""Cutting JPEGs at the bounds of their format: long intervals, fill bytes, the largest table, and small cuts."""
 
 from __future__ import annotations
 
