@@ -57,13 +57,18 @@ TESTS_OF: dict[str, tuple[str, ...]] = {
         "dataset/prepare/test_tars.py",
         "dataset/prepare/test_webdataset.py",
     ),
-    "dataset/prepare/sources/layout.py": ("dataset/prepare/test_folder.py", "dataset/prepare/test_links.py"),
+    "dataset/prepare/sources/layout.py": (
+        "dataset/prepare/test_list_bounds.py",
+        "dataset/prepare/test_folder.py",
+        "dataset/prepare/test_links.py",
+    ),
     "dataset/prepare/sources/columns.py": (
         "dataset/prepare/test_labels.py",
         "dataset/prepare/test_list.py",
         "dataset/prepare/test_parquet.py",
     ),
     "dataset/prepare/sources/csv_jsonl.py": (
+        "dataset/prepare/test_list_bounds.py",
         "dataset/prepare/test_source_bounds.py",
         "dataset/prepare/test_list.py",
         "dataset/prepare/test_labels.py",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from stoker.dataset.prepare.entries import Entries, Listing
@@ -33,7 +35,7 @@ def test_a_shard_has_its_size_with_the_headers_of_the_tar(entries: Entries, shar
 @pytest.mark.parametrize(("most", "shards"), [(10, 1), (9, 2), (5, 2), (4, 3), (1, 10)])
 def test_no_shard_has_more_samples_than_allowed_and_none_is_empty(entries: Entries, most: int, shards: int) -> None:
     cuts = plan_split("train", entries, Options(shuffles=False, shard_samples=most)).cuts.tolist()
-    sizes = [stop - start for start, stop in zip(cuts, cuts[1:], strict=False)]
+    sizes = [stop - start for start, stop in itertools.pairwise(cuts)]
     assert (len(sizes), max(sizes) <= most, max(sizes) - min(sizes) <= 1) == (shards, True, True)
 
 
