@@ -85,6 +85,7 @@ TESTS_OF: dict[str, tuple[str, ...]] = {
     ),
     "dataset/prepare/sources/parquet_labels.py": ("dataset/prepare/test_labels.py", "dataset/prepare/test_parquet.py"),
     "storage/retry.py": (
+        "storage/test_retry_bounds.py",
         "storage/test_reads.py",
         "storage/test_absence.py",
         "storage/test_location.py",

@@ -11,10 +11,11 @@ import pytest
 from sources import tar_of
 from stoker.dataset.prepare import Options, open_source
 from stoker.dataset.prepare.sources import Source
-from stoker.dataset.prepare.sources.tar_samples import Member, _key, is_used
-from stoker.dataset.prepare.sources.webdataset import BadSample, pick
+from stoker.dataset.prepare.sources.tar_samples import LABELS, Member, _key, is_used, samples_of
+from stoker.dataset.prepare.sources.webdataset import BadSample, holds_tars, pick
 from stoker.dataset.prepare.tar_file import has_end, headers, open_tar
 from stoker.errors import DatasetError
+from stoker.storage import locate
 
 ONE = tar_of({"a.jpg": b"picture", "a.cls": b"0"})
 
@@ -224,6 +225,46 @@ def test_without_names_the_classes_of_copied_tars_are_the_numbers_up_to_the_last
     }
     (tmp_path / "test.tar").unlink()
     assert open_source(str(tmp_path), Options(copies=True)).classes == ("0",)
+
+
+def read(*names: str) -> list[str]:
+    """The keys of a tar with these members, in this order."""
+    tar = b"".join(tarfile.TarInfo(name).tobuf(tarfile.USTAR_FORMAT) for name in names) + bytes(1024)
+    return [key for key, _ in samples_of(opened(tar), locate("/in/a.tar"), len(tar), LABELS.__contains__)]
+
+
+WHOLE = ("w.jpg", "w.cls")
+
+
+def test_as_many_samples_may_be_apart_as_are_whole_and_no_more() -> None:
+    assert read(*WHOLE, "a.jpg", "b.jpg", "a.cls") == ["w", "a", "b", "a"]
+    with pytest.raises(DatasetError, match=r"the image and the label of a are apart; .* \(tar --sort=name\)"):
+        read(*WHOLE, "a.jpg", "b.jpg", "a.cls", "b.cls")
+
+
+def test_images_that_have_no_labels_anywhere_are_not_apart() -> None:
+    assert read("a.jpg", "b.jpg", "c.jpg", "a.jpg", "d.cls") == ["a", "b", "c", "a", "d"]
+
+
+@pytest.mark.parametrize(
+    "names", [("i.1.jpg", "i.1.cls"), ("i.1.2.jpg", "i.1.2.cls"), ("h.1.cls", "i.1.jpg", "i.1.cls")]
+)
+def test_names_with_a_dot_in_their_keys_are_refused_with_an_image_where_there_are_more_than_whole_samples(
+    names: tuple[str, ...],
+) -> None:
+    image = next(name for name in names if name.endswith("jpg"))
+    with pytest.raises(DatasetError, match=f"ends at the first dot of the file name, so {image} is no image"):
+        read(*names)
+    assert read(*WHOLE, *names)[0] == "w"
+
+
+def test_folders_that_hold_folders_beside_their_tars_are_no_tars(tmp_path: Path) -> None:
+    for name in ("train", "val", "val/deeper"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.tar").write_bytes(ONE)
+    assert not holds_tars(locate(tmp_path), {}, ["train", "val"])
+    assert holds_tars(locate(tmp_path), {}, ["train"])
+    assert not holds_tars(locate(tmp_path), {"a.tar": (1, "")}, ["cat"])
 
 
 # -- lists -------------------------------------------------------------------------------------------------------------
