@@ -42,7 +42,10 @@ TESTS_OF: dict[str, tuple[str, ...]] = {
     ),
     "dataset/format/pages.py": ("dataset/format/test_pages.py",),
     "dataset/position.py": ("dataset/test_loader_ends.py",),
-    "dataset/index_rows.py": ("dataset/test_index_rows.py",),
+    "dataset/index_rows.py": (
+        "dataset/test_index_rows_bounds.py",
+        "dataset/test_index_rows.py",
+    ),
     "dataset/prepare/overlap.py": (
         "dataset/prepare/test_overlap_bounds.py",
         "dataset/prepare/test_overlap.py",
@@ -63,6 +66,7 @@ TESTS_OF: dict[str, tuple[str, ...]] = {
         "dataset/prepare/test_links.py",
     ),
     "dataset/prepare/sources/columns.py": (
+        "dataset/prepare/test_columns_bounds.py",
         "dataset/prepare/test_labels.py",
         "dataset/prepare/test_list.py",
         "dataset/prepare/test_parquet.py",
