@@ -40,5 +40,5 @@ def test_the_most_classes_are_taken_and_one_more_is_refused(monkeypatch: pytest.
     assert columns.MOST_CLASSES == 250_000
     monkeypatch.setattr(columns, "MOST_CLASSES", 3)
     assert class_names({"a", "b", "c"}, where="w", option="o")[1] == {"a": 0, "b": 1, "c": 2}
-    with pytest.raises(DatasetError, match="w has 4 different labels, more than 3: .* with o"):
+    with pytest.raises(DatasetError, match=r"w has 4 different labels, more than 3: .* with o"):
         class_names({"a", "b", "c", "d"}, where="w", option="o")
