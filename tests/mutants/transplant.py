@@ -29,8 +29,8 @@ def transplant(module: types.ModuleType, tree: ast.Module, top: int) -> None:
     _graft(module, changed, module.__name__)
     for name in _names_from(tree, top):
         old, new = getattr(module, name), getattr(changed, name)
-        for other in [m for n, m in sys.modules.items() if n.partition(".")[0] in {"stoker", module.__name__}]:
-            if getattr(other, name, None) is old:
+        for other in list(sys.modules.values()):
+            if vars(other).get(name, other) is old:
                 setattr(other, name, new)
 
 
