@@ -41,6 +41,7 @@ _WAITS_S = 12
 """that it may wait beside that"""
 _LONGEST_S = 1800
 _PR_SET_PDEATHSIG = 1
+_CLONE_NEWNS, _MS_REC, _MS_PRIVATE = 0x20000, 0x4000, 1 << 18
 _MEMORY_BYTES = 6 << 30
 """of address space beyond what is mapped already: a wrong size must not take the machine's memory"""
 
@@ -158,7 +159,10 @@ def _forked(run: Callable[[Callable[[object], None]], int], timeout_s: float) ->
     child = os.fork()
     if not child:
         os.setsid()
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # whatever ends this process ends its mutants
+        libc = ctypes.CDLL(None)
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # whatever ends this process ends its mutants
+        if libc.unshare(_CLONE_NEWNS) == 0:  # what a killed test mounted goes with its process
+            libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None)
         code = 1
         try:
             quiet = os.open(os.devnull, os.O_WRONLY)

@@ -25,6 +25,8 @@ TESTS_OF: dict[str, tuple[str, ...]] = {
         "dataset/decode/test_crop.py",
         "dataset/decode/test_image.py",
     ),
+    "dataset/format/exif.py": ("dataset/format/test_image_header.py",),
+    "dataset/format/parts.py": ("dataset/format/test_image_header.py",),
     "dataset/format/image_header.py": ("dataset/format/test_image_header.py",),
     "dataset/format/jpeg.py": (
         "dataset/format/test_jpeg_bounds.py",

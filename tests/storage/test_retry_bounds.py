@@ -100,7 +100,7 @@ FINAL = [
     *(OSError(getattr(errno, name), "x") for name in ("ENOSPC", "EDQUOT", "EROFS", "EFBIG", "ENAMETOOLONG", "ELOOP")),
     *(StoreAnswer("", status) for status in (301, 400, 403, 404, 410, 412, 499)),
     *(StoreAnswer("", 400, code) for code in ("AccessDenied", "ExpiredToken", "InvalidAccessKeyId")),
-    *(StoreAnswer("", 503, code) for code in ("InvalidBucketName", "SignatureDoesNotMatch")),
+    *(StoreAnswer("", 400, code) for code in ("InvalidBucketName", "SignatureDoesNotMatch")),
     *(aws(400, code) for code in ("403", "404", "NoSuchKey", "NoSuchBucket", "PreconditionFailed", "AccessDenied")),
     NoCredentialsError(), KeyError("a"), RuntimeError("b"),
 ]  # fmt: skip
@@ -134,9 +134,12 @@ def test_a_failed_connection_is_known_by_what_caused_the_error(where: str) -> No
     error = OSError("wrapped")
     setattr(error, where, ConnectionResetError())
     assert failure_kind(error) == "resets"
-    other = OSError("wrapped")
-    setattr(other, where, aws(503))
-    assert failure_kind(other) == "slow_downs"
+
+
+def test_an_answer_of_the_store_below_an_error_says_its_kind() -> None:
+    error = OSError("wrapped")
+    error.__cause__ = aws(503)
+    assert failure_kind(error) == "slow_downs"
 
 
 @pytest.mark.parametrize(

@@ -73,14 +73,6 @@ def test_a_crop_longer_than_eight_widths_has_the_pixels_of_all_of_its_length(is_
     assert line.min() == 255, "nothing of the image's own length is black"
 
 
-def test_one_pixel_more_than_even_is_cut_off_at_both_ends() -> None:
-    from stoker.dataset.decode.evaluation import _not_longer
-
-    assert _not_longer(torch.zeros(3, 1, 10), 8).shape == (3, 1, 8)
-    assert _not_longer(torch.zeros(3, 10, 1), 8).shape == (3, 8, 1)
-    assert _not_longer(torch.zeros(3, 1, 9), 8).shape == (3, 1, 9)
-
-
 def test_images_for_evaluation_are_decoded_into_their_places_and_the_others_named() -> None:
     good = png(np.full((20, 20, 3), 9, np.uint8))
     decoder = EvaluationImages(16, 20)
