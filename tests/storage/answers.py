@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
@@ -16,6 +17,8 @@ class Answers(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.statuses: list[int | tuple[int, str]] = [200]
         self.asked: list[tuple[str, str, dict[str, str]]] = []
+        self.stalls = False
+        """whether an answer waits until it is False"""
         self._thread = threading.Thread(target=self.serve_forever, args=(0.01,))
         self._thread.start()
 
@@ -24,6 +27,7 @@ class Answers(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
     def close(self) -> None:
+        self.stalls = False
         self.shutdown()
         self._thread.join()
         self.server_close()
@@ -37,6 +41,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
         headers = {name.lower(): value for name, value in self.headers.items()}
         self.server.asked.append((self.command, self.path, headers))
+        while self.server.stalls:
+            time.sleep(0.01)
         found = self.server.statuses.pop(0) if len(self.server.statuses) > 1 else self.server.statuses[0]
         status, code = found if isinstance(found, tuple) else (found, "")
         if status == 0:
