@@ -105,7 +105,11 @@ TESTS_OF: dict[str, tuple[str, ...]] = {
         "dataset/prepare/test_webdataset.py",
         "dataset/prepare/test_tars.py",
     ),
-    "dataset/prepare/sources/parquet_labels.py": ("dataset/prepare/test_labels.py", "dataset/prepare/test_parquet.py"),
+    "dataset/prepare/sources/parquet_labels.py": (
+        "dataset/prepare/test_parquet_labels_bounds.py",
+        "dataset/prepare/test_labels.py",
+        "dataset/prepare/test_parquet.py",
+    ),
     "storage/retry.py": (
         "storage/test_retry_bounds.py",
         "storage/test_reads.py",

@@ -125,3 +125,36 @@ def test_a_crop_of_an_extreme_shape_has_a_pixel_at_least(ratio: tuple[float, flo
             assert min(left, top) >= 0
             assert min(width, height) >= 1
             assert (left + width, top + height) <= size
+
+
+@pytest.mark.parametrize(
+    ("longer", "resize", "most", "is_whole"),
+    [
+        (8 * 64, 64, 0, True),  # eight times as long as wide: whole, whatever the size
+        (8 * 64 + 1, 64, 0, False),
+        (128 * 256, 256, 2**23, True),  # 2**23 pixels
+        (128 * 256 + 1, 256, 2**23, False),
+        (8 * 1100, 1100, 2**23, True),  # more pixels, but eight times
+        (8 * 1100 + 1, 1100, 2**23, False),
+    ],
+)
+@pytest.mark.parametrize("is_wide", [True, False])
+def test_which_images_are_resized_whole(
+    longer: int, resize: int, most: int, is_whole: bool, is_wide: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from stoker.dataset.decode import evaluation
+
+    if not most:
+        monkeypatch.setattr(evaluation, "_WHOLE_PIXELS", most)
+
+    def look(_: Tensor, height: int, width: int, *__: int) -> Tensor:
+        return torch.zeros((3, min(height, 300), min(width, 300)), dtype=torch.uint8)
+
+    whole_sizes: list[tuple[int, ...]] = []
+    monkeypatch.setattr(evaluation, "_middle_columns", look)
+    monkeypatch.setattr(evaluation, "resample", lambda image, *size: whole_sizes.append(size) or look(image, *size))
+    # the image itself is not decoded: its size alone decides
+    shape = (3, resize, longer) if is_wide else (3, longer, resize)
+    monkeypatch.setattr(evaluation, "decode", lambda _: torch.zeros(1, dtype=torch.uint8).expand(shape))
+    evaluation.evaluation_image(b"", image_size=8, resize=resize)
+    assert bool(whole_sizes) == is_whole
