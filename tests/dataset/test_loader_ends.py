@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import random
 import threading
 import time
@@ -12,15 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from loops import SHARDS, STEPS, loader, wait_for_threads, wait_until
 from made import write_dataset
 from stoker.dataset import Batch, Loader, read_pool
-from stoker.dataset.decode import EvaluationImages, UndecodableImage, UndecodableSample
-from stoker.errors import DatasetError
-from stoker.recipe import Data
 from stoker.storage import Location, ranges
-
-SHARDS = [50, 7, 1, 80, 33]
-STEPS = sum(SHARDS) // 24
 
 
 @pytest.fixture(scope="module")
@@ -31,21 +25,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Location:
 @pytest.fixture(autouse=True)
 def no_thread_stays() -> Iterator[None]:
     yield
-    gc.collect()
-    wait_until(lambda: not [t.name for t in threading.enumerate() if t.name.startswith("stoker-")])
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < deadline, [thread.name for thread in threading.enumerate()]
-        time.sleep(0.002)
-
-
-def loader(root: Location, *, epochs: int | None = None, **options: object) -> Loader:
-    given = {"global_batch": 24, "micro_batch": 4, "seed": 3} | options
-    data = {"image_size": 16, "block_samples": 8, "window_blocks": 2, "memory_mb": 1, "decode_threads": 2}
-    return Loader(root, "train", data=Data(url=root.url, **data), epochs=epochs, **given)  # type: ignore[arg-type]
+    wait_for_threads()
 
 
 def in_time(function: Callable[[], None]) -> None:
@@ -250,67 +230,3 @@ def test_closing_between_two_epochs_keeps_the_position(root: Location) -> None:
     list(made)
     made.close()
     assert next(iter(made)).epoch == 1
-
-
-def test_a_position_loaded_in_a_loop_is_the_next_loops(root: Location) -> None:
-    made = loader(root)
-    for taken, batch in enumerate(made):
-        if taken == 0:
-            made.load_state_dict({"epoch": 3, "step": 2})
-        assert batch.epoch == 0
-        if taken == 15:
-            break
-    assert (made.state_dict()["epoch"], made.state_dict()["step"]) == (3, 2)
-    batch = next(iter(made))
-    assert (batch.epoch, batch.step) == (3, 2)
-
-
-def test_closing_ends_a_loop_that_is_running(root: Location) -> None:
-    made = loader(root)
-    running = iter(made)
-    assert next(running).step == 0
-    made.close()
-    assert not [t.name for t in threading.enumerate() if t.name == "stoker-schedule"]
-    with pytest.raises(RuntimeError, match="the loader was closed"):
-        next(running)
-    assert next(iter(made)).step == 0, "and it can be iterated over again"
-
-
-@pytest.mark.parametrize(("batch", "micro"), [(0, 4), (24, 0), (24, -4), (24, 5)])
-def test_sizes_that_make_no_batch_are_refused(root: Location, batch: int, micro: int) -> None:
-    with pytest.raises(ValueError, match="must be a multiple"):
-        loader(root, global_batch=batch, micro_batch=micro)
-
-
-def test_a_sample_that_ends_the_loop_waits_for_no_read(root: Location, monkeypatch: pytest.MonkeyPatch) -> None:
-    read, hangs = ranges.read_file_range, threading.Event()
-    reads = []
-
-    def slow(path: str, start: int, stop: int) -> object:
-        if path.endswith(".tar"):
-            reads.append(start)
-            if len(reads) > 24:  # the first step's are read alone
-                hangs.wait(60)
-        return read(path, start, stop)
-
-    class Broken(EvaluationImages):
-        def decode(self, *_: object) -> dict[int, UndecodableSample]:
-            return {0: UndecodableImage("broken")}
-
-    monkeypatch.setattr(ranges, "read_file_range", slow)
-    ended: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            next(iter(loader(root, decoder=Broken(16, 16))))
-        except BaseException as error:
-            ended.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(30)
-    try:
-        assert [type(error) for error in ended] == [DatasetError], "it waits for a read that hangs"
-    finally:
-        hangs.set()
-        thread.join()

@@ -59,7 +59,7 @@ TESTS_OF: dict[str, tuple[str, ...]] = {
         "dataset/format/test_pages.py",
     ),
     "dataset/format/pages.py": ("dataset/format/test_pages.py",),
-    "dataset/position.py": ("dataset/test_loader_ends.py",),
+    "dataset/position.py": ("dataset/test_loader_ends.py", "dataset/test_loader_closing.py"),
     "dataset/index_rows.py": (
         "dataset/test_index_rows_bounds.py",
         "dataset/test_index_rows.py",

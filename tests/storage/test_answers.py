@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from stoker.errors import StorageError
 from stoker.storage import Conflict, Location, Reads, locate
 from stoker.storage.retry import failure_kind, is_final, status_of
+from stoker.storage.uploads import write_pieces
 from storage.answers import Answers
 
 REFUSED = [
@@ -160,3 +162,34 @@ def test_a_listing_that_fails_is_never_a_shorter_one(server: Answers, status: in
     server.statuses = [status]
     with pytest.raises(StorageError, match=str(status)):
         list(locate(f"{server.url}/folder", timeout_s=0.2).walk())
+
+
+@pytest.mark.parametrize("how", ["write", "create", "write_pieces"])
+def test_a_bucket_that_does_not_exist_is_said_where_something_is_written(s3: Answers, how: str) -> None:
+    s3.statuses = [(404, "NoSuchBucket")]
+    place = locate("s3://no-such-bucket/key", timeout_s=20)
+    ways: dict[str, Callable[[], object]] = {
+        "write": lambda: place.write(b"data"),
+        "create": lambda: place.create(b"data"),
+        "write_pieces": lambda: write_pieces(place, lambda: [b"data" * 2**20] * 5, part_bytes=5 * 2**20),
+    }
+    with pytest.raises(StorageError, match="cannot write s3://no-such-bucket/key: its bucket or parent does not exist"):
+        ways[how]()
+
+
+def test_a_swap_of_what_was_deleted_is_a_conflict(s3: Answers, tmp_path: Path) -> None:
+    s3.statuses = [(404, "NoSuchKey")]
+    for place in (
+        locate("s3://bucket/key", timeout_s=20),
+        locate(tmp_path / "gone"),
+        locate(tmp_path / "no" / "folder"),
+        locate("memory://gone/key"),
+    ):
+        with pytest.raises(Conflict, match="was changed by another writer"):
+            place.swap(b"new", "the version from before")
+
+
+def test_what_a_store_does_not_allow_is_no_question_of_keys(s3: Answers) -> None:
+    s3.statuses = [(405, "MethodNotAllowed")]
+    with pytest.raises(StorageError, match=r"^cannot write s3://bucket/key"):
+        locate("s3://bucket/key", timeout_s=20).write(b"data")

@@ -244,3 +244,14 @@ def test_where_files_cannot_be_locked_age_alone_tells(tmp_path: Path, monkeypatc
     monkeypatch.setattr(local_files.fcntl, "flock", refuse)
     locate(tmp_path / "data").write(b"data")
     assert os.listdir(tmp_path) == ["data"]
+
+
+def test_a_hidden_file_of_somebody_elses_is_left_alone(tmp_path: Path) -> None:
+    theirs = [".env.new", ".data.new", ".data.0123456789AB.new", ".data.0123456789abc.new", "data.0123456789ab.new"]
+    for name in theirs:
+        (tmp_path / name).write_bytes(b"theirs")
+        os.utime(tmp_path / name, (0, 0))
+    (tmp_path / ".two\nlines.0123456789ab.new").write_bytes(b"")
+    os.utime(tmp_path / ".two\nlines.0123456789ab.new", (0, 0))
+    locate(tmp_path / "data").write(b"data")
+    assert sorted(os.listdir(tmp_path)) == sorted([*theirs, "data"])

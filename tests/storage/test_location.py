@@ -146,3 +146,14 @@ def test_other_credentials_in_the_environment_make_another_filesystem(monkeypatc
     assert place.filesystem is first
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "two")
     assert place.filesystem is not first
+
+
+def test_urls_of_files_are_absolute_paths_and_memory_stays_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert locate("file://data/x").url == str(tmp_path / "data" / "x")
+    assert locate("file://localhost/tmp/x").url == "/tmp/x"
+    assert locate("file:///tmp/x/").url == "/tmp/x"
+    assert not locate("memory://").is_local
+    assert (locate("memory://") / "a").url == "memory://a"

@@ -142,8 +142,8 @@ class TestOnS3:
         assert place.read_range(0, 4) == b"data"
         assert self.agents(asked) == ["obstore", "s3fs", "s3fs"]
 
-    @pytest.mark.parametrize("status", [403, 416, 503])
-    def test_any_other_answer_is_obstores_own(self, asked: Answers, status: int) -> None:
+    @pytest.mark.parametrize("status", [403, 416, 503, (400, "RequestTimeout"), (400, "Throttling")])
+    def test_any_other_answer_is_obstores_own(self, asked: Answers, status: int | tuple[int, str]) -> None:
         asked.statuses = [status]
         with pytest.raises(StorageError):
             locate("s3://bucket/key", timeout_s=0.2).read_range(0, 4)

@@ -7,6 +7,7 @@ Every batch is a function of (data set, seed, epoch, batch sizes) and the positi
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import weakref
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,7 @@ from stoker.dataset.order import EpochOrder, micro_batches_of
 from stoker.dataset.pipeline import AHEAD, Pipeline, PipelineSettings
 from stoker.dataset.position import SplitOrder
 from stoker.dataset.samples import INDEX_BYTES, ShardReader
+from stoker.errors import DatasetError
 from stoker.recipe import Data, Recipe
 from stoker.storage import BlockCache, InFlight, Location, Reads, locate
 
@@ -30,6 +32,8 @@ _CLIENTS_BYTES = 64 * 2**20
 
 class Loader:
     """Iterates over the micro-batches of this rank until the end of the epoch; the next iteration is the next epoch.
+
+    Of several iterations at once, the one begun last moves the position.
 
     A training loader reads across epochs: when one ends, the next one's first batches are read and decoded already.
     Nothing is read of the epoch ``epochs`` and later ones before they are iterated over; without it, reading stops only
@@ -75,6 +79,8 @@ class Loader:
         self._micro_batches = micro_batches_of(rank, world_size, global_batch // micro_batch)
         manifest = read_manifest(self._root)
         self._split = manifest.split(split)
+        if not self._split.samples:
+            raise DatasetError(f"{self._root}: the split {split!r} has no samples; prepare the data set again")
         self._order = SplitOrder(
             fingerprint=manifest.fingerprint,
             split=split,
@@ -248,6 +254,7 @@ class Loader:
             self._cache.close()
 
     def __iter__(self) -> Iterator[Batch]:
+        self._seeks += 1
         epoch, seeks = self._epoch, self._seeks
         pipeline = self._pipeline_at((epoch, self._step))
         self._maker = pipeline.maker(epoch)
@@ -258,8 +265,6 @@ class Loader:
                 if seeks == self._seeks:
                     self._epoch, self._step = pipeline.position
                 yield batch
-            if pipeline.is_closed:
-                raise RuntimeError("the loader was closed while it was iterated over")
         finally:
             if not pipeline.is_closed and pipeline.position[0] > epoch and self._reads_on(pipeline.position[0]):
                 self._keep(pipeline)
@@ -293,7 +298,7 @@ class Loader:
 
     def _retire(self, pipeline: Pipeline) -> None:
         pipeline.close()
-        if pipeline in self._live:
+        with contextlib.suppress(ValueError):  # another thread has retired it
             self._live.remove(pipeline)
             self._decode_s += pipeline.decode_s
 

@@ -94,8 +94,16 @@ class Pipeline:
 
         Raises:
             DatasetError, StorageError: it cannot be made.
+            RuntimeError: the pipeline is closed, by this thread or another.
         """
-        batch = next(self._ready, None)
+        try:
+            batch = None if self.is_closed else next(self._ready, None)
+        except Exception:
+            if not self.is_closed:
+                raise
+            batch = None
+        if self.is_closed:  # whatever was under way ended somehow
+            raise RuntimeError("the loader was closed while it was iterated over")
         if batch is not None and batch.micro_batch == self._settings.micro_batches.stop - 1:
             is_end = batch.step + 1 == self._steps
             self.position = (batch.epoch + 1, 0) if is_end else (batch.epoch, batch.step + 1)

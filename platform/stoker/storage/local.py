@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import secrets
 import threading
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ __all__ = ["create_file", "locked", "publishing", "read_file_range", "write_file
 _SUFFIX = ".new"
 _NAME_BYTES = 200
 """of the hidden name, of which filesystems allow 255"""
+_TEMPORARY = re.compile(r"\..*\.[0-9a-f]{12}" + re.escape(_SUFFIX), re.DOTALL)
+"""what a file is called until it is published, and no other file"""
 _NO_FSYNC = _NO_LOCKS = frozenset({errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK})
 _LEFT_BEHIND_S = 600.0
 """a file that is being written is locked; one this old that is not was left by a writer that died"""
@@ -140,7 +143,7 @@ def _sweep(folder: Path, now: float) -> None:
         _swept.add((os.getpid(), str(folder)))
     left = []
     with contextlib.suppress(PermissionError), os.scandir(folder) as entries:
-        left = [entry.path for entry in entries if entry.name.startswith(".") and entry.name.endswith(_SUFFIX)]
+        left = [entry.path for entry in entries if _TEMPORARY.fullmatch(entry.name)]
     for path in left:
         with contextlib.suppress(OSError):
             if now - os.stat(path, follow_symlinks=False).st_mtime > _LEFT_BEHIND_S and _is_unlocked(path):

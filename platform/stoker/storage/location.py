@@ -32,7 +32,7 @@ from stoker.storage.listing import first_objects
 from stoker.storage.local import create_file, locked, write_file
 from stoker.storage.ranges import read_range
 from stoker.storage.reads import Reads
-from stoker.storage.retry import absence, call_with_retries, status_of
+from stoker.storage.retry import absence, call_with_retries, status_of, writing_to
 
 __all__ = ["Conflict", "Location", "locate", "version_of"]
 
@@ -55,10 +55,10 @@ def locate(url: str | os.PathLike[str], *, timeout_s: float = 60.0) -> Location:
     if "://" not in text:
         text = os.path.abspath(os.path.expanduser(text))
     elif text.startswith("file://"):
-        text = text.removeprefix("file://")
+        text = os.path.abspath(text.removeprefix("file://localhost").removeprefix("file://"))
     if text.endswith("://") and text != "memory://":
         raise StorageError(f"{text}: the URL names no bucket or folder; write it as {text}bucket/folder", url=text)
-    location = Location(text.rstrip("/") or "/", timeout_s)
+    location = Location(text if text == "memory://" else text.rstrip("/") or "/", timeout_s)
     location.filesystem  # noqa: B018 - an unknown protocol is refused here, not at the first read
     return location
 
@@ -71,7 +71,8 @@ class Location:
     timeout_s: float = 60.0
 
     def __truediv__(self, name: str) -> Location:
-        return replace(self, url=f"{self.url.rstrip('/')}/{name.strip('/')}")
+        above = self.url if self.url.endswith("://") else f"{self.url.rstrip('/')}/"
+        return replace(self, url=f"{above}{name.strip('/')}")
 
     def __str__(self) -> str:
         return self.url
@@ -212,11 +213,16 @@ class Location:
     # -- writing ---------------------------------------------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
-        """Write ``data`` here, replacing the previous content; it becomes visible whole or not at all."""
-        if self.is_local:
-            self._retry(lambda: write_file(Path(self.path), data), "write")
-        else:
-            self._retry(lambda: self.filesystem.pipe_file(self.path, data), "write")
+        """Write ``data`` here, replacing the previous content; it becomes visible whole or not at all.
+
+        Raises:
+            StorageError: refused, no valid response within the timeout, or there is no such bucket.
+        """
+        with writing_to(self.url):
+            if self.is_local:
+                self._retry(lambda: write_file(Path(self.path), data), "write")
+            else:
+                self._retry(lambda: self.filesystem.pipe_file(self.path, data), "write")
 
     def create(self, data: bytes) -> None:
         """Write ``data`` here only if nothing exists here yet.
@@ -226,10 +232,11 @@ class Location:
                 attempt that succeeded may have been lost.)
         """
         try:
-            if self.is_local:
-                self._retry(lambda: create_file(Path(self.path), data), "create")
-            else:
-                self._retry(lambda: self._create_remote(data), "create")
+            with writing_to(self.url):
+                if self.is_local:
+                    self._retry(lambda: create_file(Path(self.path), data), "create")
+                else:
+                    self._retry(lambda: self._create_remote(data), "create")
         except FileExistsError:
             if self.read() != data:
                 raise Conflict(
@@ -256,15 +263,18 @@ class Location:
         if expected is None:
             self.create(data)
             return
-        if self.is_local:
-            with locked(Path(self.path)):
+        try:
+            if self.is_local:
+                with locked(Path(self.path)):
+                    self._check_version(expected)
+                    self.write(data)
+            elif hasattr(self.filesystem, "call_s3"):
+                self._retry(lambda: self._swap_s3(data, expected), "write")
+            else:
                 self._check_version(expected)
                 self.write(data)
-        elif hasattr(self.filesystem, "call_s3"):
-            self._retry(lambda: self._swap_s3(data, expected), "write")
-        else:
-            self._check_version(expected)
-            self.write(data)
+        except FileNotFoundError:  # deleted in between, with its folder or bucket too
+            raise self._changed() from None
 
     def delete(self) -> None:
         """Delete the object, or the prefix with everything below it, if it exists."""
@@ -279,7 +289,10 @@ class Location:
     def _check_version(self, expected: str) -> None:
         now = self.version()
         if now is None or now[1] != expected:
-            raise Conflict(f"{self.url} was changed by another writer; read it again and repeat", url=self.url)
+            raise self._changed()
+
+    def _changed(self) -> Conflict:
+        return Conflict(f"{self.url} was changed by another writer; read it again and repeat", url=self.url)
 
     def _create_remote(self, data: bytes) -> None:
         try:
@@ -297,14 +310,12 @@ class Location:
         if version_of(now) != expected:
             if now == data:
                 return
-            raise Conflict(f"{self.url} was changed by another writer; read it again and repeat", url=self.url)
+            raise self._changed()
         try:
             self.filesystem.call_s3("put_object", Bucket=bucket, Key=key, Body=data, IfMatch=etag, **payer)
         except Exception as error:
             if status_of(error) == 412:
-                raise Conflict(
-                    f"{self.url} was changed by another writer; read it again and repeat", url=self.url
-                ) from error
+                raise self._changed() from error
             raise
 
 

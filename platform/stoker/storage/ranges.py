@@ -15,7 +15,7 @@ from stoker.storage.filesystems import is_s3
 from stoker.storage.local import read_file_range
 from stoker.storage.obstore_client import obstore_client
 from stoker.storage.reads import Reads
-from stoker.storage.retry import BadBody, StoreAnswer, call_with_retries
+from stoker.storage.retry import BadBody, StoreAnswer, call_with_retries, is_final
 
 __all__ = ["read_range"]
 
@@ -94,7 +94,7 @@ def _request(location: Place, start: int, stop: int, timeout_s: float) -> memory
             try:
                 return client.read_range(key, start, stop, timeout_s)
             except StoreAnswer as error:
-                if error.status not in _MISCONFIGURED or not client.may_fall_back:
+                if error.status not in _MISCONFIGURED or not is_final(error) or not client.may_fall_back:
                     raise
                 client.fall_back(str(error))
     elif location.is_local:

@@ -8,16 +8,26 @@ seconds, has passed. Which of S3's codes are which: AWS, *SDKs and Tools Referen
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from stoker.errors import StokerError, StorageError
 
-__all__ = ["BadBody", "StoreAnswer", "absence", "call_with_retries", "failure_kind", "is_final", "status_of"]
+__all__ = [
+    "BadBody",
+    "StoreAnswer",
+    "absence",
+    "call_with_retries",
+    "failure_kind",
+    "is_final",
+    "status_of",
+    "writing_to",
+]
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -250,9 +260,24 @@ def call_with_retries(
             delay = min(2 * delay, _LONGEST_DELAY_S)
 
 
+@contextlib.contextmanager
+def writing_to(url: str) -> Iterator[None]:
+    """Around a write to ``url``: what is absent there is its bucket, or the folder that it is in.
+
+    Raises:
+        StorageError: it is.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise StorageError(
+            f"cannot write {url}: its bucket or parent does not exist ({_cause(error)}); create it first", url=url
+        ) from None
+
+
 def _refusal(error: BaseException, what: str, url: str) -> StorageError:
     status, code = _answer(error)
-    if isinstance(error, PermissionError) or status in {401, 403} or code in _DENIED_CODES:
+    if (isinstance(error, PermissionError) and not status) or status in {401, 403} or code in _DENIED_CODES:
         advice = (
             "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE or the machine's role, and set "
             "AWS_REQUEST_PAYER=requester if the bucket's readers pay"

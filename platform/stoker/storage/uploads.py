@@ -17,7 +17,7 @@ from typing import Any
 from stoker.errors import StorageError
 from stoker.storage.local import publishing
 from stoker.storage.location import Location
-from stoker.storage.retry import call_with_retries
+from stoker.storage.retry import call_with_retries, writing_to
 
 __all__ = ["Written", "abandon_uploads", "write_pieces"]
 
@@ -107,7 +107,8 @@ def _write_s3(place: Location, parts: Iterator[bytes]) -> Written:
         place.write(part)
         return Written(len(part), hashlib.sha256(part).hexdigest())
     bucket, key, _ = place.filesystem.split_path(place.path)
-    upload = _call(place, "create_multipart_upload", Bucket=bucket, Key=key)["UploadId"]
+    with writing_to(place.url):
+        upload = _call(place, "create_multipart_upload", Bucket=bucket, Key=key)["UploadId"]
     done: list[dict[str, Any]] = []
     try:
         while part:
@@ -145,7 +146,7 @@ def _complete(place: Location, request: dict[str, Any], total: int) -> None:
 def _call(place: Location, method: str, **arguments: Any) -> dict[str, Any]:
     verb = method.replace("_", " ")
     return call_with_retries(
-        lambda: dict(place.filesystem.call_s3(method, **arguments)),
+        lambda: dict(place.filesystem.call_s3(method, **arguments, **place.filesystem.req_kw)),
         what=f"{verb} at",
         url=place.url,
         timeout_s=place.timeout_s,

@@ -81,6 +81,12 @@ def test_a_manifest_that_cannot_be_believed_is_refused(tmp_path: Path, damage: d
         read_manifest(locate(tmp_path))
 
 
+def test_a_manifest_that_no_parser_takes_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "dataset.json").write_text("[" * 100_000)
+    with pytest.raises(DatasetError, match="damaged, not JSON"):
+        read_manifest(locate(tmp_path))
+
+
 def test_a_newer_minor_version_with_fields_of_its_own_is_read(tmp_path: Path) -> None:
     write_manifest(locate(tmp_path), MANIFEST)
     file = tmp_path / "dataset.json"

@@ -145,7 +145,7 @@ def read_manifest(root: Location) -> Manifest:
         raise DatasetError(
             f"no data set at {root}: {MANIFEST} not found; check the URL, or make one with stoker prepare"
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DatasetError(f"{where}: damaged, not JSON ({error}); prepare the data set again") from None
     try:
         return _parse(where, content)

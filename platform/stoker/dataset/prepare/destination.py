@@ -194,12 +194,7 @@ class Destination:
         old = read_manifest(root) if (root / MANIFEST).exists() else None
         self._folders |= {name for name in (*_folders(old), *_list(earlier.get("folders"))) if _is_below(name)}
         plan = asdict(self._identity) | {"options": options, "folders": sorted(self._folders)}
-        try:
-            (root / BUILD / _PLAN).write(json.dumps(plan).encode())
-        except FileNotFoundError as error:
-            raise StorageError(
-                f"cannot write {root}: its bucket or parent does not exist ({error}); create it first", url=root.url
-            ) from None
+        (root / BUILD / _PLAN).write(json.dumps(plan).encode())
         if old is None:
             return
         (root / MANIFEST).delete()
