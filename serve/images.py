@@ -106,7 +106,7 @@ def _pixels(data: bytes, where: str, limit: int) -> int:
     header = read_header(data)
     if header is None:
         raise Refusal(422, "undecodable_image", f"{where}the image's header is damaged or truncated; send it again")
-    pixels = header.width * header.height
+    pixels = header.held_pixels
     if pixels > min(limit, MOST_PIXELS):
         raise _too_many_pixels(where, min(limit, MOST_PIXELS))
     if header.scans > MOST_SCANS:

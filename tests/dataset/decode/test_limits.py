@@ -3,6 +3,7 @@
 import io
 import re
 import struct
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from stoker.dataset.decode import (
     evaluation_image,
     image_header,
 )
-from stoker.dataset.format.image_header import MOST_PIXELS, MOST_SCANS, read_header
+from stoker.dataset.format.image_header import MOST_PIXELS, MOST_SCANS, ImageHeader, read_header
 from stoker.dataset.format.jpeg import crop_jpeg, read_marks
 from stoker.dataset.prepare import Options
 from stoker.dataset.prepare.images import store_image
@@ -152,3 +153,25 @@ def test_pillow_opens_files_in_two_places_and_reads_exif_in_none() -> None:
     }
     assert not [name for name, text in texts.items() if "getexif" in text or "exif_transpose" in text]
     assert sorted(name for name, text in texts.items() if "Image.open" in text) == ["image.py", "training.py"]
+
+
+def test_a_row_counts_as_thirty_two_pixels_at_least() -> None:
+    assert ImageHeader("png", 1, 1000).held_pixels == 32_000
+    assert ImageHeader("png", 31, 1000).held_pixels == 32_000
+    assert ImageHeader("png", 33, 1000).held_pixels == 33_000
+    assert ImageHeader("png", 1000, 1).held_pixels == 1000
+
+
+def test_an_image_of_too_many_rows_is_refused_by_its_header() -> None:
+    file = io.BytesIO()
+    Image.new("L", (1, 64)).save(file, "PNG")
+    data = bytearray(file.getvalue())
+    data[20:24] = (MOST_PIXELS // 32 + 1).to_bytes(4, "big")
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    with pytest.raises(UndecodableImage, match="is 1 by 5592406 pixels, which is more than"):
+        decode(bytes(data))
+
+
+def test_a_frame_of_no_components_is_no_image() -> None:
+    with pytest.raises(UndecodableImage):
+        decode(bytes.fromhex("ffd8ffc00008080010001000ffd9"))

@@ -42,3 +42,10 @@ def test_the_most_classes_are_taken_and_one_more_is_refused(monkeypatch: pytest.
     assert class_names({"a", "b", "c"}, where="w", option="o")[1] == {"a": 0, "b": 1, "c": 2}
     with pytest.raises(DatasetError, match=r"w has 4 different labels, more than 3: .* with o"):
         class_names({"a", "b", "c", "d"}, where="w", option="o")
+
+
+@pytest.mark.parametrize("label", ["--1", "+-1", "-", "+", ".", "", "1.2.3", "\u0661", "1e5", "0x1", "1_0"])
+def test_what_only_looks_like_a_number_is_a_name(label: str) -> None:
+    assert class_names({label, "10", "9"}, where="list.csv", option="--label-column")[0] == tuple(
+        sorted({label, "10", "9"})
+    )

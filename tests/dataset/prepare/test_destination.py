@@ -97,11 +97,11 @@ def test_the_first_bad_file_is_named_and_the_others_counted(source: Source, tmp_
 
 
 def test_a_destination_that_cannot_be_written_is_named(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(self: Location, data: bytes) -> None:
+    def missing(*_: object, **__: object) -> None:
         raise FileNotFoundError("no bucket")
 
-    monkeypatch.setattr(Location, "write", missing)
-    with pytest.raises(StorageError, match=r"cannot write memory://nowhere: its bucket or parent does not exist"):
+    monkeypatch.setattr(type(locate("memory://nowhere").filesystem), "pipe_file", missing)
+    with pytest.raises(StorageError, match=r"cannot write memory://nowhere/\S+: its bucket or parent does not exist"):
         Destination(locate("memory://nowhere"), source, OPTIONS).claim()
 
 

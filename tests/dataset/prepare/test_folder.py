@@ -135,3 +135,11 @@ def test_folders_training_and_testing_are_splits_of_other_kinds_too(kind: str, t
             (tmp_path / split).mkdir()
             (tmp_path / split / "0.tar").write_bytes(tar_of({"a.jpg": encoded(first), "a.cls": b"0"}))
     assert list(open_source(str(tmp_path), Options()).splits) == ["train", "test"]
+
+
+@pytest.mark.parametrize("inside", [("train", "val"), ("train",), ("Training", "Testing"), ("a", "test")])
+def test_a_folder_around_the_splits_is_no_class(inside: tuple[str, ...], tmp_path: Path) -> None:
+    for name in inside:
+        make_folder(tmp_path / "images" / "set" / name, {"cat": 2, "dog": 2})
+    with pytest.raises(DatasetError, match=r"its only folder set holds .*, of which some are splits; give set itself"):
+        open_source(str(tmp_path / "images"), Options())

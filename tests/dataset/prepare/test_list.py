@@ -156,3 +156,12 @@ def test_images_on_a_web_server_are_read_and_missing_ones_are_bad_files(tmp_path
 
     assert {data for _, _, data in samples(made)["train"]} == {encoded(n) for n in range(5)}
     assert [bad.path for bad in made.bad] == [f"{site}/5.jpg", f"{site}/6.jpg"]
+
+
+@pytest.mark.parametrize("header", ["split", "Split", "SPLIT", " split "])
+def test_the_column_of_splits_counts_in_any_case(header: str, tmp_path: Path) -> None:
+    names = write_images(tmp_path, 4)
+    rows: list[list[object]] = [[name, n % 2, "test" if n > 1 else "train"] for n, name in enumerate(names)]
+    file = write_csv(tmp_path / "list.csv", ["Path", "Label", header], rows)
+    made = make(file, tmp_path / "data", PLAIN)
+    assert {name: split.samples for name, split in made.verified.manifest.splits.items()} == {"train": 2, "test": 2}

@@ -41,7 +41,7 @@ def image_header(data: bytes | bytearray | memoryview) -> ImageHeader:
     header = read_header(data)
     if header is None:
         raise UndecodableImage(_no_header(data))
-    if header.width * header.height > MOST_PIXELS:
+    if header.held_pixels > MOST_PIXELS:
         raise UndecodableImage(
             f"the {header.kind} image is {header.width} by {header.height} pixels, which is more than the "
             f"{MOST_PIXELS:,} that are decoded; scale it down"

@@ -36,6 +36,7 @@ _VP8_START = b"\x9d\x01\x2a"
 _WEBP_EXIF = 0x08
 _GIF_EXTENSION, _GIF_FRAME, _GIF_END = 0x21, 0x2C, 0x3B
 _BLOCK = 8
+_LEAST_ROW = 32
 _SOS_LITTLE_ENDIAN = 0xDAFF
 
 
@@ -62,6 +63,11 @@ class ImageHeader(NamedTuple):  # made in a quarter of a frozen dataclass's time
     components: int = 0
     mcu: tuple[int, int] = (_BLOCK, _BLOCK)
     adobe_transform: int | None = None
+
+    @property
+    def held_pixels(self) -> int:
+        """Pixels that decoding takes the memory of: at least 32 a row, because Pillow holds more than those alone."""
+        return max(self.width, _LEAST_ROW) * self.height
 
 
 def image_kind(data: bytes | bytearray | memoryview) -> str | None:

@@ -73,7 +73,7 @@ def mcu_factors(frame: bytes) -> tuple[int, int] | None:
     An image of one component has MCUs of one block, whatever its factors say (T.81, A.2.2).
     """
     factors = [(byte >> 4, byte & 15) for byte in frame[7::3][: frame[5]]]
-    if len(factors) != frame[5] or not all(1 <= f <= _LARGEST_FACTOR for pair in factors for f in pair):
+    if not factors or len(factors) != frame[5] or not all(1 <= f <= _LARGEST_FACTOR for pair in factors for f in pair):
         return None
     return (1, 1) if len(factors) == 1 else (max(across for across, _ in factors), max(down for _, down in factors))
 

@@ -33,6 +33,7 @@ from typing import Any
 
 from stoker.dataset.format.manifest import MANIFEST, Manifest, Shard, read_manifest, write_manifest
 from stoker.dataset.prepare.contents import Duplicate, sum_contents
+from stoker.dataset.prepare.foreign import delete_staged, refuse_foreign_tars
 from stoker.dataset.prepare.ownership import Ownership
 from stoker.dataset.prepare.plan import Options, digest
 from stoker.dataset.prepare.shards import BUILD, BadFile
@@ -102,9 +103,10 @@ class Destination:
         Raises:
             DatasetError: something else is here, and ``replaces`` is False; or it must never be replaced.
         """
-        self._refuse_to_overwrite_tars()
         root = self._checked
         self._seen = self._published()
+        if self._seen is not None or replaces or self._is_begun():  # else it has to be empty
+            self._refuse_to_overwrite_tars()
         if self._seen is not None:
             prepared = _read_json(root / _PREPARED)
             if self._is_same(prepared, map_):
@@ -115,7 +117,10 @@ class Destination:
                     f"{root} holds another data set already ({origin}with other images or options); "
                     "choose another destination, or --replace it"
                 )
-        elif not replaces and not self._is_begun() and root.url != self._source.url:
+        elif not replaces and not self._is_begun():
+            self._refuse_reports()
+            if root.url == self._source.url:
+                return False
             names = sorted({path.partition("/")[0] for path in root.some(_NAMED)})
             if names:
                 raise DatasetError(
@@ -127,6 +132,15 @@ class Destination:
     def has_staged(self) -> bool:
         """Whether anything is below ``build/``: of a preparation that is running, or was interrupted."""
         return bool((self._checked / BUILD).some(1))
+
+    def _refuse_reports(self) -> None:
+        """Files of these names would be overwritten, or deleted where there is nothing to report."""
+        for name in (BAD_FILES, DUPLICATES, _PREPARED):
+            if (self._checked / name).exists():
+                raise DatasetError(
+                    f"{self._checked / name} is in the way: prepare writes a file of this name, and did not write this "
+                    "one; move it, or --replace it"
+                )
 
     def _is_begun(self) -> bool:
         return any((self._checked / BUILD / name).exists() for name in (_PLAN, OWNER))
@@ -142,10 +156,13 @@ class Destination:
     def _refuse_to_overwrite_tars(self) -> None:
         """Shards of ours could have the names of tars that stoker has only indexed here."""
         root = self._checked
-        earlier = _read_json(root / _PREPARED) or _read_json(root / BUILD / _PLAN)
+        prepared, plan = _read_json(root / _PREPARED), _read_json(root / BUILD / _PLAN)
+        earlier = prepared or plan
         is_inside = f"{earlier.get('source')}/".startswith(f"{root.url}/")
         if earlier.get("is_indexed") and is_inside and not self._source.is_indexed:
             raise DatasetError(f"{root} holds tars that stoker did not write but indexed; choose another destination")
+        if not self._source.is_indexed:
+            refuse_foreign_tars(root, self._source.splits, prepared, plan)
 
     def _is_same(self, prepared: dict[str, Any], map_: Map) -> bool:
         """Whether the published data set, described by its ``prepared.json``, is the one to be prepared."""
@@ -197,10 +214,11 @@ class Destination:
         (root / BUILD / _PLAN).write(json.dumps(plan).encode())
         if old is None:
             return
+        was_indexed = bool(_read_json(root / _PREPARED).get("is_indexed"))
         (root / MANIFEST).delete()
         for split in old.splits.values():
             for shard in split.shards:
-                if is_written_by_stoker(shard):
+                if not was_indexed and is_written_by_stoker(shard):
                     (root / shard.path).delete()
                 (root / shard.index_path).delete()
 
@@ -260,7 +278,7 @@ class Destination:
             DatasetError: another preparation owns the destination, and what is staged there.
         """
         owner.end()
-        self.build.delete()
+        delete_staged(self.build)
 
     def _delete_leftovers(self, manifest: Manifest) -> None:
         """Delete shards and indexes of the data set that was here, and of abandoned attempts with another plan."""
@@ -307,5 +325,5 @@ def _write_lines(where: Location, records: Sequence[dict[str, Any]]) -> None:
 def _read_json(where: Location) -> dict[str, Any]:
     try:
         return dict(json.loads(where.read()))
-    except (FileNotFoundError, ValueError, TypeError):
+    except (FileNotFoundError, ValueError, TypeError, RecursionError):
         return {}

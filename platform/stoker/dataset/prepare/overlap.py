@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from urllib.parse import parse_qs, urlsplit
@@ -14,6 +15,8 @@ from stoker.storage import Location, locate
 
 __all__ = ["refuse_overlap"]
 
+_DEPTH = 2
+"""of the folders that stoker writes into: train, index/train, build/spill"""
 _GLOB = re.compile(r"[*?\[]")
 
 
@@ -27,8 +30,9 @@ def refuse_overlap(source: Source, root: Location) -> None:
         DatasetError: they overlap.
     """
     own, places = _resolved(root.url), [_resolved(url) for url in _places(source)]
+    linked = _linked(places, root)
     if source.is_indexed:
-        if any(_is_inside(shard, place) for shard in _own_shards(root) for place in places):
+        if any(_is_inside(shard, place) for shard in _own_shards(root) for place in (*places, *linked)):
             raise DatasetError(
                 f"{root} holds a data set whose shards are the source {source.url}; choose another destination"
             )
@@ -39,6 +43,17 @@ def refuse_overlap(source: Source, root: Location) -> None:
         if _is_inside(place, own):
             raise DatasetError(
                 f"{url}, which is read, is inside the destination {root}; choose a destination elsewhere"
+            )
+    for target in linked:
+        if _is_inside(target, own) or _is_inside(own, target):
+            raise DatasetError(
+                f"{target}, which is read through a link, overlaps the destination {root}; choose a destination "
+                "elsewhere"
+            )
+    for link, target in _links_at(root):
+        if any(_is_inside(target, place) or _is_inside(place, target) for place in places):
+            raise DatasetError(
+                f"{link} in the destination leads to {target}, which is read; choose a destination elsewhere"
             )
 
 
@@ -51,6 +66,44 @@ def _places(source: Source) -> list[str]:
     if pattern := _GLOB.search(whole):
         whole = whole[: pattern.start()].rpartition("/")[0]
     return [whole, *source.places]
+
+
+def _linked(places: list[str], root: Location) -> list[str]:
+    """What links below the local ``places`` lead to, at any depth; not looked for where ``root`` holds nothing yet."""
+    if not root.is_local or not os.path.isdir(root.path) or not os.listdir(root.path):
+        return []
+    found, seen, left = [], set[str](), [place for place in places if os.path.isdir(place)]
+    while left:
+        folder = os.path.realpath(left.pop())
+        if folder in seen:
+            continue
+        seen.add(folder)
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:  # who reads it says why it cannot be read
+            for entry in entries:
+                if entry.is_symlink():
+                    found.append(os.path.realpath(entry.path))
+                    left.append(found[-1])
+                elif entry.is_dir(follow_symlinks=False):
+                    left.append(entry.path)
+    return found
+
+
+def _links_at(root: Location) -> list[tuple[str, str]]:
+    """(link, target) of the folders in a local destination that shards, indexes or records are written into."""
+    if not root.is_local or not os.path.isdir(root.path):
+        return []
+    found, folders = [], [root.path]
+    for depth in range(_DEPTH):
+        inner: list[str] = []
+        for folder in folders:
+            with contextlib.suppress(OSError), os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.is_symlink() and os.path.isdir(entry.path):
+                        found.append((entry.path, os.path.realpath(entry.path)))
+                    elif depth + 1 < _DEPTH and entry.is_dir(follow_symlinks=False):
+                        inner.append(entry.path)
+        folders = inner
+    return found
 
 
 def _own_shards(root: Location) -> list[str]:

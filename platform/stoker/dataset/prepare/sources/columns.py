@@ -7,12 +7,14 @@ are numbers, classes are in their order, else in that of the text.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Sequence
 
 from stoker.errors import DatasetError
 
 __all__ = ["LABEL_COLUMNS", "MOST_CLASSES", "choose_column", "class_names", "label_text"]
 
+_DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)")
 MOST_CLASSES = 250_000
 """more distinct labels than this are ids; the largest public data sets have some 200,000 classes"""
 LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "target")
@@ -70,7 +72,7 @@ def class_names(labels: Collection[str], *, where: str, option: str) -> tuple[tu
 
 def _number(text: str) -> float | None:
     """The finite number that ``text`` is in decimal notation."""
-    if not text.isascii() or not text.lstrip("+-").replace(".", "", 1).isdigit():
+    if not _DECIMAL.fullmatch(text):
         return None
     number = float(text)
     return number if math.isfinite(number) else None

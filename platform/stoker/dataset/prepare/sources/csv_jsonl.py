@@ -132,6 +132,8 @@ class _Rows:
             where=location.url,
         )
 
+        self._split = next((name for name in columns if name.strip().lower() == "split"), "split")
+
     def __iter__(self) -> Iterator[tuple[int, str, str, str]]:
         self.strays = []
         for line, row in self._dicts():
@@ -151,7 +153,7 @@ class _Rows:
             return None, f"{self._path} {path[:60]!r} is no name of a file"
         if label is None:
             return None, f"no {self._label} that is a number or a name"
-        said = row.get("split") or "train"
+        said = row.get(self._split) or "train"
         split = split_name(str(said))
         if split is None:
             return None, f"split {said!r} is none of train, validation, test"

@@ -83,9 +83,17 @@ def files_below(location: Location) -> FileStats:
         return {}
 
 
+_STAMPS = ("ETag", "etag", "mtime", "LastModified", "Last-Modified", "created")
+"""as S3, others, local disks, S3, web servers and Google call it"""
+
+
+_STAMPS = ("ETag", "etag", "mtime", "LastModified", "Last-Modified", "created")
+"""as S3, others, local disks, S3's listings, web servers and Google call it"""
+
+
 def stamp_of(info: dict[str, Any]) -> str:
     """The ETag or time of modification in a filesystem's ``info``: it changes when the file is written again."""
-    return str(next((info[k] for k in ("ETag", "etag", "mtime", "LastModified", "created") if info.get(k)), ""))
+    return str(next((info[name] for name in _STAMPS if info.get(name)), ""))
 
 
 def _scan(folder: str) -> Iterator[dict[str, Any]]:

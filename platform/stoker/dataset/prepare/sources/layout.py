@@ -69,7 +69,7 @@ def splits_of(
 
 
 def refuse_nested(root: Location, inside: Iterable[frozenset[str] | None], folders: list[str]) -> None:
-    """Refuse class folders that hold nothing but folders, all with the same names.
+    """Refuse class folders that hold nothing but folders, all with the same names, or one that holds splits.
 
     ``inside``: names of the folders in each of ``folders``, None where it holds files.
 
@@ -78,6 +78,11 @@ def refuse_nested(root: Location, inside: Iterable[frozenset[str] | None], folde
     """
     found = list(inside)
     first = found[0] if found else None
+    if first and len(found) == 1 and any(_usual_split(name) for name in first):
+        raise DatasetError(
+            f"{root}: its only folder {folders[0]} holds {_some(sorted(first))}, of which some are splits; give "
+            f"{folders[0]} itself, or say --top-folders classes"
+        )
     if first is None or len(found) < _SHARED or len(first) < _SHARED or any(names != first for names in found):
         return
     raise DatasetError(
