@@ -76,19 +76,27 @@ def test_tars_that_stoker_did_not_write_are_not_replaced(indexed: str, photos: P
         make(tars, tmp_path / "index")
     elif indexed == "here and then others":
         make(tars, tars)
-        make(tars_at(tmp_path / "others", photos), tars, replaces=True)
+        others = make_folder(tmp_path / "cows", {"cow": 4, "pig": 4}, first=20)
+        make(tars_at(tmp_path / "others", others), tars, replaces=True)
     with pytest.raises(DatasetError, match="stoker did not write"):
         make(photos, link, SMALL, replaces=True)
     assert unchanged(tars, before)
 
 
-def test_tars_that_lie_where_indexes_are_written_are_not_deleted_with_these(photos: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("following", ["photos", "other tars"])
+def test_tars_that_lie_where_indexes_are_written_are_not_deleted_with_these(
+    following: str, photos: Path, tmp_path: Path
+) -> None:
     place = tmp_path / "place"
     tars = tars_at(place / "index", photos)
-    before = objects(tars)
+    before = {name: content for name, content in objects(tars).items() if name.endswith(".tar")}
     make(tars, place, replaces=True)
-    with contextlib.suppress(DatasetError):
-        make(photos, place, SMALL, replaces=True)
+    if following == "other tars":
+        others = make_folder(tmp_path / "cows", {"cow": 4, "pig": 4}, first=20)
+        make(tars_at(tmp_path / "others", others), place, replaces=True)
+    else:
+        with contextlib.suppress(DatasetError):
+            make(photos, place, SMALL, replaces=True)
     assert unchanged(tars, before)
 
 
