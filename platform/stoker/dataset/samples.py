@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,6 +82,21 @@ class ShardReader:
             if self._cache:
                 end = min(end, (first // self._block + 1) * self._block)
             found.extend(self._rows(number, first - begin, end - begin, is_alone=is_alone))
+            first = end
+        return found
+
+    def keys(self, first: int, stop: int) -> list[str]:
+        """The keys of the samples ``first`` to ``stop``, in order; reads rows of indexes and no sample.
+
+        Raises:
+            StorageError, DatasetError: an index cannot be read, is missing or damaged.
+        """
+        found: list[str] = []
+        while first < stop:
+            number = self._shard_of(first)
+            begin, end = int(self._first[number]), min(stop, int(self._first[number + 1]))
+            index, base = self._indexes.rows(number, first - begin, end - begin)
+            found.extend(index.key(row - base) for row in range(first - begin, end - begin))
             first = end
         return found
 
@@ -183,11 +198,28 @@ class SampleReader:
         Raises:
             IndexError: a number is not in ``range(len(self))``.
         """
+        self._check(numbers)
+        found: list[Sample] = []
+        for members in _runs(numbers):
+            found.extend(self._reader.read(members[0], members[-1] + 1))
+        return found
+
+    def keys(self, numbers: Sequence[int]) -> list[str]:
+        """The keys of the samples ``numbers``, in that order, from the indexes alone.
+
+        Raises:
+            IndexError: a number is not in ``range(len(self))``.
+        """
+        self._check(numbers)
+        return [key for members in _runs(numbers) for key in self._reader.keys(members[0], members[-1] + 1)]
+
+    def _check(self, numbers: Sequence[int]) -> None:
         for number in numbers:
             if not 0 <= number < self._samples:
                 raise IndexError(f"sample {number} not found: the split holds samples 0 to {self._samples - 1}")
-        found: list[Sample] = []
-        for _, run in itertools.groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0]):
-            members = [number for _, number in run]
-            found.extend(self._reader.read(members[0], members[-1] + 1))
-        return found
+
+
+def _runs(numbers: Sequence[int]) -> Iterator[list[int]]:
+    """Neighbours in a row, together."""
+    for _, run in itertools.groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0]):
+        yield [number for _, number in run]

@@ -51,6 +51,8 @@ def check_initialization(
 def training_model(recipe: Recipe, classes: int) -> nn.Module:
     """Build the recipe's model with fresh weights (from torch's generator), auxiliary heads and frozen parts.
 
+    There are no auxiliary heads where the recipe weighs their losses by 0.
+
     Raises:
         ModelError: see :func:`check_initialization`.
     """
@@ -88,7 +90,8 @@ def _source(chosen: recipes.Model) -> recipes.Source | None:
 
 
 def _options(recipe: Recipe) -> dict[str, Any]:
-    return model_options(recipe.model, recipe.evaluation_image_size) | {"auxiliary": True}
+    # heads without a loss would never get a gradient, for which DDP would wait
+    return model_options(recipe.model, recipe.evaluation_image_size) | {"auxiliary": recipe.loss.auxiliary_weight != 0}
 
 
 def _head(chosen: recipes.Model, classes: int, options: dict[str, Any]) -> frozenset[str]:

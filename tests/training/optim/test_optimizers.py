@@ -50,6 +50,20 @@ def test_lamb_does_what_its_paper_says() -> None:
             torch.testing.assert_close(p.detach().double(), value, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_lamb_adapts_layers_and_not_norms_whether_they_are_decayed_or_not(decay: float) -> None:
+    torch.manual_seed(0)
+    matrix, norm = nn.Parameter(torch.randn(3, 4)), nn.Parameter(torch.randn(3))
+    before = {p: p.detach().clone() for p in (matrix, norm)}
+    for p in before:
+        p.grad = torch.randn_like(p)
+    Lamb([{"params": [matrix, norm], "weight_decay": decay}], lr=0.5, eps=0.0).step()
+    moved = {p: (p.detach() - value).norm() for p, value in before.items()}
+    torch.testing.assert_close(moved[matrix], 0.5 * before[matrix].norm())  # as far as the rate says, of its own length
+    assert norm.grad is not None
+    torch.testing.assert_close(norm.detach(), before[norm] - 0.5 * (norm.grad.sign() + decay * before[norm]))
+
+
 def test_lamb_leaves_weights_of_zero_able_to_move() -> None:
     zero = nn.Parameter(torch.zeros(2, 2))
     zero.grad = torch.ones(2, 2)

@@ -57,7 +57,7 @@ def handle_non_finite(recipe: Recipe, run: RunFolder, order: EpochOrder, step: i
     if dist.get_rank() == 0:
         numbers = [n for n in order.samples_at(within, range(recipe.batch.total)).tolist() if n >= 0]
         reader = SampleReader(locate(recipe.data.url, timeout_s=recipe.storage_timeout_s), recipe.data.train_split)
-        keys = [sample.key for sample in reader.read(numbers)]
+        keys = reader.keys(numbers)
         report = {"step": step, "epoch": epoch, "step_of_epoch": within, "samples": numbers, "keys": keys}
         (run.location / "not_finite.json").write(json.dumps(report, indent=1).encode())
         if skips:

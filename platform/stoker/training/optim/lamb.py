@@ -1,8 +1,8 @@
 """LAMB, for large batches: Adam's direction, with the length of each layer's step tied to that of its weights.
 
 You and others, *Large Batch Optimization for Deep Learning: Training BERT in 76 minutes* (ICLR 2020), algorithm 2, with
-bias correction and decoupled weight decay; phi is the identity. Groups without weight decay (norms, biases) take
-Adam's step unscaled: the authors' published code exempts the same parameters from both.
+bias correction and decoupled weight decay; phi is the identity. Parameters of one dimension (norms, biases) take Adam's
+step unscaled, decayed or not, as in the authors' published code; all others are adapted, decayed or not.
 """
 
 from __future__ import annotations
@@ -62,9 +62,12 @@ class Lamb(torch.optim.Optimizer):
         torch._foreach_div_(moves, roots)
         if group["weight_decay"]:
             torch._foreach_add_(moves, parameters, alpha=group["weight_decay"])
-            lengths, sizes = torch._foreach_norm(parameters), torch._foreach_norm(moves)
+        layers = [(p, move) for p, move in zip(parameters, moves, strict=True) if p.ndim > 1]
+        if layers:
+            weights, steps_ = [p for p, _ in layers], [move for _, move in layers]
+            lengths, sizes = torch._foreach_norm(weights), torch._foreach_norm(steps_)
             ratios = [torch.where((n > 0) & (m > 0), n / m, 1.0) for n, m in zip(lengths, sizes, strict=True)]
-            torch._foreach_mul_(moves, ratios)
+            torch._foreach_mul_(steps_, ratios)
         torch._foreach_add_(parameters, moves, alpha=-group["lr"])
 
     def _state_of(self, parameter: Tensor) -> dict[str, Tensor]:

@@ -131,6 +131,8 @@ class Recorder:
             self._progress.skip(step)
             return None
         loss, correct, count = totals()
+        if not count:  # the epoch's steps so far were skipped
+            return None
         waited_s = self.clock.total_s["data_wait"]
         snapshot = self._progress.step(step, loss / count, correct / count, rate, waited_s=waited_s, more=more or {})
         self._metrics.snapshot(snapshot)
