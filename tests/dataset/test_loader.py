@@ -6,6 +6,7 @@ import random
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -200,6 +201,25 @@ def test_samples_are_read_by_number_in_the_order_asked_for(root: Location) -> No
     assert [sample.number for sample in found] == [57, 58, 0, 170]
     assert [sample.key for sample in found] == ["000057", "000058", "000000", "000170"]
     assert [sample.label for sample in found] == [0, 1, 0, 2]
+
+
+def test_keys_are_known_without_reading_a_sample(root: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    read_range = Location.read_range
+
+    def look(place: Location, *arguments: Any, **named: Any) -> Any:
+        read.append(place.url)
+        return read_range(place, *arguments, **named)
+
+    monkeypatch.setattr(Location, "read_range", look)
+    reader = SampleReader(root, "train")
+    numbers = [57, 58, 0, 170, 49, 50, 56, 57]
+    assert reader.keys(numbers) == [f"{number:06d}" for number in numbers]
+    assert read
+    assert all(url.endswith(".idx") for url in read)
+    for number in (-1, len(reader)):
+        with pytest.raises(IndexError, match="not found"):
+            reader.keys([0, number])
 
 
 def test_a_data_set_that_is_not_there_gets_one_line(tmp_path: Path) -> None:

@@ -191,3 +191,15 @@ def test_a_published_fine_tune_names_its_parent(tmp_path: Path) -> None:
     folder.begin(fine_tuned)
     version = publish_run(locate(str(tmp_path)), "run", "narrow", verify=lambda *_: None)
     assert Registry(locate(str(tmp_path))).resolve(version.reference).card.parent == "digits@1"
+
+
+@pytest.mark.parametrize(("weight", "has_heads"), [(None, True), (0.5, True), (0.0, False)])
+def test_auxiliary_heads_are_trained_only_where_their_loss_counts(
+    weight: float | None, has_heads: bool, tmp_path: Path
+) -> None:
+    given = "" if weight is None else f"loss: {{auxiliary_weight: {weight}}}"
+    recipe = parse_recipe(RECIPE.format(root=tmp_path, model="googlenet") + given, "tuned.yaml")
+    with torch.device("meta"):
+        names = [name for name, _ in training_model(recipe, 3).named_parameters()]
+    assert any(name.startswith(("aux1.", "aux2.")) for name in names) == has_heads
+    check_initialization(recipe, THREE, timeout_s=5)
