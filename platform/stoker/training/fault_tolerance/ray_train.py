@@ -20,6 +20,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 import uuid
@@ -28,6 +29,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import psutil
 import ray
 from ray.train import RunConfig, ScalingConfig
 from ray.train._internal.utils import get_address_and_port
@@ -50,10 +52,10 @@ from ray.train.v2._internal.execution.worker_group.placement_group_handle import
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.placement_group import get_placement_group, placement_group, placement_group_table, remove_placement_group
 
-from stoker.training.fault_tolerance.capacity import Capacity, capacity_for, silent_nodes
+from stoker.training.fault_tolerance.capacity import Capacity, capacity_for, silent_nodes, useful_workers
 from stoker.training.fault_tolerance.failure_policy import RunFailurePolicy
 
-__all__ = ["TIMEOUTS", "Trainer", "build_trainer", "free_placement_groups"]
+__all__ = ["TIMEOUTS", "Trainer", "build_trainer", "free_placement_groups", "interface_of"]
 
 # Ray's own values are 2, 600 and 60 seconds; the environment takes precedence over these.
 TIMEOUTS = {
@@ -64,6 +66,7 @@ TIMEOUTS = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
 _RELEASE_TIMEOUT_S = 3.0
+logger = logging.getLogger(__name__)
 
 
 def build_trainer(
@@ -71,17 +74,22 @@ def build_trainer(
     config: dict[str, Any],
     *,
     workers: tuple[int, int],
+    micro_batches: int,
     resources: Mapping[str, float],
     max_failures: int,
     resize_every_s: float,
     timeout_s: float,
     run_config: RunConfig,
 ) -> Trainer:
-    """A trainer that runs ``function(config)`` on ``workers`` (min, max) ranks; :meth:`Trainer.fit` starts it."""
+    """A trainer that runs ``function(config)`` on ``workers`` (min, max) ranks; :meth:`Trainer.fit` starts it.
+
+    Of a number of workers between these, as many are used as shorten a step of ``micro_batches``.
+    """
     least, most = workers
     return Trainer(
         function,
         max_failures=max_failures,
+        micro_batches=micro_batches,
         train_loop_config=config,
         backend_config=ProcessGroup(timeout_s),
         scaling_config=ScalingConfig(
@@ -97,9 +105,9 @@ def build_trainer(
 class Trainer(DataParallelTrainer):  # type: ignore[misc]
     """Ray Train's trainer with this module's controller, policies and callbacks."""
 
-    def __init__(self, function: Any, *, max_failures: int, **options: Any) -> None:
+    def __init__(self, function: Any, *, max_failures: int, micro_batches: int, **options: Any) -> None:
         super().__init__(function, **options)
-        self._max_failures = max_failures
+        self._max_failures, self._micro_batches = max_failures, micro_batches
         self._controller: Any = None
 
     def abandon(self) -> None:
@@ -113,9 +121,9 @@ class Trainer(DataParallelTrainer):  # type: ignore[misc]
         return [callback for callback in made if not isinstance(callback, helpers)] + [_RestartOnSigterm()]
 
     def _initialize_and_run_controller(self, **parts: Any) -> Any:
-        policy = _Elastic if self.scaling_config.elasticity_enabled else _Fixed
+        is_elastic, config = self.scaling_config.elasticity_enabled, self.scaling_config
         parts |= {
-            "scaling_policy": policy(self.scaling_config),
+            "scaling_policy": _Elastic(config, self._micro_batches) if is_elastic else _Fixed(config),
             "failure_policy": RunFailurePolicy(self._max_failures, self.run_config.name),
         }
         here = ray.get_runtime_context().get_node_id()
@@ -200,8 +208,12 @@ class _Fixed(FixedScalingPolicy):  # type: ignore[misc]
 
 
 class _Elastic(ElasticScalingPolicy):  # type: ignore[misc]
-    def __init__(self, scaling_config: ScalingConfig) -> None:
+    """Of the workers that fit, as many as make a step shorter: others would idle, and a restart for them costs time."""
+
+    def __init__(self, scaling_config: ScalingConfig, micro_batches: int) -> None:
         super().__init__(scaling_config)
+        self._micro_batches = micro_batches
+        self._said: tuple[int, int] | None = None
         self._run_name = ""
         self._requested: float | None = None
         self._waiting_since: float | None = None
@@ -216,10 +228,11 @@ class _Elastic(ElasticScalingPolicy):  # type: ignore[misc]
         capacity, config = self._capacity(), self.scaling_config
         self._waiting_since = self._waiting_since or time.monotonic()
         may_wait = time.monotonic() - self._waiting_since < _RELEASE_TIMEOUT_S
-        if capacity.now < config.min_workers or (may_wait and capacity.now < min(capacity.total, config.max_workers)):
+        useful = self._useful(capacity.now)
+        if capacity.now < config.min_workers or (may_wait and useful < self._useful(capacity.total)):
             return NoopDecision()
         self._waiting_since = None
-        return self._get_resize_decision(min(capacity.now, config.max_workers))
+        return self._get_resize_decision(useful)
 
     def make_decision_for_running_worker_group(self, worker_group_state: Any, worker_group_status: Any) -> Any:
         """Ray's decision, but the workers are first asked to checkpoint and exit; those that have not by the next
@@ -235,7 +248,19 @@ class _Elastic(ElasticScalingPolicy):  # type: ignore[misc]
         return {}
 
     def _count_possible_workers(self, reserved_resources: Mapping[str, Any]) -> int:
-        return min(self._capacity().now, self.scaling_config.max_workers)
+        return self._useful(self._capacity().now)
+
+    def _useful(self, fit: int) -> int:
+        """The workers to use where ``fit`` find room; says so once where these are fewer."""
+        fit = min(fit, self.scaling_config.max_workers)
+        useful = max(useful_workers(fit, self._micro_batches), min(fit, self.scaling_config.min_workers))
+        if useful < fit and self._said != (useful, fit):
+            self._said = useful, fit
+            logger.info(
+                "%d workers are as fast as %d: a step has %d micro-batches; using %d",
+                useful, fit, self._micro_batches, useful,
+            )  # fmt: skip
+        return useful
 
     def _capacity(self) -> Capacity:
         return capacity_for(self._run_name, self.scaling_config._resources_per_worker_not_none)
@@ -303,6 +328,17 @@ def _join(rank: int, rendezvous: _Rendezvous) -> None:
         "NODE_RANK": str(context.get_node_rank()),
     }
     os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")  # a failed collective ends the process
+    if interface := interface_of(ray.util.get_node_ip_address()):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     dist.init_process_group(
         rendezvous.backend, rank=rank, world_size=rendezvous.world_size, timeout=timedelta(seconds=rendezvous.timeout_s)
     )
+
+
+def interface_of(address: str) -> str | None:
+    """The network interface with this address; None if this machine has none with it.
+
+    gloo would take that of the host's name, which Debian maps to 127.0.1.1: no other node reaches it there.
+    """
+    found = psutil.net_if_addrs().items()
+    return next((name for name, given in found if any(one.address == address for one in given)), None)
