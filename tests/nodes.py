@@ -8,9 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import psutil
 
@@ -29,7 +30,7 @@ own = RayParams(
     gcs_address=sys.argv[1],
     node_ip_address="127.0.0.1",
     num_cpus=int(sys.argv[2]),
-    num_gpus=0,
+    num_gpus=int(sys.argv[3]),
     object_store_memory=100_000_000,
     min_worker_port=0,
     max_worker_port=0,
@@ -76,15 +77,20 @@ class Node:
 
 
 @contextlib.contextmanager
-def second_node(cluster: RayCluster, cpus: int = 1) -> Iterator[Node]:
-    """Joined to the head of ``cluster``; killed at the block's end, if it was not before."""
+def second_node(
+    cluster: RayCluster, cpus: int = 1, gpus: int = 0, environment: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[Node]:
+    """Joined to the head of ``cluster``; killed at the block's end, if it was not before.
+
+    It says that it has ``gpus``, and its workers have the head's variables and those of ``environment``.
+    """
     head = cluster.process()
     if head is None:
         raise ClusterError("the cluster that was started just now is not there; see its log")
     log = cluster.folder.logs / f"node-{time.monotonic_ns()}.log"
     started = Part(cluster.folder.instance, "cluster").start(
-        [sys.executable, "-c", _PROGRAM, cluster.environment()["RAY_ADDRESS"], str(cpus)],
-        environment=psutil.Process(head.pid).environ(),
+        [sys.executable, "-c", _PROGRAM, cluster.environment()["RAY_ADDRESS"], str(cpus), str(gpus)],
+        environment={**psutil.Process(head.pid).environ(), **environment},
         folder=cluster.folder.path,
         log=log,
     )

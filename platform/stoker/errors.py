@@ -4,7 +4,16 @@ Every message has three parts: what was wrong, where (file, key, value, URL), an
 Command-line programs print it as one line and exit with status 2 (see ``stoker.command``).
 """
 
-__all__ = ["ClusterError", "DatasetError", "ModelError", "RecipeError", "RunError", "StokerError", "StorageError"]
+__all__ = [
+    "ClusterError",
+    "DatasetError",
+    "ModelError",
+    "RecipeError",
+    "RunError",
+    "StokerError",
+    "StorageError",
+    "StorageTimeout",
+]
 
 
 class StokerError(Exception):
@@ -23,11 +32,15 @@ class StorageError(StokerError):
         self.url = url
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild_storage_error, (type(self), str(self), self.url)
+        return _rebuild_storage_error, (type(self), str(self), self.url), self.__dict__
 
 
 def _rebuild_storage_error(kind: type[StorageError], message: str, url: str) -> StorageError:
     return kind(message, url=url)
+
+
+class StorageTimeout(StorageError):
+    """A location gave no valid response in time. Another machine may reach it."""
 
 
 class DatasetError(StokerError):

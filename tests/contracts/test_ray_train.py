@@ -45,30 +45,6 @@ RAY_TRAIN: dict[str, str | None] = {
     ),
     "ray.train.v2._internal.execution.controller.TrainController.run": "(self)",
     "ray.train.v2._internal.execution.controller.TrainController.get_result": "(self)",
-    "ray.train.v2._internal.execution.scaling_policy.FixedScalingPolicy.after_controller_start": (
-        "(self, train_run_context)"
-    ),
-    "ray.train.v2._internal.execution.scaling_policy.FixedScalingPolicy._maybe_send_resource_request": "(self)",
-    "ray.train.v2._internal.execution.scaling_policy.ElasticScalingPolicy.__init__": "(self, scaling_config)",
-    "ray.train.v2._internal.execution.scaling_policy.ElasticScalingPolicy.after_controller_start": (
-        "(self, train_run_context)"
-    ),
-    "ray.train.v2._internal.execution.scaling_policy.ElasticScalingPolicy.make_decision_for_non_running_worker_group": (
-        "(self)"
-    ),
-    "ray.train.v2._internal.execution.scaling_policy.ElasticScalingPolicy.make_decision_for_running_worker_group": (
-        "(self, worker_group_state, worker_group_status)"
-    ),
-    "ray.train.v2._internal.execution.scaling_policy.ElasticScalingPolicy._maybe_send_resource_request": "(self)",
-    "ray.train.v2._internal.execution.scaling_policy.ElasticScalingPolicy._get_resize_decision": (
-        "(self, num_workers)"
-    ),
-    "ray.train.v2._internal.execution.scaling_policy.ElasticScalingPolicy._get_reserved_resources": "(self)",
-    "ray.train.v2._internal.execution.scaling_policy.ElasticScalingPolicy._count_possible_workers": (
-        "(self, reserved_resources)"
-    ),
-    "ray.train.v2._internal.execution.scaling_policy.NoopDecision": "()",
-    "ray.train.v2._internal.execution.scaling_policy.ResizeDecision": "(num_workers, resources_per_worker)",
     "ray.train.v2._internal.execution.worker_group.WorkerGroup._get_worker_runtime_env": "(custom_runtime_env)",
     "ray.train.v2._internal.execution.worker_group.WorkerGroup._create_placement_group": (
         "(self, scaling_config, worker_group_context)"
@@ -81,7 +57,6 @@ RAY_TRAIN: dict[str, str | None] = {
     ),
     "ray.train.v2._internal.execution.worker_group.WorkerGroup.get_resources_per_worker": "(self)",
     "ray.train.v2._internal.execution.worker_group.WorkerGroup.__len__": "(self)",
-    "ray.train.v2._internal.execution.worker_group.worker.Worker.execute_async": "(self, fn, *fn_args, **fn_kwargs)",
     "ray.train.v2._internal.execution.worker_group.state._shutdown_sync_actor": "(sync_actor)",
     "ray.train.v2._internal.execution.worker_group.state.WorkerGroupState": (
         "(start_time, placement_group_handle, workers, sync_actor)"
@@ -111,7 +86,35 @@ RAY_TRAIN: dict[str, str | None] = {
     "ray.util.placement_group.placement_group_table": "(placement_group=None)",
     "ray.util.placement_group.get_placement_group": "(placement_group_name)",
 }
+SCALING: dict[str, str | None] = {
+    "ray.train.v2._internal.execution.scaling_policy.FixedScalingPolicy.after_controller_start": (
+        "(self, train_run_context)"
+    ),
+    "ray.train.v2._internal.execution.scaling_policy.FixedScalingPolicy._maybe_send_resource_request": "(self)",
+    "ray.train.v2._internal.execution.scaling_policy.ElasticScalingPolicy.__init__": "(self, scaling_config)",
+    "ray.train.v2._internal.execution.scaling_policy.ElasticScalingPolicy.after_controller_start": (
+        "(self, train_run_context)"
+    ),
+    "ray.train.v2._internal.execution.scaling_policy.ElasticScalingPolicy.make_decision_for_non_running_worker_group": (
+        "(self)"
+    ),
+    "ray.train.v2._internal.execution.scaling_policy.ElasticScalingPolicy.make_decision_for_running_worker_group": (
+        "(self, worker_group_state, worker_group_status)"
+    ),
+    "ray.train.v2._internal.execution.scaling_policy.ElasticScalingPolicy._maybe_send_resource_request": "(self)",
+    "ray.train.v2._internal.execution.scaling_policy.ElasticScalingPolicy._get_resize_decision": (
+        "(self, num_workers)"
+    ),
+    "ray.train.v2._internal.execution.scaling_policy.ElasticScalingPolicy._get_reserved_resources": "(self)",
+    "ray.train.v2._internal.execution.scaling_policy.ElasticScalingPolicy._count_possible_workers": (
+        "(self, reserved_resources)"
+    ),
+    "ray.train.v2._internal.execution.scaling_policy.NoopDecision": "()",
+    "ray.train.v2._internal.execution.scaling_policy.ResizeDecision": "(num_workers, resources_per_worker)",
+    "ray.train.v2._internal.execution.worker_group.worker.Worker.execute_async": "(self, fn, *fn_args, **fn_kwargs)",
+}
 FAILURE_POLICY: dict[str, str | None] = {
+    "ray.train.v2._internal.exceptions.InsufficientClusterResourcesError": None,
     "ray.train.v2._internal.exceptions.WorkerGroupStartupFailedError": None,
     "ray.train.v2._internal.exceptions.WorkerGroupStartupTimeoutError": "(num_workers)",
     "ray.train.v2._internal.exceptions.UserExceptionWithTraceback": "(exc, traceback_str)",
@@ -128,8 +131,20 @@ FAILURE_POLICY: dict[str, str | None] = {
 CAPACITY: dict[str, str | None] = {
     "ray._private.state.available_resources_per_node": "()",
     "ray._private.state.GlobalState.get_draining_nodes": "(self)",
+    "ray._private.state.GlobalState.get_cluster_config": "(self)",
 }
-USERS = {"ray_train.py": RAY_TRAIN, "failure_policy.py": FAILURE_POLICY, "capacity.py": CAPACITY}
+LEFT_OUT: dict[str, str | None] = {
+    "ray.experimental.internal_kv._internal_kv_get": "(key, *, namespace=None)",
+    "ray.experimental.internal_kv._internal_kv_put": "(key, value, overwrite=True, *, namespace=None)",
+    "ray.experimental.internal_kv._internal_kv_del": "(key, *, del_by_prefix=False, namespace=None)",
+}
+USERS = {
+    "ray_train.py": RAY_TRAIN,
+    "scaling.py": SCALING,
+    "failure_policy.py": FAILURE_POLICY,
+    "capacity.py": CAPACITY,
+    "left_out.py": LEFT_OUT,
+}
 ROWS = [(path, signature, f"{FOLDER}/{user}") for user, table in USERS.items() for path, signature in table.items()]
 
 

@@ -155,6 +155,9 @@ class Run:
 
         return wait_for(there, f"{count} steps of attempt {attempt + 1}", job=job)
 
+    def wait_until_said(self, job: Job, text: str) -> None:
+        wait_for(lambda: text in job.said(), f"line {text!r}", job=job)
+
     def must_have_seen_each_sample_once(self) -> None:
         """Over all attempts: what counts is whole, nothing in it is repeated or lost, what was redone is the same."""
         attempts = self.attempts()

@@ -168,6 +168,14 @@ def test_a_duplicate_key_is_refused() -> None:
 def test_what_does_not_change_the_result_may_change_when_a_run_continues() -> None:
     assert changed_keys(small(), small("workers.max=4", "checkpoint.every_steps=7")) == []
     assert changed_keys(small(), small("optimizer.lr=0.2")) == ["optimizer.lr"]
+    assert changed_keys(small(), small("schedule.epochs=9")) == ["schedule.epochs"]
+
+
+def test_what_changes_rounding_alone_may_change_unless_the_run_is_reproducible() -> None:
+    layout, exact = "channels_last=false", "reproducible=true"
+    assert changed_keys(small(), small("compile=true", layout)) == []
+    assert changed_keys(small(exact), small(exact, layout)) == ["channels_last"]
+    assert "compile" in changed_keys(small("compile=true"), small(exact))
 
 
 def test_the_json_schema_describes_every_section() -> None:

@@ -39,6 +39,10 @@ def recipe_of(root: Path, *overrides: str) -> Recipe:
     ("overrides", "line"),
     [
         (["batch.micro=1"], r"batch\.micro: the batch norms of resnet18 need more than one image of 32 pixels in a"),
+        (
+            ["model.name=inception_v3", "data.image_size=299"],
+            r"data\.last_batch: the batch norms of inception_v3 .* 1 sample",
+        ),
         ([], r"data\.last_batch: the batch norms of resnet18 need .* an epoch's last one has 1 sample; set it to drop"),
     ],
 )

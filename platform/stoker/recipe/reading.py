@@ -21,6 +21,7 @@ __all__ = ["as_yaml", "changed_keys", "json_schema", "leaves", "parse_recipe", "
 _MAY_CHANGE = ("workers.", "checkpoint.", "tracking.", "storage_timeout_s", "on_nan", "nan_skips", "log_every_s",
                "trace_dir", "data.read_threads", "data.read_deadline_s", "data.hedge_percentile", "data.decode_threads",
                "data.memory_mb", "data.cache_dir", "data.cache_mb")  # fmt: skip
+_ROUNDING_ALONE = ("compile", "channels_last")
 
 
 def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -75,10 +76,14 @@ def json_schema() -> dict[str, Any]:
 
 
 def changed_keys(before: Recipe, after: Recipe) -> list[str]:
-    """Dotted keys whose values differ, of those that decide what a run computes (not where or how fast)."""
+    """Dotted keys whose values differ, of those that decide what a run computes (not where or how fast).
+
+    What changes nothing but the rounding of sums is not among them, unless the run is ``reproducible``.
+    """
     old, new = (dict(leaves(r.model_dump(mode="json"))) for r in (before, after))
     differing = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
-    return [key for key in differing if not key.startswith(_MAY_CHANGE)]
+    may_change = _MAY_CHANGE if before.reproducible or after.reproducible else _MAY_CHANGE + _ROUNDING_ALONE
+    return [key for key in differing if not key.startswith(may_change)]
 
 
 def _load(text: str, path: str) -> dict[str, Any]:

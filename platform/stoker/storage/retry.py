@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from stoker.errors import StokerError, StorageError
+from stoker.errors import StokerError, StorageError, StorageTimeout
 
 __all__ = [
     "BadBody",
@@ -228,7 +228,7 @@ def call_with_retries(
 
     Raises:
         FileNotFoundError, FileExistsError: unchanged, for callers that expect absence; stoker's own errors too.
-        StorageError: refused, or no valid response in time; names the URL and the last cause.
+        StorageError: refused, or (:class:`StorageTimeout`) no valid response in time; names the URL and the last cause.
     """
     deadline = time.monotonic() + timeout_s
     delay = _FIRST_DELAY_S
@@ -247,7 +247,7 @@ def call_with_retries(
                 raise _refusal(error, what, url) from error
             pause = random.uniform(0, delay)
             if time.monotonic() + pause > deadline:
-                raise StorageError(
+                raise StorageTimeout(
                     f"cannot {what} {url}: no valid response in {timeout_s:g} s and {attempt} attempts "
                     f"({_cause(error)}); check that the store runs and that its address is right"
                     f"{_endpoint_hint(url)}",

@@ -14,7 +14,6 @@ import signal
 import tempfile
 import threading
 import time
-import uuid
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
@@ -24,8 +23,11 @@ from ray.train import RunConfig, TrainingFailedError
 
 from stoker.errors import RunError, StorageError
 from stoker.recipe import Recipe
+from stoker.runs.folder import RunFolder
+from stoker.storage import locate
 from stoker.training.fault_tolerance.failure_policy import forget_restart_reason, stoker_error_in, summarize
 from stoker.training.fault_tolerance.lease import Lease
+from stoker.training.fault_tolerance.left_out import StoreProbe, forget_left_out
 from stoker.training.fault_tolerance.ray_train import TIMEOUTS, Trainer, build_trainer, free_placement_groups
 from stoker.training.telemetry.progress_bar import progress_bar, with_terminal_interval
 
@@ -56,7 +58,9 @@ class Attempts:
             "lease": lease.token,
         }
         self._signals: list[int] = []
-        self._deaths = 0
+        self._deaths = self._trainers = 0
+        self._key = f"{recipe.name}-{lease.token[:8]}"
+        self._probe = StoreProbe(recipe.data.url, RunFolder(locate(recipe.storage), recipe.name).location.url)
         self._why: dict[str, Any] = {}
         for name, value in TIMEOUTS.items():
             os.environ.setdefault(name, value)
@@ -70,12 +74,15 @@ class Attempts:
             Stopped: on SIGTERM or SIGINT.
         """
         with self._handling_signals():
-            while (error := self._attempt()) is not None:
-                if isinstance(error, TrainingFailedError):
-                    raise stoker_error_in(error) or self._failure(summarize(error)) from error
-                if not isinstance(error, ray.exceptions.RayError):
-                    raise error
-                self._after_death(error)
+            try:
+                while (error := self._attempt()) is not None:
+                    if isinstance(error, TrainingFailedError):
+                        raise stoker_error_in(error) or self._failure(summarize(error)) from error
+                    if not isinstance(error, ray.exceptions.RayError):
+                        raise error
+                    self._after_death(error)
+            finally:
+                forget_left_out(self._key)
             if self._signals:
                 raise Stopped(self._signals[0])
 
@@ -86,7 +93,8 @@ class Attempts:
         workers = self._recipe.workers
         resources = {"CPU": float(workers.cpus)} | ({"GPU": float(workers.gpus)} if workers.gpus else {})
         with tempfile.TemporaryDirectory(prefix="stoker-train-", ignore_cleanup_errors=True) as scratch:
-            name = f"{self._recipe.name}-{uuid.uuid4().hex[:8]}"
+            self._trainers += 1
+            name = f"{self._key}.{self._trainers}"
             trainer = build_trainer(
                 _worker,
                 self._config | {"attempt": name, "why": self._why},
@@ -96,6 +104,7 @@ class Attempts:
                 max_failures=workers.max_failures if workers.max_failures < 0 else workers.max_failures - self._deaths,
                 resize_every_s=workers.resize_every_s,
                 timeout_s=workers.stall_timeout_s + _COLLECTIVE_MARGIN_S,
+                reaches_stores=self._probe,
                 # Checkpoints are stoker's own, so Ray's storage is a scratch folder that nothing relies on.
                 run_config=RunConfig(name=name, storage_path=scratch),
             )

@@ -20,6 +20,7 @@ from stoker.recipe import Recipe
 from stoker.runs.folder import RunFolder
 from stoker.storage import locate
 from stoker.training.checkpointing import Checkpointing
+from stoker.training.fault_tolerance.circumstances import annotating
 from stoker.training.fault_tolerance.failure_policy import restart_reason
 from stoker.training.fault_tolerance.guard import Guard, StopTraining
 from stoker.training.report.result import finish_run
@@ -37,6 +38,11 @@ def train_worker(config: dict[str, Any]) -> None:
     ``config`` is ``{"recipe": …, "fingerprint": …, "lease": the token of the driver's lease, "attempt": the key under
     which the failure policy recorded why it restarted these workers, "why": what the driver knows of that}``.
     """
+    with annotating():
+        _train(config)
+
+
+def _train(config: dict[str, Any]) -> None:
     quiet_libraries()
     recipe = Recipe.model_validate(config["recipe"])
     set_cpu_threads(1 if recipe.workers.gpus else recipe.workers.cpus)

@@ -16,11 +16,12 @@ import torch.distributed as dist
 from made import write_dataset
 from stoker.dataset import Loader
 from stoker.embedded.ports import free_ports
-from stoker.errors import RecipeError, RunError
+from stoker.errors import RecipeError, RunError, StokerError
 from stoker.recipe import Recipe, parse_recipe
 from stoker.runs.folder import RunFolder
 from stoker.storage import locate
 from stoker.training.fault_tolerance import guard as guards
+from stoker.training.fault_tolerance.circumstances import circumstances_of
 from stoker.training.fault_tolerance.failure_policy import RestartRequested
 from stoker.training.fault_tolerance.guard import Guard, StopTraining, smaller_micro_batch
 from stoker.training.fault_tolerance.lease import Lease
@@ -108,7 +109,22 @@ def test_out_of_memory_names_the_micro_batch_and_one_that_may_fit(tmp_path: Path
 def test_an_error_of_the_program_carries_its_step(tmp_path: Path) -> None:
     with pytest.raises(IndexError) as caught:
         fail_at(tmp_path, 11, IndexError("index 9"))
-    assert caught.value.__dict__["stoker_step"] == 11
+    attached = circumstances_of(caught.value)
+    assert attached is not None
+    assert attached.step == 11
+
+
+def test_out_of_memory_that_others_hold_is_not_final(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guards, "memory_of_others", lambda _: 3 * 2**30)
+    with pytest.raises(torch.OutOfMemoryError):
+        fail_at(tmp_path, 7, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"))
+
+
+def test_the_memory_of_others_is_what_this_process_does_not_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (10, 80))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 50)
+    assert guards.memory_of_others(torch.device("cuda", 0)) == 20
+    assert guards.memory_of_others(torch.device("cpu")) == 0
 
 
 def until_ended(folder: Path, lease: str) -> int:
@@ -185,4 +201,4 @@ def test_the_stall_timeout_must_exceed_the_storage_timeout(tmp_path: Path) -> No
 
 
 def test_stopping_is_no_error_of_stoker() -> None:
-    assert not issubclass(StopTraining, guards.StokerError)
+    assert not issubclass(StopTraining, StokerError)

@@ -6,8 +6,9 @@
                   SIGTERM and SIGINT: it asks the ranks through the lease to checkpoint and stop
     controller  Ray Train's actor, with parts of ours (``ray_train``)
       watches     the workers, every 0.5 s; one that does not answer for 30 s counts as dead
-                  the cluster's free capacity (``capacity``), for elastic runs
-      decides     restart or stop, and whether the failure counts (``failure_policy``)
+                  the cluster's free capacity (``capacity``), for elastic runs (``scaling``)
+      decides     restart or stop, whether the failure counts, and which node the run leaves out from now on
+                  (``failure_policy``, ``left_out``), by what ranks attach to their exceptions (``circumstances``)
     rank        one process a worker; a ``guard`` wraps its step loop
       watches     its progress (``watchdog``): without a heartbeat for ``workers.stall_timeout_s`` it dumps all stacks,
                   then exits

@@ -7,7 +7,7 @@ run's reservation for 180 seconds; an elastic run that relies on it starts too m
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,18 @@ from typing import Any
 import ray
 from ray.util.placement_group import placement_group_table
 
-__all__ = ["Capacity", "capacity_for", "silent_nodes", "usable_nodes", "useful_workers", "workers_that_fit"]
+__all__ = [
+    "Capacity",
+    "Resources",
+    "can_grow",
+    "capacity_for",
+    "nearest_node",
+    "nodes_and_types",
+    "silent_nodes",
+    "usable_nodes",
+    "useful_workers",
+    "workers_that_fit",
+]
 
 Resources = Mapping[str, float]
 _RESOLUTION = 1e-4  # Ray counts resources in ten-thousandths
@@ -33,9 +44,13 @@ class Capacity:
     """that would fit if nothing else ran"""
 
 
-def capacity_for(run_name: str, per_worker: Resources) -> Capacity:
-    """Capacity for workers of ``per_worker`` resources each; ``run_name/…`` are the run's own placement groups."""
-    usable, available = usable_nodes(), ray._private.state.available_resources_per_node()
+def capacity_for(run_name: str, per_worker: Resources, left_out: Collection[str] = ()) -> Capacity:
+    """Capacity for workers of ``per_worker`` resources each, without the nodes whose ids are in ``left_out``.
+
+    ``run_name/…`` are the run's own placement groups.
+    """
+    usable = {node: total for node, total in usable_nodes().items() if node not in left_out}
+    available = ray._private.state.available_resources_per_node()
     free = {node: dict(available.get(node, {})) for node in usable}
     for group in placement_group_table().values():
         if group["name"].startswith(f"{run_name}/") and group["state"] != "REMOVED":
@@ -83,6 +98,32 @@ def workers_that_fit(per_worker: Resources, nodes: Mapping[str, Resources]) -> i
         min(int((free.get(name, 0.0) + _RESOLUTION / 2) / amount) for name, amount in per_worker.items())
         for free in nodes.values()
     )
+
+
+def nodes_and_types() -> list[Resources]:
+    """Resources of the nodes that are alive, and of the types of node that an autoscaler may add."""
+    config = ray._private.state.state.get_cluster_config()
+    types = [dict(group.resources) for group in config.node_group_configs if group.max_count] if config else []
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]] + types
+
+
+def can_grow() -> bool:
+    """Whether an autoscaler may add nodes to those that there are."""
+    config = ray._private.state.state.get_cluster_config()
+    most = [group.max_count for group in config.node_group_configs] if config else []
+    return min(most, default=0) < 0 or sum(most) > len([node for node in ray.nodes() if node["Alive"]])
+
+
+def nearest_node(per_worker: Resources, nodes: Iterable[Resources]) -> Resources | None:
+    """Of ``nodes``, the one that comes nearest to a worker of ``per_worker``; None if one has all, or there is none.
+
+    Near is how much of the scarcest resource it has, then how much of the others.
+    """
+    shares = [(sorted(min(1.0, n.get(name, 0.0) / want) for name, want in per_worker.items()), n) for n in nodes]
+    if not shares:
+        return None
+    best, node = max(shares, key=lambda entry: entry[0])
+    return None if best[0] >= 1.0 - _RESOLUTION else {name: node.get(name, 0.0) for name in per_worker}
 
 
 def useful_workers(workers: int, micro_batches: int) -> int:

@@ -1,16 +1,22 @@
-"""Failure policy of a run: restart the workers, or stop.
+"""Failure policy of a run: restart the workers, leave a node out, or stop.
 
 It runs in Ray Train's controller; nothing here needs torch. Ray's own policy counts every failure alike, stops the run
 at an error inside its controller whatever its retry budget, and restarts after a programming error ``max_failures``
-times. Here:
+times. Here a failure is the run's own, its node's, or anybody's, judged by the types and codes of the exceptions
+(``circumstances``), never by the words in them:
 
-=====================================================  ====================================================
-a :class:`StokerError` in any rank                     stop at once, with its one-line message
-ranks that asked to restart (SIGTERM, drain, rollback) restart, not counted
-too little free capacity to start the workers          wait for capacity, not counted
-the same exception at the same step as last time       stop: another attempt would fail the same way
-anything else, in a worker or in Ray's controller      restart, at most ``workers.max_failures`` times
-=====================================================  ====================================================
+=======================================================  ==============================================================
+ours: a :class:`StokerError` in any rank, or a request   stop at once, with its one line
+  beyond what the cluster may ever have
+ours: the same exception at the same step twice          stop: another attempt would fail the same way
+the node's: its GPU, its disk, or its way to a store     leave that node out for the rest of the run and restart, not
+  that answers the controller                            counted; counted, with the node, if the run needs it
+ranks that asked to restart (SIGTERM, drain, rollback),  restart, not counted
+  a node taken back by its cloud
+no room for the workers within Ray's time-out            wait for it, not counted; says if no node could ever have it
+anybody's: all else, a worker that dies while it starts  restart, at most ``workers.max_failures`` times
+  among it, and an error in Ray's controller
+=======================================================  ==============================================================
 """
 
 from __future__ import annotations
@@ -19,21 +25,22 @@ import contextlib
 import json
 import logging
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import ray
 from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_put
 from ray.train import FailureConfig
-from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError
+from ray.train.v2._internal.exceptions import InsufficientClusterResourcesError, WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.failure_handling import FailureDecision, FailurePolicy
 from ray.train.v2.api.exceptions import ControllerError, PreemptionError, WorkerGroupError
 
-from stoker.errors import StokerError
+from stoker.errors import StokerError, StorageTimeout
+from stoker.training.fault_tolerance.circumstances import circumstances_of
 
 __all__ = [
     "RestartRequested",
     "RunFailurePolicy",
-    "annotate_step",
     "forget_restart_reason",
     "restart_reason",
     "stoker_error_in",
@@ -42,33 +49,47 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-_NO_CAPACITY = (WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError)
-# what the surviving ranks raise when another one dies: a consequence of the failure, not its cause
-_CONSEQUENCES = ("gloo", "nccl", "connection", "distributed", "socket", "recv", "broken pipe", "process group")
-
 Signature = frozenset[tuple[int, str, str]]
+Decision = tuple[FailureDecision, str]
 
 
 class RestartRequested(Exception):
     """All ranks stopped after a step that they agreed on, their work is stored, and they need to be restarted."""
 
 
-def annotate_step(error: BaseException, step: int) -> None:
-    """Record on ``error`` the run's step at which it was raised; survives pickling on the way to the controller."""
-    error.__dict__["stoker_step"] = step
+class NodesToLeaveOut(Protocol):
+    """See :class:`.left_out.LeftOutNodes`."""
+
+    def add(self, node: str) -> bool: ...
+
+
+class _NoNode:
+    def add(self, node: str) -> bool:
+        return False
 
 
 class RunFailurePolicy(FailurePolicy):  # type: ignore[misc]
     """Decides after each failure; ``max_failures`` -1 is unlimited.
 
     The restarted workers find the reason under ``attempt``, a key that no other trainer uses (:func:`restart_reason`);
-    an empty key records nothing.
+    an empty key records nothing. ``nodes`` takes the nodes to leave out. ``reaches_stores`` says whether the run's
+    stores answer here; ``no_room`` describes a worker for which no node is large enough, and is empty otherwise.
     """
 
-    def __init__(self, max_failures: int, attempt: str = "") -> None:
+    def __init__(
+        self,
+        max_failures: int,
+        attempt: str = "",
+        *,
+        nodes: NodesToLeaveOut | None = None,
+        reaches_stores: Callable[[], bool] = lambda: False,
+        no_room: Callable[[], str] = lambda: "",
+    ) -> None:
         super().__init__(FailureConfig(max_failures=max_failures))
         self._attempt = attempt
         self._max_failures, self._failures = max_failures, 0
+        self._nodes, self._reaches_stores, self._no_room = nodes or _NoNode(), reaches_stores, no_room
+        self._lost_way_at = -2  # the step; -1 before the first
         self._last: Signature = frozenset()
 
     def make_decision(self, training_failed_error: Exception) -> FailureDecision:
@@ -80,43 +101,89 @@ class RunFailurePolicy(FailurePolicy):  # type: ignore[misc]
             _record_reason(self._attempt, reason)
         return decision
 
-    def _decide(self, error: Exception) -> tuple[FailureDecision, str]:
+    def _decide(self, error: Exception) -> Decision:
+        decided = None
         if isinstance(error, WorkerGroupError):
-            decided = self._decide_for_workers([_unwrap(failure) for failure in error.worker_failures.values()])
+            decided = self._decide_for_workers(list(error.worker_failures.values()))
         elif isinstance(error, PreemptionError):
             decided = FailureDecision.RETRY, "a node is being preempted"
-        elif isinstance(error, ControllerError) and isinstance(error.controller_failure, _NO_CAPACITY):
-            decided = FailureDecision.RETRY, "the cluster has too little free capacity for the workers"
-        else:
-            decided = None
-        return decided or self._count(error)
+        elif isinstance(error, ControllerError):
+            decided = self._decide_for_controller(error.controller_failure)
+        return decided or self._count(summarize(error))
 
-    def _decide_for_workers(self, causes: list[BaseException]) -> tuple[FailureDecision, str] | None:
+    def _decide_for_controller(self, failure: Exception) -> Decision | None:
+        if isinstance(failure, WorkerGroupStartupTimeoutError):
+            why = self._no_room()
+            return FailureDecision.RETRY, "the cluster has no room for the workers" + (f": {why}" if why else " now")
+        if isinstance(failure, InsufficientClusterResourcesError):
+            return FailureDecision.RAISE, " ".join(str(failure).split())
+        return self._decide_for_workers([failure])  # it may have been raised in a worker, as its group was formed
+
+    def _decide_for_workers(self, failures: list[Exception]) -> Decision | None:
         """None for a failure that is neither final nor free, and so is counted."""
+        causes = [_unwrap(failure) for failure in failures]
         if ours := next((cause for cause in causes if isinstance(cause, StokerError)), None):
-            return FailureDecision.RAISE, str(ours)
+            return self._without_a_way_to_the_store(ours) or (FailureDecision.RAISE, str(ours))
         if requested := next((cause for cause in causes if isinstance(cause, RestartRequested)), None):
             return FailureDecision.RETRY, str(requested)
-        signature = frozenset(
-            (cause.__dict__["stoker_step"], type(cause).__name__, str(cause))
-            for cause in causes
-            if "stoker_step" in cause.__dict__ and not _is_consequence(cause)
-        )
+        if any(getattr(failure, "preempted", False) for failure in failures):
+            return FailureDecision.RETRY, "a node was preempted"
+        if found := self._of_a_node(causes):
+            return found
+        signature = _signature(causes)
         repeated, self._last = signature & self._last, signature
         if repeated:
             step, kind, text = next(iter(repeated))
             return FailureDecision.RAISE, f"the same {kind} at step {step} as in the previous attempt ({text})"
         return None
 
-    def _count(self, error: Exception) -> tuple[FailureDecision, str]:
+    def _of_a_node(self, causes: list[BaseException]) -> Decision | None:
+        for cause in causes:
+            where = circumstances_of(cause)
+            if where is None or not where.of_node:
+                continue
+            what = f"{where.of_node} on node {where.host or where.node}"
+            if self._nodes.add(where.node):
+                return FailureDecision.RETRY, f"{what}; the node is left out for the rest of the run"
+            return self._count(f"{what}, which the run cannot do without")
+        return None
+
+    def _without_a_way_to_the_store(self, ours: StokerError) -> Decision | None:
+        """For a rank that got no answer from a store that answers here.
+
+        If it happens again without the nodes that were left out, at a step that was reached before, it is the store's.
+        """
+        where = circumstances_of(ours)
+        if not isinstance(ours, StorageTimeout) or where is None:
+            return None
+        step = -1 if where.step is None else where.step
+        if step <= self._lost_way_at or not self._reaches_stores() or not self._nodes.add(where.node):
+            return None
+        self._lost_way_at = step
+        line = f"node {where.host or where.node} does not reach the store, which answers here ({ours})"
+        return FailureDecision.RETRY, f"{line}; the node is left out for the rest of the run"
+
+    def _count(self, what: str) -> Decision:
         self._failures += 1
         if 0 <= self._max_failures < self._failures:
-            return (
-                FailureDecision.RAISE,
-                f"{summarize(error)}; that was failure {self._failures} of {self._max_failures} allowed",
-            )
+            return FailureDecision.RAISE, f"{what}; that was failure {self._failures} of {self._max_failures} allowed"
         allowed = "any number" if self._max_failures < 0 else str(self._max_failures)
-        return FailureDecision.RETRY, f"{summarize(error)}; failure {self._failures}, {allowed} allowed"
+        return FailureDecision.RETRY, f"{what}; failure {self._failures}, {allowed} allowed"
+
+
+def _signature(causes: list[BaseException]) -> Signature:
+    """What another attempt would repeat: the exceptions of the ranks, if all of them lived to raise one.
+
+    Where a worker was killed or lost, what the others raised follows from that.
+    """
+    told = [(cause, circumstances_of(cause)) for cause in causes]
+    if any(where is None for _, where in told):
+        return frozenset()
+    return frozenset(
+        (where.step, type(cause).__name__, str(cause))
+        for cause, where in told
+        if where is not None and where.step is not None and not where.is_echo
+    )
 
 
 def restart_reason(attempt: str) -> dict[str, Any]:
@@ -158,22 +225,31 @@ def stoker_error_in(error: BaseException) -> StokerError | None:
 
 
 def summarize(error: BaseException) -> str:
-    """One line of at most 300 characters: the first failed worker's exception, or the error itself."""
+    """One line of at most 300 characters: the worker whose failure the others followed, or the error itself.
+
+    That is one that was killed or lost, else one with an exception of its own.
+    """
     failures = getattr(error, "worker_failures", {})
     causes = {rank: _unwrap(failure) for rank, failure in failures.items()}
-    ordered = sorted(causes.items(), key=lambda entry: (_is_consequence(entry[1]), entry[0]))
+    ordered = sorted(causes.items(), key=lambda entry: (_follows(entry[1]), entry[0]))
     if not ordered:
-        return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        inner = getattr(error, "controller_failure", error)
+        started = inner.__cause__ if inner.__cause__ is not None else inner
+        cause = _unwrap(started if isinstance(started, Exception) else inner)
+        return " ".join(f"{type(cause).__name__}: {cause}".split())[:300]
     rank, cause = ordered[0]
     return " ".join(f"rank {rank}: {type(cause).__name__}: {cause}".split())[:300]
 
 
 def _unwrap(failure: BaseException) -> BaseException:
     """The exception as it was raised, without Ray's wrapper."""
-    inner = getattr(failure, "_base_exc", None)
-    return inner if isinstance(inner, BaseException) else failure
+    for inner in (getattr(failure, "_base_exc", None), getattr(failure, "cause", None)):
+        if isinstance(inner, BaseException):
+            return inner
+    return failure
 
 
-def _is_consequence(error: BaseException) -> bool:
-    text = f"{type(error).__module__} {type(error).__name__} {error}".lower()
-    return any(word in text for word in _CONSEQUENCES)
+def _follows(error: BaseException) -> int:
+    """How probable it is that ``error`` follows from another rank's: gloo has no type of its own for that."""
+    where = circumstances_of(error)
+    return 0 if where is None else 2 if where.is_echo else int(type(error) is RuntimeError)

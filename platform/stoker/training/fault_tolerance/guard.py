@@ -13,16 +13,21 @@ from torch import Tensor
 
 from stoker.dataset import Batch
 from stoker.dataset.order import EpochOrder
-from stoker.errors import RunError, StokerError
+from stoker.errors import RunError
 from stoker.recipe import Recipe
 from stoker.runs.folder import RunFolder
 from stoker.training.fault_tolerance.agreement import NOTHING, Agreement, Decision, RequestWatcher
-from stoker.training.fault_tolerance.failure_policy import RestartRequested, annotate_step
+from stoker.training.fault_tolerance.circumstances import annotate
+from stoker.training.fault_tolerance.failure_policy import RestartRequested
 from stoker.training.fault_tolerance.lease import read_holder
 from stoker.training.fault_tolerance.non_finite import NonFiniteDetector, handle_non_finite
 from stoker.training.fault_tolerance.watchdog import Watchdog
 
-__all__ = ["Guard", "StopTraining", "smaller_micro_batch"]
+__all__ = ["Guard", "StopTraining", "memory_of_others", "smaller_micro_batch"]
+
+_MEMORY_OF_OTHERS = 2**31
+"""bytes of a GPU: with less used by others, this process is out of memory by itself. What CUDA, NCCL and cuDNN hold for
+themselves is not in torch's account"""
 
 
 class StopTraining(Exception):
@@ -37,7 +42,7 @@ class Guard:
     """Context manager around the step loop; ``lease`` is the token of the driver's lease, "" for none."""
 
     def __init__(self, recipe: Recipe, run: RunFolder, lease: str, device: torch.device) -> None:
-        self._recipe, self._run, self._token = recipe, run, lease
+        self._recipe, self._run, self._token, self._device = recipe, run, lease, device
         rank = dist.get_rank()
         self._watchdog = Watchdog(rank, recipe.workers.stall_timeout_s)
         minutes = recipe.checkpoint.every_minutes
@@ -68,10 +73,9 @@ class Guard:
             self._agreement.close()
             return False
         self._watcher.close()
-        if isinstance(error, torch.OutOfMemoryError):
+        annotate(error, self._step)
+        if isinstance(error, torch.OutOfMemoryError) and memory_of_others(self._device) < _MEMORY_OF_OTHERS:
             raise _out_of_memory(self._recipe, self._step) from error
-        if not isinstance(error, (StokerError, RestartRequested)):
-            annotate_step(error, self._step)
         return False
 
     def heartbeat(self) -> None:
@@ -159,6 +163,17 @@ class Guard:
 def smaller_micro_batch(total: int, micro: int) -> int | None:
     """The largest divisor of ``total`` that is at most half of ``micro``; None if there is none."""
     return next((size for size in range(micro // 2, 0, -1) if total % size == 0), None)
+
+
+def memory_of_others(device: torch.device) -> int:
+    """Bytes of the memory of ``device`` that torch in this process does not hold; 0 on a CPU, or if unknown."""
+    if device.type != "cuda":
+        return 0
+    try:
+        free, total = torch.cuda.mem_get_info(device)
+        return total - free - torch.cuda.memory_reserved(device)
+    except RuntimeError:
+        return 0
 
 
 def _out_of_memory(recipe: Recipe, step: int) -> RunError:

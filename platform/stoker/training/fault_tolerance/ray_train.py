@@ -7,10 +7,7 @@
   ``ray.train.report``'s barrier (which does not work here: checkpoints and metrics are stoker's own). Each would cost
   the imports of a process while the workers do theirs. The workers poll for drained nodes themselves (``agreement``),
   and the driver frees what a dead controller held (``attempts``).
-- :class:`_Fixed` asks no autoscaling coordinator; a pending placement group is demand enough.
-- :class:`_Elastic` reads the capacity from the head (``capacity``), where Ray's own policy relies on what the
-  coordinator knew 20 seconds ago and waits for a node that is gone; the coordinator only passes the demand on to the
-  autoscaler. Before it resizes, it lets the workers store a checkpoint.
+- ``scaling`` decides how many workers there are, and no autoscaling coordinator is asked.
 - Controller and workers get their settings as arguments and not as a runtime environment of their own, so that they
   start in the idle processes that Ray keeps, where Python and Ray are imported already.
 - :class:`RunFailurePolicy` decides what follows a failure.
@@ -20,11 +17,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -39,12 +34,6 @@ from ray.train.v2._internal.callbacks.placement_group_callback import PlacementG
 from ray.train.v2._internal.constants import get_env_vars_to_propagate
 from ray.train.v2._internal.execution.callback import WorkerCallback
 from ray.train.v2._internal.execution.controller import TrainController
-from ray.train.v2._internal.execution.scaling_policy import (
-    ElasticScalingPolicy,
-    FixedScalingPolicy,
-    NoopDecision,
-    ResizeDecision,
-)
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2._internal.execution.worker_group import state as states
 from ray.train.v2._internal.execution.worker_group import worker_group as worker_groups
@@ -52,8 +41,11 @@ from ray.train.v2._internal.execution.worker_group.placement_group_handle import
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.placement_group import get_placement_group, placement_group, placement_group_table, remove_placement_group
 
-from stoker.training.fault_tolerance.capacity import Capacity, capacity_for, silent_nodes, useful_workers
+from stoker.training.fault_tolerance.capacity import nearest_node, nodes_and_types, silent_nodes
+from stoker.training.fault_tolerance.circumstances import NodeError, annotating
 from stoker.training.fault_tolerance.failure_policy import RunFailurePolicy
+from stoker.training.fault_tolerance.left_out import LeftOutNodes, left_out_nodes, run_key
+from stoker.training.fault_tolerance.scaling import Elastic, Fixed
 
 __all__ = ["TIMEOUTS", "Trainer", "build_trainer", "free_placement_groups", "interface_of"]
 
@@ -65,8 +57,6 @@ TIMEOUTS = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
-_RELEASE_TIMEOUT_S = 3.0
-logger = logging.getLogger(__name__)
 
 
 def build_trainer(
@@ -79,17 +69,20 @@ def build_trainer(
     max_failures: int,
     resize_every_s: float,
     timeout_s: float,
+    reaches_stores: Callable[[], bool],
     run_config: RunConfig,
 ) -> Trainer:
     """A trainer that runs ``function(config)`` on ``workers`` (min, max) ranks; :meth:`Trainer.fit` starts it.
 
-    Of a number of workers between these, as many are used as shorten a step of ``micro_batches``.
+    Of a number of workers between these, as many are used as shorten a step of ``micro_batches``. The name of
+    ``run_config`` is ``<key of the run>.<number>``; ``reaches_stores`` is called in the controller.
     """
     least, most = workers
     return Trainer(
         function,
         max_failures=max_failures,
         micro_batches=micro_batches,
+        reaches_stores=reaches_stores,
         train_loop_config=config,
         backend_config=ProcessGroup(timeout_s),
         scaling_config=ScalingConfig(
@@ -105,9 +98,17 @@ def build_trainer(
 class Trainer(DataParallelTrainer):  # type: ignore[misc]
     """Ray Train's trainer with this module's controller, policies and callbacks."""
 
-    def __init__(self, function: Any, *, max_failures: int, micro_batches: int, **options: Any) -> None:
+    def __init__(
+        self,
+        function: Any,
+        *,
+        max_failures: int,
+        micro_batches: int,
+        reaches_stores: Callable[[], bool],
+        **options: Any,
+    ) -> None:
         super().__init__(function, **options)
-        self._max_failures, self._micro_batches = max_failures, micro_batches
+        self._max_failures, self._micro_batches, self._reaches_stores = max_failures, micro_batches, reaches_stores
         self._controller: Any = None
 
     def abandon(self) -> None:
@@ -120,11 +121,23 @@ class Trainer(DataParallelTrainer):  # type: ignore[misc]
         helpers = (DatasetsCallback, PlacementGroupCleanerCallback)
         return [callback for callback in made if not isinstance(callback, helpers)] + [_RestartOnSigterm()]
 
+    def _failure_policy(self) -> RunFailurePolicy:
+        config, name = self.scaling_config, self.run_config.name
+        per_worker = config._resources_per_worker_not_none
+        least = config.min_workers if config.elasticity_enabled else config.num_workers
+        return RunFailurePolicy(
+            self._max_failures,
+            name,
+            nodes=LeftOutNodes(run_key(name), per_worker, least),
+            reaches_stores=self._reaches_stores,
+            no_room=lambda: _no_node_for(per_worker),
+        )
+
     def _initialize_and_run_controller(self, **parts: Any) -> Any:
         is_elastic, config = self.scaling_config.elasticity_enabled, self.scaling_config
         parts |= {
-            "scaling_policy": _Elastic(config, self._micro_batches) if is_elastic else _Fixed(config),
-            "failure_policy": RunFailurePolicy(self._max_failures, self.run_config.name),
+            "scaling_policy": Elastic(config, self._micro_batches) if is_elastic else Fixed(config),
+            "failure_policy": self._failure_policy(),
         }
         here = ray.get_runtime_context().get_node_id()
         self._controller = controller = ray.remote(
@@ -135,10 +148,15 @@ class Trainer(DataParallelTrainer):  # type: ignore[misc]
         return ray.get(controller.get_result.remote())
 
 
-def _request_restart() -> None:
-    from stoker.training.fault_tolerance.agreement import request_restart
-
-    request_restart()
+def _no_node_for(per_worker: Mapping[str, float]) -> str:
+    """Says which node comes nearest to a worker, where none has all that it asks for."""
+    nearest = nearest_node(per_worker, nodes_and_types())
+    if nearest is None:
+        return ""
+    wanted, found = (" and ".join(f"{amount:g} {name}" for name, amount in r.items()) for r in (per_worker, nearest))
+    return (
+        f"a worker asks for {wanted}, and the node that comes nearest has {found}; lower workers.cpus or add such nodes"
+    )
 
 
 class _RestartOnSigterm(WorkerCallback):  # type: ignore[misc]
@@ -151,7 +169,7 @@ class _RestartOnSigterm(WorkerCallback):  # type: ignore[misc]
 class _Group(WorkerGroup):  # type: ignore[misc]
     """Workers whose placement group is named after the run, so that it can be found when their controller is dead.
 
-    It excludes unreachable nodes, which the head may still take for alive.
+    It excludes the nodes that the run leaves out, and unreachable ones, which the head may still take for alive.
     """
 
     @staticmethod
@@ -159,21 +177,23 @@ class _Group(WorkerGroup):  # type: ignore[misc]
         return dict(custom_runtime_env)
 
     def _create_placement_group(self, scaling_config: ScalingConfig, context: Any) -> DefaultPlacementGroupHandle:
+        name = self._train_run_context.run_config.name
+        excluded = silent_nodes() | left_out_nodes(run_key(name))
         return DefaultPlacementGroupHandle(
             placement_group(
                 bundles=[context.resources_per_worker] * context.num_workers,
                 strategy=context.placement_strategy,
-                bundle_label_selector=_excluding(context.label_selector, context.num_workers, silent_nodes()),
-                name=f"{self._train_run_context.run_config.name}/{uuid.uuid4().hex[:8]}",
+                bundle_label_selector=_excluding(context.label_selector, context.num_workers, excluded),
+                name=f"{name}/{uuid.uuid4().hex[:8]}",
             )
         )
 
 
-def _excluding(selectors: Any, workers: int, silent: set[str]) -> list[dict[str, str]] | None:
-    """The label ``selectors`` of the workers' bundles, with the nodes in ``silent`` excluded."""
-    if not silent:
+def _excluding(selectors: Any, workers: int, nodes: set[str]) -> list[dict[str, str]] | None:
+    """The label ``selectors`` of the workers' bundles, with those in ``nodes`` excluded."""
+    if not nodes:
         return selectors or None
-    excluded = {ray._raylet.RAY_NODE_ID_KEY: f"!in({','.join(sorted(silent))})"}
+    excluded = {ray._raylet.RAY_NODE_ID_KEY: f"!in({','.join(sorted(nodes))})"}
     return [{**selector, **excluded} for selector in selectors or [{}] * workers]
 
 
@@ -197,73 +217,6 @@ class _Controller(TrainController):  # type: ignore[misc]
         worker_groups.SynchronizationActor = _NoBarrier
         states._shutdown_sync_actor = lambda _: None
         super().__init__(**parts)
-
-
-class _Fixed(FixedScalingPolicy):  # type: ignore[misc]
-    def after_controller_start(self, train_run_context: Any) -> None:
-        pass
-
-    def _maybe_send_resource_request(self) -> None:
-        pass
-
-
-class _Elastic(ElasticScalingPolicy):  # type: ignore[misc]
-    """Of the workers that fit, as many as make a step shorter: others would idle, and a restart for them costs time."""
-
-    def __init__(self, scaling_config: ScalingConfig, micro_batches: int) -> None:
-        super().__init__(scaling_config)
-        self._micro_batches = micro_batches
-        self._said: tuple[int, int] | None = None
-        self._run_name = ""
-        self._requested: float | None = None
-        self._waiting_since: float | None = None
-
-    def after_controller_start(self, train_run_context: Any) -> None:
-        super().after_controller_start(train_run_context)
-        self._run_name = train_run_context.run_config.name
-
-    def make_decision_for_non_running_worker_group(self) -> Any:
-        """As many workers as fit; waits some seconds for what the previous workers held to be released."""
-        self._maybe_send_resource_request()
-        capacity, config = self._capacity(), self.scaling_config
-        self._waiting_since = self._waiting_since or time.monotonic()
-        may_wait = time.monotonic() - self._waiting_since < _RELEASE_TIMEOUT_S
-        useful = self._useful(capacity.now)
-        if capacity.now < config.min_workers or (may_wait and useful < self._useful(capacity.total)):
-            return NoopDecision()
-        self._waiting_since = None
-        return self._get_resize_decision(useful)
-
-    def make_decision_for_running_worker_group(self, worker_group_state: Any, worker_group_status: Any) -> Any:
-        """Ray's decision, but the workers are first asked to checkpoint and exit; those that have not by the next
-        decision are killed."""
-        decision = super().make_decision_for_running_worker_group(worker_group_state, worker_group_status)
-        if not isinstance(decision, ResizeDecision) or self._requested == worker_group_state.start_time:
-            return decision
-        self._requested = worker_group_state.start_time
-        worker_group_state.workers[0].execute_async(_request_restart)
-        return NoopDecision()
-
-    def _get_reserved_resources(self) -> dict[str, Any]:
-        return {}
-
-    def _count_possible_workers(self, reserved_resources: Mapping[str, Any]) -> int:
-        return self._useful(self._capacity().now)
-
-    def _useful(self, fit: int) -> int:
-        """The workers to use where ``fit`` find room; says so once where these are fewer."""
-        fit = min(fit, self.scaling_config.max_workers)
-        useful = max(useful_workers(fit, self._micro_batches), min(fit, self.scaling_config.min_workers))
-        if useful < fit and self._said != (useful, fit):
-            self._said = useful, fit
-            logger.info(
-                "%d workers are as fast as %d: a step has %d micro-batches; using %d",
-                useful, fit, self._micro_batches, useful,
-            )  # fmt: skip
-        return useful
-
-    def _capacity(self) -> Capacity:
-        return capacity_for(self._run_name, self.scaling_config._resources_per_worker_not_none)
 
 
 def free_placement_groups(run_name: str) -> int:
@@ -314,7 +267,12 @@ class _Rendezvous:
 
 
 def _join(rank: int, rendezvous: _Rendezvous) -> None:
-    """Set what torchrun sets, then join the process group; runs in the worker."""
+    """Set what torchrun sets, then join the process group; runs in the worker.
+
+    Raises:
+        NodeError: Ray gave this worker a GPU that torch cannot use.
+    """
+    import torch
     import torch.distributed as dist
 
     context = ray.train.get_context()
@@ -330,9 +288,11 @@ def _join(rank: int, rendezvous: _Rendezvous) -> None:
     os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")  # a failed collective ends the process
     if interface := interface_of(ray.util.get_node_ip_address()):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
-    dist.init_process_group(
-        rendezvous.backend, rank=rank, world_size=rendezvous.world_size, timeout=timedelta(seconds=rendezvous.timeout_s)
-    )
+    with annotating():
+        if rendezvous.backend == "nccl" and not torch.cuda.is_available():
+            raise NodeError("torch finds no usable GPU, although Ray counts one (nvidia-smi says more)")
+        timeout = timedelta(seconds=rendezvous.timeout_s)
+        dist.init_process_group(rendezvous.backend, rank=rank, world_size=rendezvous.world_size, timeout=timeout)
 
 
 def interface_of(address: str) -> str | None:
