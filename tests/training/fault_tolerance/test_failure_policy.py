@@ -203,6 +203,13 @@ def test_what_a_device_error_was_raised_as_still_is_the_nodes() -> None:
     assert nodes.left_out == ["n1"]
 
 
+def test_an_error_of_ours_is_the_nodes_if_its_device_failed_but_not_for_a_full_store() -> None:
+    for cause, decision in ((cuda_error(214), "RETRY"), (OSError(errno.ENOSPC, "No space left on device"), "RAISE")):
+        ours = DatasetError("sample 7 cannot be decoded")
+        ours.__cause__ = cause
+        assert decide(RunFailurePolicy(0, nodes=Nodes(spare=1)), failed(ours, step=1)) == decision
+
+
 def test_a_failure_as_the_group_is_formed_is_judged_as_one_of_its_workers() -> None:
     nodes = Nodes(spare=1)
     in_a_worker = RayTaskError("join", "a traceback", raised(NodeError("no usable GPU")))

@@ -15,6 +15,8 @@ from typing import Any
 
 import ray
 
+from stoker.errors import StokerError
+
 __all__ = ["Circumstances", "NodeError", "annotate", "annotating", "circumstances_of"]
 
 # cudaError_t of CUDA 13 (driver_types.h). 700, 710 and 715 to 719 are missing: a kernel's own mistake gives them too.
@@ -90,14 +92,18 @@ def circumstances_of(error: BaseException) -> Circumstances | None:
 
 
 def _of_node(error: BaseException | None) -> str:
-    """What of the node failed, from the types and codes of ``error`` and of what it was raised from."""
+    """What of the node failed, from the types and codes of ``error`` and of what it was raised from.
+
+    A full or failing disk that a :class:`StokerError` was raised from is the store's, not the node's.
+    """
+    is_ours = isinstance(error, StokerError)
     while error is not None:
         if isinstance(error, NodeError):
             return str(error)
         code = getattr(error, "error_code", None)  # of torch.AcceleratorError
         if _is_of_torch(error, "AcceleratorError") and code in _CUDA_ERRORS:
             return f"CUDA error {code}, {_CUDA_ERRORS[code]}"
-        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+        if isinstance(error, OSError) and error.errno in _DISK_ERRORS and not is_ours:
             where = f" ({error.filename})" if error.filename else ""
             return f"{error.strerror or f'error {error.errno}'}{where}"
         error = error.__cause__

@@ -122,7 +122,9 @@ class RunFailurePolicy(FailurePolicy):  # type: ignore[misc]
     def _decide_for_workers(self, failures: list[Exception]) -> Decision | None:
         """None for a failure that is neither final nor free, and so is counted."""
         causes = [_unwrap(failure) for failure in failures]
-        if ours := next((cause for cause in causes if isinstance(cause, StokerError)), None):
+        if ours := next(
+            (cause for cause in causes if isinstance(cause, StokerError) and not _fails_there(cause)), None
+        ):
             return self._without_a_way_to_the_store(ours) or (FailureDecision.RAISE, str(ours))
         if requested := next((cause for cause in causes if isinstance(cause, RestartRequested)), None):
             return FailureDecision.RETRY, str(requested)
@@ -169,6 +171,12 @@ class RunFailurePolicy(FailurePolicy):  # type: ignore[misc]
             return FailureDecision.RAISE, f"{what}; that was failure {self._failures} of {self._max_failures} allowed"
         allowed = "any number" if self._max_failures < 0 else str(self._max_failures)
         return FailureDecision.RETRY, f"{what}; failure {self._failures}, {allowed} allowed"
+
+
+def _fails_there(cause: BaseException) -> bool:
+    """Whether something of the node failed."""
+    where = circumstances_of(cause)
+    return where is not None and bool(where.of_node)
 
 
 def _signature(causes: list[BaseException]) -> Signature:
