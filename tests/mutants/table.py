@@ -110,6 +110,19 @@ TESTS_OF: dict[str, tuple[str, ...]] = {
         "dataset/prepare/test_labels.py",
         "dataset/prepare/test_parquet.py",
     ),
+    "training/fault_tolerance/failure_policy.py": (
+        "training/fault_tolerance/test_policy_bounds.py",
+        "training/fault_tolerance/test_failure_policy.py",
+    ),
+    "training/fault_tolerance/circumstances.py": (
+        "training/fault_tolerance/test_policy_bounds.py",
+        "training/fault_tolerance/test_failure_policy.py",
+    ),
+    "training/fault_tolerance/capacity.py": (
+        "training/fault_tolerance/test_capacity_bounds.py",
+        "training/fault_tolerance/test_capacity.py",
+    ),
+    "training/fault_tolerance/left_out.py": ("training/fault_tolerance/test_capacity_bounds.py",),
     "storage/retry.py": (
         "storage/test_retry_bounds.py",
         "storage/test_reads.py",

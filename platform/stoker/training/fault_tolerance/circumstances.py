@@ -72,7 +72,9 @@ def annotate(error: BaseException, step: int | None = None) -> None:
     if _KEY in error.__dict__:
         return
     node, host = _here()
-    error.__dict__[_KEY] = asdict(Circumstances(step, node, host, _of_node(error), _is_echo(error)))
+    error.__dict__[_KEY] = asdict(
+        Circumstances(step, node, host, _of_node(error), _is_of_torch(error, "distributed.DistError"))
+    )
 
 
 @contextlib.contextmanager
@@ -108,13 +110,6 @@ def _of_node(error: BaseException | None) -> str:
             return f"{error.strerror or f'error {error.errno}'}{where}"
         error = error.__cause__
     return ""
-
-
-def _is_echo(error: BaseException) -> bool:
-    return any(_is_of_torch(error, f"distributed.{kind}") for kind in _DIST_ERRORS)
-
-
-_DIST_ERRORS = ("DistError", "DistBackendError", "DistNetworkError", "DistStoreError")
 
 
 def _is_of_torch(error: BaseException, path: str) -> bool:

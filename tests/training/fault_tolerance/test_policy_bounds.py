@@ -1,0 +1,217 @@
+"""What the failure policy says and records, and which codes are a node's fault, each to the letter."""
+
+from __future__ import annotations
+
+import errno
+import json
+from typing import Any
+
+import pytest
+import torch
+from ray.exceptions import ActorDiedError, GetTimeoutError
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+from ray.train.v2.api.exceptions import ControllerError, PreemptionError, WorkerGroupError
+from ray.train.v2.api.preemption import PreemptionInfo
+
+from stoker.errors import StorageTimeout
+from stoker.training.fault_tolerance import circumstances, failure_policy, left_out
+from stoker.training.fault_tolerance.circumstances import annotate, annotating, circumstances_of
+from stoker.training.fault_tolerance.failure_policy import (
+    RestartRequested,
+    RunFailurePolicy,
+    forget_restart_reason,
+    restart_reason,
+)
+from training.fault_tolerance.test_failure_policy import Nodes, cuda_error, failed, reason
+
+DIED = WorkerGroupError("a worker died", {1: ActorDiedError()})
+WHAT = "rank 1: ActorDiedError: The actor died unexpectedly before finishing this task."
+
+
+class Head(dict[bytes, bytes]):
+    """The store of keys in Ray's head."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__()
+        self.is_away = False
+        for module in (failure_policy, left_out):
+            monkeypatch.setattr(module, "_internal_kv_get", self._get)
+            monkeypatch.setattr(module, "_internal_kv_put", self._put)
+            monkeypatch.setattr(module, "_internal_kv_del", self._delete)
+
+    def _get(self, key: bytes) -> bytes | None:
+        self._answer()
+        return self.get(key)
+
+    def _put(self, key: bytes, value: str) -> None:
+        self._answer()
+        self[key] = value.encode()
+
+    def _delete(self, key: bytes) -> None:
+        self._answer()
+        self.pop(key, None)
+
+    def _answer(self) -> None:
+        if self.is_away:
+            raise GetTimeoutError("the head does not answer")
+
+
+@pytest.fixture
+def head(monkeypatch: pytest.MonkeyPatch) -> Head:
+    return Head(monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "lines"),
+    [
+        (0, [f"stopping the run: {WHAT}; that was failure 1 of 0 allowed"]),
+        (
+            1,
+            [
+                f"restarting the workers: {WHAT}; failure 1, 1 allowed",
+                f"stopping the run: {WHAT}; that was failure 2 of 1 allowed",
+            ],
+        ),
+        (-1, [f"restarting the workers: {WHAT}; failure {n}, any number allowed" for n in (1, 2)]),
+    ],
+)
+def test_a_counted_failure_says_how_many_are_allowed(
+    allowed: int, lines: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    policy = RunFailurePolicy(allowed)
+    assert [reason(policy, DIED, caplog) for _ in lines] == lines
+
+
+def test_free_restarts_say_why(caplog: pytest.LogCaptureFixture) -> None:
+    taken_back = ActorDiedError()
+    taken_back._preempted = True
+    preempted = PreemptionError(PreemptionInfo(None, {"n": [0]}))
+    for error, said in (
+        (ControllerError(WorkerGroupStartupTimeoutError(2)), "the cluster has no room for the workers now"),
+        (failed(RestartRequested("its ranks were asked to")), "its ranks were asked to"),
+        (failed(taken_back), "a node was preempted"),
+        (preempted, "a node is being preempted"),
+    ):
+        assert reason(RunFailurePolicy(0), error, caplog) == f"restarting the workers: {said}"
+
+
+def test_a_repeated_exception_is_quoted(caplog: pytest.LogCaptureFixture) -> None:
+    policy = RunFailurePolicy(-1)
+    reason(policy, failed(IndexError("index 9"), step=60), caplog)
+    said = reason(policy, failed(IndexError("index 9"), step=60), caplog)
+    assert said == "stopping the run: the same IndexError at step 60 as in the previous attempt (index 9)"
+
+
+def test_a_node_without_a_way_to_the_store_is_named_with_what_was_asked(caplog: pytest.LogCaptureFixture) -> None:
+    silent = StorageTimeout("cannot read s3://b/x: no valid response in 120 s", url="s3://b/x")
+    policy = RunFailurePolicy(0, nodes=Nodes(spare=1), reaches_stores=lambda: True)
+    assert reason(policy, failed(silent, step=0), caplog) == (
+        "restarting the workers: node host-n1 does not reach the store, which answers here (cannot read s3://b/x: no "
+        "valid response in 120 s); the node is left out for the rest of the run"
+    )
+
+
+def test_by_itself_a_policy_spares_no_node_and_asks_no_store() -> None:
+    silent = StorageTimeout("cannot read s3://b/x", url="s3://b/x")
+    for error in (failed(silent, step=3), failed(cuda_error(214), step=3)):
+        assert str(RunFailurePolicy(0).make_decision(error).value) == "RAISE"
+        assert str(
+            RunFailurePolicy(0, nodes=Nodes(spare=0), reaches_stores=lambda: True).make_decision(error).value
+        ) == ("RAISE")
+
+
+def test_the_restarted_workers_find_the_reason_until_it_is_forgotten(head: Head) -> None:
+    assert restart_reason("run-a.1") == {}
+    RunFailurePolicy(1, "run-a.1").make_decision(DIED)
+    RunFailurePolicy(0, "run-b.1").make_decision(DIED)  # it ends: nobody is restarted
+    RunFailurePolicy(1).make_decision(DIED)
+    assert list(head) == [b"stoker/failure/run-a.1"]
+    stored = json.loads(head[b"stoker/failure/run-a.1"])
+    assert restart_reason("run-a.1") == stored
+    assert stored["why"] == f"{WHAT}; failure 1, 1 allowed"
+    assert stored["failed_at"] == round(stored["failed_at"], 3) > 1.7e9
+    forget_restart_reason("run-a.1")
+    assert not head
+
+
+def test_a_head_that_does_not_answer_stops_no_restart(head: Head) -> None:
+    head.is_away = True
+    assert str(RunFailurePolicy(1, "run.1").make_decision(DIED).value) == "RETRY"
+    assert restart_reason("run.1") == {}
+    forget_restart_reason("run.1")
+    head.is_away = False
+    head[b"stoker/failure/run.1"] = b"{"
+    assert restart_reason("run.1") == {}
+
+
+NODES_CODES = {3, 35, 46, 100, 101, 127, 214, 220, 226, 304, 714, 802, 803, 804, 805, 806, 807, 810, 999}
+
+
+def test_the_codes_of_cuda_that_are_the_nodes_fault() -> None:
+    """By name in driver_types.h: initialisation, driver, device, ECC, NVLink, hardware, system, MPS, unknown."""
+    found = {}
+    for code in range(1200):
+        error = cuda_error(code)
+        annotate(error)
+        attached = circumstances_of(error)
+        assert attached is not None
+        if attached.of_node:
+            found[code] = attached.of_node
+    assert set(found) == NODES_CODES
+    assert found[214] == "CUDA error 214, an ECC error that cannot be corrected"
+    assert len(set(found.values())) == len(found), "two codes are described alike"
+
+
+def of_node(error: BaseException) -> str:
+    annotate(error)
+    attached = circumstances_of(error)
+    assert attached is not None
+    return attached.of_node
+
+
+def test_the_errors_of_a_disk() -> None:
+    found = {code for code in errno.errorcode if of_node(OSError(code, "it failed"))}
+    names = {"EIO", "ENOSPC", "EROFS", "ENXIO", "ENODEV", "EDQUOT", "EUCLEAN", "ESHUTDOWN", "EREMOTEIO"}
+    assert {errno.errorcode[code] for code in found} == names
+    assert of_node(OSError(errno.EIO, "Input/output error", "/cache/x")) == "Input/output error (/cache/x)"
+    assert of_node(OSError(errno.EIO, "Input/output error")) == "Input/output error"
+    bare = OSError()
+    bare.errno = errno.EIO
+    assert of_node(bare) == f"error {errno.EIO}"
+    assert of_node(ValueError("errno 5")) == ""
+
+
+@pytest.mark.parametrize("kind", ["DistError", "DistBackendError", "DistNetworkError", "DistStoreError"])
+def test_errors_of_the_process_group_follow_from_another_ranks(kind: str) -> None:
+    error: BaseException = getattr(torch.distributed, kind)("closed")
+    annotate(error)
+    attached = circumstances_of(error)
+    assert attached is not None
+    assert attached.is_echo
+    assert attached.of_node == ""
+
+
+def test_outside_of_ray_there_is_no_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = RuntimeError("closed")
+    with pytest.raises(RuntimeError), annotating():
+        raise error
+    attached = circumstances_of(error)
+    assert attached == circumstances.Circumstances()
+    assert circumstances_of(RuntimeError("never annotated")) is None
+
+
+def test_the_node_is_rays(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Context:
+        def get_node_id(self) -> str:
+            return "ab12"
+
+    fakes: dict[str, Any] = {
+        "is_initialized": lambda: True,
+        "get_runtime_context": Context,
+    }
+    for name, value in fakes.items():
+        monkeypatch.setattr(circumstances.ray, name, value)
+    monkeypatch.setattr(circumstances.ray.util, "get_node_ip_address", lambda: "10.0.0.7")
+    error = RuntimeError("closed")
+    annotate(error, 4)
+    assert circumstances_of(error) == circumstances.Circumstances(step=4, node="ab12", host="10.0.0.7")
