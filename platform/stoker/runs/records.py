@@ -122,6 +122,8 @@ class Result(Record):
     mistakes: tuple[Mistake, ...] = ()
     """of the validation split, highest loss first"""
     parity: tuple[ParitySample, ...]
+    parity_precision: str = ""
+    """in which the trainer predicted them: float32; "" in results of versions that did not say it"""
     classes: tuple[str, ...]
     dataset_url: str
     dataset_fingerprint: str

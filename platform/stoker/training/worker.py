@@ -154,7 +154,8 @@ class Worker:
     def _evaluate(self) -> EvaluationResult:
         model, normalize = self._stepper.evaluated_model, self._stepper.normalize
         with self._recorder.clock.measure("evaluation"):
-            return evaluate(model, normalize, self._guard.with_heartbeats(self._validation), len(self._classes))
+            batches, precision = self._guard.with_heartbeats(self._validation), self._recipe.precision
+            return evaluate(model, normalize, batches, len(self._classes), precision=precision)
 
     def _save(self, accuracy: float | None = None) -> None:
         """Start to store a checkpoint, unless a loss was not finite; all ranks must call it."""

@@ -48,6 +48,7 @@ def finish_run(
         top5_by_class=tuple(evaluated.top5_by_class.tolist()),
         mistakes=evaluated.mistakes,
         parity=parity,
+        parity_precision="float32",
         classes=classes,
         dataset_url=recipe.data.url,
         dataset_fingerprint=fingerprint,

@@ -6,11 +6,10 @@ import os
 
 import torch
 
+from stoker.models.precision import AUTOCAST
 from stoker.recipe import Recipe
 
 __all__ = ["autocast_dtype", "configure_numerics", "set_cpu_threads"]
-
-_AUTOCAST = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def configure_numerics(recipe: Recipe) -> None:
@@ -46,4 +45,4 @@ def set_cpu_threads(threads: int) -> None:
 
 def autocast_dtype(recipe: Recipe) -> torch.dtype:
     """The dtype of the forward and backward pass; ``torch.float32`` means no autocast."""
-    return _AUTOCAST[recipe.precision]
+    return AUTOCAST[recipe.precision]
