@@ -18,7 +18,7 @@ from stoker.models.normalize import Normalize
 from stoker.models.precision import full_float32
 from stoker.predict import EvaluationTarget, Predictor, check_parity, evaluate_target
 from stoker.predict.parity import TOLERANCES
-from stoker.registry import publish_run
+from stoker.registry import ModelVersion, publish_run
 from stoker.runs.folder import RunFolder
 from stoker.runs.records import Result
 
@@ -74,6 +74,16 @@ class Scores(nn.Module):
 def a_batch() -> Batch:
     images = torch.zeros(3, 3, 2, 2, dtype=torch.uint8)
     return Batch(images, torch.tensor([0, 1, -1]), torch.tensor([0, 1, -1]), 0, 0, 0)
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, Result, ModelVersion]:
+    """A finished run, its result, and a version of it."""
+    storage = finished_run(tmp_path_factory.mktemp("published"))
+    run = RunFolder(storage, "run")
+    result = run.result()
+    assert result is not None
+    return run, result, publish_run(storage, "run", "digits", verify=lambda *_: None)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
@@ -154,16 +164,14 @@ def test_the_tolerance_of_parity_is_below_what_tf32_does_and_above_rounding() ->
     ],
 )
 def test_parity_is_held_by_the_device_and_the_precision_that_the_run_recorded(
-    tmp_path: Path, device: str, recorded: str, differs: float, is_refused: bool
+    published: tuple[RunFolder, Result, ModelVersion], device: str, recorded: str, differs: float, is_refused: bool
 ) -> None:
     """``differs`` in 1e-4. A run that was stored before parity was always in float32 recorded no precision."""
-    storage = finished_run(tmp_path)
-    run = RunFolder(storage, "run")
-    recipe, result = run.recipe().model_copy(update={"precision": "bfloat16"}), run.result()
-    assert result is not None
-    version = publish_run(storage, "run", "digits", verify=lambda *_: None)
+    run, result, version = published
+    recipe = run.recipe().model_copy(update={"precision": "bfloat16"})
     first = result.parity[0]
-    moved = first.model_copy(update={"probabilities": (first.probabilities[0] + 1e-4 * differs, *first.probabilities[1:])})
+    values = first.probabilities[0] + 1e-4 * differs, *first.probabilities[1:]
+    moved = first.model_copy(update={"probabilities": values})
     changed = {"parity": (moved, *result.parity[1:]), "parity_precision": recorded, "versions": {"device": device}}
     other = result.model_copy(update=changed)
     if is_refused:
@@ -173,8 +181,27 @@ def test_parity_is_held_by_the_device_and_the_precision_that_the_run_recorded(
         check_parity(version, recipe, other)
 
 
-def test_a_result_that_was_stored_before_is_read_and_a_new_one_says_its_precision(tmp_path: Path) -> None:
-    result = RunFolder(finished_run(tmp_path), "run").result()
-    assert result is not None
-    stored = result.model_dump(mode="json", exclude={"parity_precision"})
-    assert Result.model_validate(stored).parity_precision == ""
+def test_a_result_that_was_stored_before_is_read_and_says_no_precision(
+    published: tuple[RunFolder, Result, ModelVersion],
+) -> None:
+    stored = published[1].model_dump(mode="json", exclude={"parity_precision", "nondeterministic_operations"})
+    read = Result.model_validate(stored)
+    assert (read.parity_precision, read.nondeterministic_operations) == ("", ())
+
+
+def test_samples_are_views_of_a_batch_unless_padding_is_between_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    forward = Normalize.forward
+    monkeypatch.setattr(Normalize, "forward", lambda self, images: seen.append(images) or forward(self, images))
+    images = torch.arange(4, dtype=torch.uint8).view(4, 1, 1, 1).expand(4, 3, 2, 2).contiguous()
+    numbers = {"at the end": [5, 6, 7, -1], "between": [5, -1, 6, 7], "alone": [-1, -1, -1, -1]}
+    for place, of_samples in numbers.items():
+        labels = torch.tensor([-1 if n < 0 else 2 for n in of_samples])
+        batch = Batch(images, labels, torch.tensor(of_samples), 0, 0, 0)
+        found = evaluate(Scores(), Normalize((0.0,) * 3, (1.0,) * 3), [batch], 3)
+        assert found.metrics.samples == sum(n >= 0 for n in of_samples), place
+        assert {mistake.number for mistake in found.mistakes} <= {5, 6, 7}
+    at_the_end, between = seen
+    assert at_the_end.data_ptr() == images.data_ptr()
+    assert at_the_end[:, 0, 0, 0].tolist() == [0, 1, 2]
+    assert between[:, 0, 0, 0].tolist() == [0, 2, 3]

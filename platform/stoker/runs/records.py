@@ -130,3 +130,6 @@ class Result(Record):
     world_size: int
     versions: dict[str, str]
     """of Python, stoker, torch, torchvision and Ray, and the name of the device"""
+    nondeterministic_operations: tuple[str, ...] = ()
+    """with ``reproducible``: operations that ran without a deterministic algorithm, by torch's names; equal weights are
+    certain only without any"""

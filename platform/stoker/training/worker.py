@@ -22,6 +22,7 @@ from stoker.storage import locate
 from stoker.training.checkpointing import Checkpointing
 from stoker.training.fault_tolerance.failure_policy import restart_reason
 from stoker.training.fault_tolerance.guard import Guard, StopTraining
+from stoker.training.numa import bind_to_device
 from stoker.training.report.result import finish_run
 from stoker.training.step.numerics import set_cpu_threads
 from stoker.training.step.stepper import StepDone, Stepper
@@ -43,6 +44,7 @@ def train_worker(config: dict[str, Any]) -> None:
     device = ray.train.torch.get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    bind_to_device(device, recipe.workers.cpus)
     run = RunFolder(locate(recipe.storage, timeout_s=recipe.storage_timeout_s), recipe.name)
     with Guard(recipe, run, config["lease"], device) as guard:
         why = restart_reason(config["attempt"]) or config["why"]
@@ -173,4 +175,5 @@ class Worker:
             parity=parity,
             classes=self._classes,
             fingerprint=self._fingerprint,
+            nondeterministic_operations=self._recorder.nondeterministic_operations,
         )

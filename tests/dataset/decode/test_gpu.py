@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -145,6 +147,41 @@ def test_one_image_that_nvjpeg_refuses_spoils_no_other() -> None:
     found = difference(JPEGS["unmarked"], decoder).amax(dim=(1, 2, 3))
     assert found[1] == 0  # the CPU's own
     assert int(found.max()) <= 1
+
+
+def test_a_refused_image_is_found_by_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = [sample(stored(picture(64, 48, n), quality=92)) for n in range(32)]
+    marked, calls = bytes(samples[21].data), []
+
+    def picky(encoded: list[torch.Tensor], device: torch.device) -> list[torch.Tensor]:
+        calls.append(len(encoded))
+        if any(one.numpy().tobytes() == marked for one in encoded):
+            raise RuntimeError("Failed to decode: 4")
+        return CpuBatch()(encoded, device)
+
+    decoder = TrainingImagesOnGpu(SIDE, Augment(), device=CPU, decode_batch=picky)
+    calls.clear()
+    found = difference(samples, decoder).amax(dim=(1, 2, 3))
+    assert found[21] == 0  # the CPU's own
+    assert int(found.max()) <= 1
+    assert sorted(calls, reverse=True) == [32, 16, 16, 8, 8, 4, 4, 2, 2, 1, 1]
+
+
+def test_threads_feed_the_decoder_at_the_same_time() -> None:
+    together = threading.Barrier(2, timeout=60)
+
+    def meeting(encoded: list[torch.Tensor], device: torch.device) -> list[torch.Tensor]:
+        if len(encoded) > 1:  # not what it tries itself on
+            together.wait()
+        return CpuBatch()(encoded, device)
+
+    decoder = TrainingImagesOnGpu(SIDE, Augment(), device=CPU, decode_batch=meeting)
+    draws = np.random.default_rng(3).random((4, TrainingImages.draws))
+    places = [decoder.empty(4) for _ in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        failed = list(pool.map(lambda out: decoder.decode(JPEGS["marked"], draws, out), places))
+    assert failed == [{}, {}]
+    assert torch.equal(*places)
 
 
 def test_running_out_of_memory_is_no_corrupt_image() -> None:

@@ -68,6 +68,17 @@ def test_every_second_is_of_one_kind_and_the_innermost_block_counts() -> None:
         pass
 
 
+def test_a_devices_wait_takes_no_more_of_the_wall_time_than_the_hosts_waits_leave() -> None:
+    now = ManualTime()
+    clock = Clock(now)
+    now.time += 1
+    with clock.measure("data_wait"):
+        now.time += 6
+    clock.add("communication", 4.0)
+    lap = clock.lap()
+    assert lap == pytest.approx(dict.fromkeys(KINDS, 0.0) | {"data_wait": 6, "communication": 1})
+
+
 def test_the_outage_and_an_attempts_startup_are_a_restart() -> None:
     now = ManualTime()
     clock = Clock(now)

@@ -8,6 +8,7 @@ import torch
 
 from stoker.models.precision import AUTOCAST
 from stoker.recipe import Recipe
+from stoker.training.step.determinism import record_nondeterministic_operations
 
 __all__ = ["autocast_dtype", "configure_numerics", "set_cpu_threads"]
 
@@ -20,20 +21,22 @@ def configure_numerics(recipe: Recipe) -> None:
     ==========================  ==============================  ===================================
     float32 matrix products     full precision, no TF32         the same
     float32 convolutions        TF32 where cuDNN has it         the same
-    cuDNN autotuning            torch's default, off            off
+    cuDNN autotuning            on                              off: it takes what was fastest
     deterministic algorithms    off                             on; an operation that has none runs
-                                                                and torch's warning names it
+                                                                and is recorded (``determinism``)
     ==========================  ==============================  ===================================
 
-    The number of CPU threads changes the sums inside a convolution too (:func:`set_cpu_threads`).
+    Evaluation and prediction compute in full float32 whatever is set here (``stoker.models.precision``). The number of
+    CPU threads changes the sums inside a convolution too (:func:`set_cpu_threads`).
     """
     if "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE" not in os.environ:  # by which torch lets an operator choose TF32
         torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = not recipe.reproducible
     if recipe.reproducible:
-        torch.backends.cudnn.benchmark = False
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
         torch.use_deterministic_algorithms(True, warn_only=True)
+        record_nondeterministic_operations()
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.backends.cudnn.deterministic = True
 
