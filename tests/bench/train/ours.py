@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torchvision.io import ImageReadMode, decode_jpeg
 
 from stoker.dataset import Batch, Loader
+from stoker.dataset.decode import TrainingImagesOnGpu
 from stoker.dataset.order import micro_batches_of
 from stoker.models import build_model
 from stoker.recipe import Recipe
@@ -88,9 +90,18 @@ class OurLoop:
         }
 
 
-def loaded(recipe: Recipe) -> Iterator[list[Batch]]:
-    """This rank's micro-batches of one step after the other from the recipe's data set, epoch after epoch."""
+def loaded(recipe: Recipe, *, as_on_gpu: bool = False) -> Iterator[list[Batch]]:
+    """This rank's micro-batches of one step after the other from the recipe's data set, epoch after epoch.
+
+    ``as_on_gpu`` decodes as for a GPU, with a CPU's decoder in place of nvJPEG, to check that the code runs.
+    """
     loader = Loader.for_training(recipe, rank=dist.get_rank(), world_size=dist.get_world_size())
+    if as_on_gpu:
+        decoder = TrainingImagesOnGpu(
+            recipe.data.image_size, recipe.data.augment, device=torch.device("cpu"), decode_batch=_decoded_by_cpu
+        )
+        sizes = {"global_batch": recipe.batch.total, "micro_batch": recipe.batch.micro}
+        loader = Loader(recipe.data.url, recipe.data.train_split, data=recipe.data, decoder=decoder, **sizes)
     together: list[Batch] = []
     while True:
         for batch in loader:
@@ -98,6 +109,10 @@ def loaded(recipe: Recipe) -> Iterator[list[Batch]]:
             if len(together) == len(loader.micro_batches):
                 yield together
                 together = []
+
+
+def _decoded_by_cpu(encoded: list[torch.Tensor], _: torch.device) -> list[torch.Tensor]:
+    return [decode_jpeg(one, ImageReadMode.RGB) for one in encoded]
 
 
 class Checkpoints:

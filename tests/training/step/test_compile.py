@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
+from torch import nn
 
 from made import write_dataset
 from stoker.recipe import Recipe, parse_recipe
+from stoker.training.step.compilation import compiled, graphs_of
 from weights.compiled import train_through_sizes
-from weights.ranks import sha256_of
+from weights.ranks import sha256_of, train_on_ranks
 
 RECIPE = """
 name: compiled
@@ -68,3 +72,57 @@ def test_with_exact_sums_compiled_weights_are_the_same_bits_on_1_and_2_ranks_res
     recipe = _recipe(root, "reproducible=true")
     found = {ranks: _through_and_resumed(recipe, ranks, root / f"exact-{ranks}") for ranks in (1, 2)}
     assert found[1][0] == found[2][0]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3000)
+def test_a_compiled_static_graph_gives_the_bits_of_a_compiled_dynamic_one_on_2_ranks(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DistributedDataParallel's graph, which is static where each rank has one micro-batch a step."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(root / "inductor"))
+    overrides = "data.resizing=null", "data.last_batch=drop", "batch.total=8", "model.drop_rate=0.0"
+    static = _recipe(root, *overrides, "workers.min=2")
+    dynamic = _recipe(root, *overrides)
+    eager = _recipe(root, *overrides, "compile=false")
+    found = [runs[2] for runs in train_on_ranks([static, dynamic, eager], [2], tmp_path, steps=4)]
+    assert found[0].sha256 == found[1].sha256
+    for name, value in found[2].weights.items():
+        torch.testing.assert_close(
+            found[0].weights[name], value, rtol=1e-2, atol=1e-3, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "graphs"),
+    [
+        ([], 2 * 3),
+        (["data.last_batch=drop"], 2),
+        (["data.resizing=null"], 3),
+        (["data.resizing=null", "data.last_batch=drop"], 1),
+        (["schedule.epochs=9", "data.resizing.end_epoch=8", "data.image_size=224", "data.last_batch=drop"], 9),
+    ],
+)
+def test_a_run_needs_a_graph_for_each_size_of_images_and_length_of_micro_batches(
+    tmp_path: Path, overrides: list[str], graphs: int
+) -> None:
+    assert graphs_of(_recipe(tmp_path, *overrides)) == graphs
+
+
+def test_a_model_is_compiled_for_more_sizes_than_torch_allows_by_default_and_never_for_any_size(tmp_path: Path) -> None:
+    recipe = _recipe(tmp_path, "schedule.epochs=20", "data.resizing.end_epoch=19", "data.image_size=320")
+    assert graphs_of(recipe) > 3 * torch._dynamo.config.recompile_limit
+    shapes = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> object:
+        shapes.append(inputs[0].shape)
+        return graph.forward
+
+    torch._dynamo.reset()
+    with mock.patch.object(torch, "compile", partial(torch.compile, backend=backend)):
+        model = compiled(nn.ReLU(), recipe)
+    for _ in range(2):
+        for length in range(2, 2 + graphs_of(recipe)):
+            assert len(model(torch.zeros(length, 2))) == length
+    assert shapes == [(length, 2) for length in range(2, 2 + graphs_of(recipe))]
+    assert all(isinstance(size, int) for shape in shapes for size in shape)
