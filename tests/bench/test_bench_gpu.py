@@ -77,9 +77,9 @@ def test_weights_are_equal_only_if_their_hashes_are() -> None:
 
 def test_our_step_may_not_wait_for_the_device_and_exact_sums_once() -> None:
     rounds = {
-        "stoker, synthetic": [{"synchronisations": 1.0}],
-        "stoker exact sums, synthetic": [{"synchronisations": 1.0}],
-        "plain eager loop, synthetic": [{"synchronisations": 3.0}],
+        "stoker, synthetic": [{"images_per_s": 1.0, "synchronisations": 1.0}],
+        "stoker exact sums, synthetic": [{"images_per_s": 1.0, "synchronisations": 1.0}],
+        "plain eager loop, synthetic": [{"images_per_s": 1.0, "synchronisations": 3.0}],
     }
     assert [figure.name for figure in gpu_figures(rounds) if figure.is_missed] == ["synchronisations_stoker_synthetic"]
 

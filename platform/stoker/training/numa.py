@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -27,7 +28,7 @@ def bind_to_device(device: torch.device, processors: int) -> None:
     """
     if device.type != "cuda" or not hasattr(os, "sched_setaffinity"):
         return
-    found = torch.cuda.get_device_properties(device)
+    found: Any = torch.cuda.get_device_properties(device)
     address = f"{found.pci_domain_id:04x}:{found.pci_bus_id:02x}:{found.pci_device_id:02x}.0"
     near = near_processors(address, os.sched_getaffinity(0), processors)
     if near is not None:

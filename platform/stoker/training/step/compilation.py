@@ -26,7 +26,7 @@ _LENGTHS_WITH_PADDING = 3
 def compiled(model: nn.Module, recipe: Recipe) -> nn.Module:
     """``model``, compiled when it is called; beyond its limit of graphs torch would run it uncompiled."""
     limit = graphs_of(recipe) + _OTHER_REASONS
-    return torch.compile(model, dynamic=False, recompile_limit=limit, isolate_recompiles=True)
+    return torch.compile(model, dynamic=False, recompile_limit=limit, isolate_recompiles=True)  # type: ignore[call-overload]
 
 
 def graphs_of(recipe: Recipe) -> int:
