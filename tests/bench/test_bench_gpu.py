@@ -34,8 +34,6 @@ FIGURES = {
     "goodput_node_cache",
     "equal_weights_eager",
     "equal_weights_compiled",
-    "synchronisations_stoker_synthetic",
-    "synchronisations_stoker_exact_sums_synthetic",
     "memory_mb_stoker_synthetic",
     "memory_mb_plain_compiled_loop_synthetic",
     "parity_full",
@@ -81,7 +79,8 @@ def test_our_step_may_not_wait_for_the_device_and_exact_sums_once() -> None:
         "stoker exact sums, synthetic": [{"images_per_s": 1.0, "synchronisations": 1.0}],
         "plain eager loop, synthetic": [{"images_per_s": 1.0, "synchronisations": 3.0}],
     }
-    assert [figure.name for figure in gpu_figures(rounds) if figure.is_missed] == ["synchronisations_stoker_synthetic"]
+    missed = {figure.name for figure in gpu_figures(rounds) if figure.is_missed}
+    assert {name for name in missed if name.startswith("synchron")} == {"synchronisations_stoker_synthetic"}
 
 
 def test_each_case_has_a_name_of_its_own_and_a_module_that_measures() -> None:
@@ -135,11 +134,7 @@ def test_without_a_gpu_the_gpu_benchmark_refuses_in_one_line(capsys: pytest.Capt
     assert said.count("\n") == 1
 
 
-def test_synchronisations_are_reads_a_step_on_a_cpu_and_torchs_warnings_on_a_gpu(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    value = torch.ones(1)
-    assert synchronisations([lambda: None, lambda: print(value.item() + value.item())], torch.device("cpu")) == 1
+def test_synchronisations_are_torchs_warnings_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
     modes: list[str] = []
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
 
@@ -147,7 +142,7 @@ def test_synchronisations_are_reads_a_step_on_a_cpu_and_torchs_warnings_on_a_gpu
         for text in ("called a synchronizing CUDA operation", "called a synchronizing CUDA operation", "other"):
             warnings.warn(text, stacklevel=1)
 
-    assert synchronisations([waits, waits, lambda: None, lambda: None], torch.device("cuda")) == 1
+    assert synchronisations([waits, waits, lambda: None, lambda: None]) == 1
     assert modes == ["warn", "default"]
 
 
@@ -162,5 +157,4 @@ def test_all_of_its_cases_run_on_a_cpu_at_toy_size(tmp_path: Path) -> None:
     figures = json.loads(done.stdout.splitlines()[-1])["figures"]
     assert figures.keys() >= FIGURES
     assert figures["equal_weights_eager"] == figures["equal_weights_compiled"] == 1
-    assert figures["synchronisations_stoker_synthetic"] == 0
     assert figures["parity_full"] < 1e-4

@@ -11,12 +11,11 @@ import itertools
 import resource
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.train.ours import OurLoop, loaded, make_model, recipe_for, synthetic
 from bench.train.place import Place
@@ -49,8 +48,8 @@ def measure(
 ) -> dict[str, float]:
     """Return images per second, milliseconds a step, what the host waited for, and memory.
 
-    ``goodput`` is the fraction of wall time in which the loop did not wait for a batch, ``synchronisations`` how often
-    a step made the host wait for the device, ``memory_mb`` the most that was allocated on the device (on a CPU, the
+    ``goodput`` is the fraction of wall time in which the loop did not wait for a batch, ``synchronisations`` (on a GPU)
+    how often a step made the host wait for it, ``memory_mb`` the most that was allocated on the device (on a CPU, the
     process's largest resident set).
     """
     where = torch.device(device)
@@ -92,9 +91,9 @@ def measure(
         "goodput": 1 - waited / seconds,
         "memory_mb": _memory_mb(where),
     }
-    if source == "synthetic":  # else the decode threads' waits would count
+    if source == "synthetic" and device == "cuda":  # with a loader the decode threads' waits would count too
         watched = [lambda: made.step(next(batches))] * _WATCHED_STEPS
-        found["synchronisations"] = synchronisations(watched, where)
+        found["synchronisations"] = synchronisations(watched)
     return found
 
 
@@ -117,28 +116,8 @@ def _batches(recipe: Recipe, device: torch.device, source: str) -> Iterator[list
     return itertools.repeat(batches)
 
 
-class _Reads(TorchDispatchMode):
-    """Counts the operators that read a number from a tensor, which on a GPU wait for it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        self.count += func is torch.ops.aten._local_scalar_dense.default
-        return func(*args, **(kwargs or {}))
-
-
-def synchronisations(steps: list[Callable[[], None]], device: torch.device) -> float:
-    """How often the host waited for ``device`` in one of ``steps``, on average, by torch's own warnings.
-
-    On a CPU there is nothing to wait for: numbers that are read from tensors are counted.
-    """
-    if device.type != "cuda":
-        with _Reads() as reads:
-            for step in steps:
-                step()
-        return reads.count / len(steps)
+def synchronisations(steps: Sequence[Callable[[], None]]) -> float:
+    """How often the host waited for the GPU in one of ``steps``, on average, by torch's own warnings."""
     torch.cuda.set_sync_debug_mode("warn")
     try:
         with warnings.catch_warnings(record=True) as caught:

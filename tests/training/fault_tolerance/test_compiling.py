@@ -109,19 +109,22 @@ def test_what_torch_compiles_is_watched_from_its_begin_to_its_end() -> None:
         return graph.forward
 
     def run() -> None:
-        torch._dynamo.reset()
-        torch.compile(lambda x: x + 1, backend=backend)(torch.zeros(2))
+        torch.compile(lambda x: x + 1, backend=backend, isolate_recompiles=True)(torch.zeros(2))
 
+    torch._dynamo.reset()
     with watched_compilation(lambda: told.append("begins"), lambda: told.append("ends")):
         run()
     assert told == ["begins", "compiles", "ends"]
     run()
     assert told == ["begins", "compiles", "ends", "compiles"], "nothing is told of what comes later"
+    with watched_compilation(lambda: told.append("begins"), lambda: told.append("ends")):
+        torch._dynamo.reset()  # which forgets who watches
 
 
 def test_the_guard_of_a_run_that_compiles_tells_its_watchdog(tmp_path: Path) -> None:
     recipe = parse_recipe(RECIPE.format(storage=tmp_path, compile="true"), "compiling.yaml")
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    torch._dynamo.reset()
     seen = []
     try:
         with Guard(recipe, RunFolder(locate(tmp_path), "compiling"), "", torch.device("cpu")) as guard:
@@ -131,7 +134,6 @@ def test_the_guard_of_a_run_that_compiles_tells_its_watchdog(tmp_path: Path) -> 
                 seen.append(progress._seen is not None)
                 return graph.forward
 
-            torch._dynamo.reset()
             torch.compile(lambda x: x * 2, backend=backend)(torch.zeros(2))
             seen.append(progress._seen is not None)
     finally:

@@ -8,7 +8,7 @@ kernels for any size are slower. Here every size has a graph of its own, whichev
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 from torch import nn
@@ -54,5 +54,6 @@ def watched_compilation(begins: Callable[[], None], ends: Callable[[], None]) ->
     try:
         yield
     finally:
-        callback_handler.remove_start_callback(on_start)
-        callback_handler.remove_end_callback(on_end)
+        with suppress(ValueError):  # torch._dynamo.reset() forgets them
+            callback_handler.remove_start_callback(on_start)
+            callback_handler.remove_end_callback(on_end)
