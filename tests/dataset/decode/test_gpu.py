@@ -16,8 +16,10 @@ from made import write_dataset
 from stoker.dataset import Loader, Sample
 from stoker.dataset.decode import TrainingImages, TrainingImagesOnGpu
 from stoker.dataset.format.jpeg import read_marks
+from stoker.dataset.loader import _Makers
 from stoker.errors import DatasetError, RecipeError
 from stoker.recipe import Augment, Data
+from stoker.recipe.data_fields import Resizing
 from stoker.storage import Location
 
 CPU = torch.device("cpu")
@@ -234,6 +236,22 @@ def test_the_loader_gives_it_whole_micro_batches_and_names_the_corrupt(root: Loc
     damaged = write_dataset(str(tmp_path), {"train": [30]}, broken=7)
     with pytest.raises(DatasetError, match=r"sample 000007 at offset \d+: not an image"):
         list(Loader(damaged, "train", global_batch=10, micro_batch=5, data=data, decoder=decoder))
+
+
+def test_as_images_grow_they_are_decoded_on_the_device_that_the_loader_began_with() -> None:
+    """An epoch's decoder is made by a thread whose current device is the first one, whichever the rank's is."""
+    decoder, batch = on_gpu()
+    resizing = Resizing(from_size=32, start_epoch=0, end_epoch=2, multiple=8)
+    data = Data(url="/none", image_size=SIDE, decode="gpu", resizing=resizing)
+    makers = _Makers(data, decoder, True, True)
+    for epoch, side in ((0, 32), (1, 40), (2, SIDE)):
+        made = makers(epoch).decoder
+        assert isinstance(made, TrainingImagesOnGpu)
+        assert made.empty(2).shape == (2, 3, side, side)
+        assert made.empty(2).device == CPU
+        batch.calls.clear()
+        made.decode(JPEGS["marked"], np.zeros((4, TrainingImages.draws)), made.empty(4))
+        assert batch.calls == [4]
 
 
 @pytest.mark.gpu

@@ -257,6 +257,13 @@ def test_the_advice_follows_the_evidence(fractions: dict[str, float], metrics: d
     assert advice(goodput(**fractions), metrics, recipe) == line
 
 
+def test_compilation_is_not_advised_where_it_would_be_refused() -> None:
+    overrides = ["reproducible=true", "workers.gpus=1"]
+    for count, is_advised in ((0, True), (1, True), (2, False)):
+        recipe = parse_recipe(RECIPE.format(root="/tmp/none", epochs=1), "seen.yaml", overrides[:count])
+        assert ("compile: true" in advice(goodput(data_wait=0.02), {}, recipe)) == is_advised
+
+
 def test_a_late_rank_is_named() -> None:
     recipe = parse_recipe(RECIPE.format(root="/tmp/none", epochs=1), "seen.yaml")
     late = goodput(checkpoint=0.2).model_copy(update={"rank": 3, "behind_s": 12.0})

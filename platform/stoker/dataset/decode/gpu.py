@@ -99,6 +99,10 @@ class TrainingImagesOnGpu:
         self._threads = threading.local()
         self._probe()
 
+    def sized(self, image_size: int) -> TrainingImagesOnGpu:
+        """The same decoder for images of another size, on the same device: also where another thread asks for it."""
+        return TrainingImagesOnGpu(image_size, self._augment, device=self._device, decode_batch=self._decode_batch)
+
     def _probe(self) -> None:
         """Decode a tiny JPEG: afterwards a failure is the image's fault."""
         file = io.BytesIO()
