@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from published import finished_run
 from stoker.dataset import Batch
 from stoker.errors import ModelError
-from stoker.evaluation import evaluate, parity_samples
+from stoker.evaluation import _copied, evaluate, parity_samples
 from stoker.models.normalize import Normalize
 from stoker.models.precision import full_float32
 from stoker.predict import EvaluationTarget, Predictor, check_parity, evaluate_target
@@ -205,3 +205,15 @@ def test_samples_are_views_of_a_batch_unless_padding_is_between_them(monkeypatch
     assert at_the_end.data_ptr() == images.data_ptr()
     assert at_the_end[:, 0, 0, 0].tolist() == [0, 1, 2]
     assert between[:, 0, 0, 0].tolist() == [0, 2, 3]
+
+
+def test_to_a_gpu_a_batch_goes_from_pinned_memory_without_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[object] = []
+    monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: told.append("pinned") or tensor)
+    monkeypatch.setattr(Tensor, "to", lambda tensor, *given, **how: told.append((given, how)) or tensor)
+    gpu = torch.device("cuda", 0)
+    _copied(torch.zeros(2), gpu)
+    assert told == ["pinned", ((gpu,), {"non_blocking": True})]
+    told.clear()
+    _copied(torch.zeros(2), torch.device("cpu"))
+    assert "pinned" not in told

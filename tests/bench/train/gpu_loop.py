@@ -52,7 +52,7 @@ def measure(
     how often a step made the host wait for it, ``memory_mb`` the most that was allocated on the device (on a CPU, the
     process's largest resident set).
     """
-    where = torch.device(device)
+    where = torch.device(device, 0)
     data: dict[str, Any] = {"url": place.data, "decode_threads": decode_threads, "memory_mb": 2048}
     if source == "cache":
         data["cache_dir"] = str(Path(place.folder) / "node-cache")
@@ -77,6 +77,8 @@ def measure(
         if number >= warm and (source != "cache" or together[0].epoch > 0):
             break
     _synchronise(where)
+    if device == "cuda":  # what compiling and autotuning took is not the step's
+        torch.cuda.reset_peak_memory_stats(where)
     began, waited = time.perf_counter(), 0.0
     for _ in range(steps):
         asked = time.perf_counter()

@@ -46,7 +46,7 @@ def measure(
         precision="bfloat16",
         workers={"min": 1, "max": 1, "gpus": int(device == "cuda"), "cpus": 1},
     )
-    stepper = Stepper(recipe, make_model(recipe), torch.device(device), _STEPS)
+    stepper = Stepper(recipe, make_model(recipe), torch.device(device, 0), _STEPS)
     left = Path(place.folder) / f"half-way-{'compiled' if compiles else 'eager'}.pt"
     if phase == "resumed":
         _load(stepper, left)
