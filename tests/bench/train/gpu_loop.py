@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import torch
 
-from bench.train.ours import OurLoop, loaded, make_model, recipe_for, synthetic
+from bench.train.ours import OurLoop, compile_quickly, loaded, make_model, recipe_for, synthetic
 from bench.train.place import Place
 from bench.train.plain import PlainLoop
 from stoker.dataset import Batch
@@ -53,6 +53,8 @@ def measure(
     process's largest resident set).
     """
     where = torch.device(device, 0)
+    if device == "cpu":
+        compile_quickly()
     data: dict[str, Any] = {"url": place.data, "decode_threads": decode_threads, "memory_mb": 2048}
     if source == "cache":
         data["cache_dir"] = str(Path(place.folder) / "node-cache")

@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 
-from bench.train.ours import make_model, recipe_for, synthetic
+from bench.train.ours import compile_quickly, make_model, recipe_for, synthetic
 from bench.train.place import Place
 from stoker.recipe import Recipe
 from stoker.training.optim.optimizers import load_optimizer_tensors, optimizer_tensors
@@ -35,6 +35,8 @@ def measure(
     phase: Literal["through", "resumed"],
 ) -> dict[str, float]:
     """Return ``hash``: the first 48 bits of the SHA-256 of all weights and buffers."""
+    if device == "cpu":
+        compile_quickly()
     recipe = recipe_for(
         model=model,
         side=side,

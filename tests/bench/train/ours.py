@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,7 +21,7 @@ from stoker.storage import locate
 from stoker.training.optim.optimizers import optimizer_tensors
 from stoker.training.step.stepper import Stepper
 
-__all__ = ["CLASSES", "Checkpoints", "OurLoop", "loaded", "make_model", "recipe_for", "synthetic"]
+__all__ = ["CLASSES", "Checkpoints", "OurLoop", "compile_quickly", "loaded", "make_model", "recipe_for", "synthetic"]
 
 CLASSES = 1000
 _STEPS_PER_EPOCH = 10_000
@@ -67,6 +68,11 @@ def synthetic(recipe: Recipe, rank: int, world_size: int) -> list[Batch]:
         labels = torch.randint(0, CLASSES, (micro,), generator=generator)
         made.append(Batch(images, labels, torch.arange(micro) + number * micro, 0, 0, number))
     return made
+
+
+def compile_quickly() -> None:
+    """Let torch.compile trace, and run what it traced as it is: for a toy on a CPU, whose C++ takes minutes to compile."""
+    torch.compile = functools.partial(torch.compile, backend="aot_eager")
 
 
 class OurLoop:
