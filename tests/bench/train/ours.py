@@ -71,7 +71,7 @@ def synthetic(recipe: Recipe, rank: int, world_size: int) -> list[Batch]:
 
 
 def compile_quickly() -> None:
-    """Let torch.compile trace, and run what it traced as it is: for a toy on a CPU, whose C++ takes minutes to compile."""
+    """Let torch.compile run what it traced as it is: for a toy on a CPU, whose C++ takes minutes to compile."""
     torch.compile = functools.partial(torch.compile, backend="aot_eager")
 
 
