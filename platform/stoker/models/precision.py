@@ -19,7 +19,7 @@ AUTOCAST: Mapping[str, torch.dtype] = {
 
 _lock = threading.Lock()
 _inside = 0
-_before: tuple[bool, bool, str] = (True, False, "highest")
+_before: tuple[bool, bool, str]
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
