@@ -85,12 +85,12 @@ def test_a_compiled_static_graph_gives_the_bits_of_a_compiled_dynamic_one_on_2_r
     static = _recipe(root, *overrides, "workers.min=2")
     dynamic = _recipe(root, *overrides)
     eager = _recipe(root, *overrides, "compile=false")
-    found = [runs[2] for runs in train_on_ranks([static, dynamic, eager], [2], tmp_path, steps=4)]
-    assert found[0].sha256 == found[1].sha256
-    for name, value in found[2].weights.items():
-        torch.testing.assert_close(
-            found[0].weights[name], value, rtol=1e-2, atol=1e-3, msg=lambda m, n=name: f"{n}: {m}"
-        )
+    found = [runs[2].sha256 for runs in train_on_ranks([static, dynamic], [2], tmp_path, steps=4)]
+    assert found[0] == found[1]
+    # One step: on these almost plain images batch norms enlarge a difference a hundredfold at each.
+    compiled_once, eager_once = (runs[2].weights for runs in train_on_ranks([static, eager], [2], tmp_path, steps=1))
+    for name, value in eager_once.items():
+        torch.testing.assert_close(compiled_once[name], value, rtol=1e-4, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
 
 
 @pytest.mark.parametrize(
