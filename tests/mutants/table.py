@@ -140,7 +140,10 @@ TESTS_OF: dict[str, tuple[str, ...]] = {
     "models/precision.py": ("evaluation/test_precision.py",),
     "predict/parity.py": ("evaluation/test_precision.py",),
     "training/numa.py": ("training/test_numa.py",),
-    "training/fault_tolerance/watchdog.py": ("training/fault_tolerance/test_compiling.py",),
+    "training/fault_tolerance/watchdog.py": (
+        "training/fault_tolerance/test_compiling.py",
+        "training/fault_tolerance/test_guard.py",
+    ),
     "training/step/communication.py": ("training/step/test_communication.py",),
     "training/step/compilation.py": ("training/step/test_compile.py", "training/fault_tolerance/test_compiling.py"),
     "training/step/determinism.py": ("training/step/test_determinism.py",),

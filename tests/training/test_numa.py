@@ -36,6 +36,7 @@ def machine(folder: Path, lists: list[str], node: str | None) -> Path:
         (["0-3", "4-7"], "1", {2, 3, 4, 5}, 2, {4, 5}),
         (["0-3", "4-7"], "1", {0, 1}, 1, None),
         (["0-3", ""], "1", {0, 1}, 0, None),
+        (["0-3", "4"], "1", {0, 4}, 1, {4}),
         (["0-7"], "0", set(range(8)), 1, None),
         (["0-3", "4-7"], "-1", set(range(8)), 1, None),
         (["0-3", "4-7"], "2", set(range(8)), 1, None),
@@ -64,7 +65,7 @@ def test_a_rank_is_bound_by_the_address_of_its_gpu(monkeypatch: pytest.MonkeyPat
     bound: list[object] = []
     asked: list[object] = []
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: Found())
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1, 2, 3})
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {1, 2, 3} - {process})
     monkeypatch.setattr(os, "sched_setaffinity", lambda *told: bound.append(told))
     monkeypatch.setattr("stoker.training.numa.near_processors", lambda *told: asked.append(told) or {2, 3})
     bind_to_device(torch.device("cuda", 0), 2)

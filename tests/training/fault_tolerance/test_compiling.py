@@ -67,6 +67,20 @@ def test_a_compilation_that_uses_a_processor_may_take_longer_than_the_timeout() 
     assert machine.goes_on(1, 2.0, progress), "what follows is watched as before"
 
 
+def test_the_end_of_a_compilation_is_progress_also_if_nobody_looked_meanwhile() -> None:
+    machine, progress = watched()
+    progress.compile_begins()
+    machine.time += 55
+    progress.compile_ends()
+    assert not machine.goes_on(60, 0.0, progress)
+
+
+def test_a_twentieth_of_a_processor_is_enough_for_a_compilation() -> None:
+    machine, progress = watched()
+    progress.compile_begins()
+    assert not machine.goes_on(200, 0.06, progress)
+
+
 def test_a_compilation_that_uses_no_processor_is_a_stall_after_the_timeout() -> None:
     machine, progress = watched()
     progress.compile_begins()

@@ -26,7 +26,7 @@ def test_padding_is_cut_off() -> None:
 
 def test_a_micro_batch_of_padding_alone_goes_through_batch_norm() -> None:
     (there,) = Prefetcher(torch.device("cpu")).on_device([batch_of(0, 4)])
-    assert there.size == 0
+    assert (there.size, len(there.images), len(there.labels)) == (0, 2, 2)
     nn.BatchNorm2d(3)(there.images.float())  # one value a channel would raise
 
 
@@ -40,7 +40,7 @@ class _Streams:
         monkeypatch.setattr(torch.cuda, "stream", self._entered)
         monkeypatch.setattr(torch.cuda, "current_stream", lambda _: self)
         monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: tensor)
-        monkeypatch.setattr(Tensor, "to", lambda tensor, *_, **__: self._copied(tensor))
+        monkeypatch.setattr(Tensor, "to", lambda tensor, _, *, non_blocking: self._copied(tensor, non_blocking))
         monkeypatch.setattr(Tensor, "record_stream", lambda *_: self.told.append("recorded"))
 
     def wait_stream(self, _: object) -> None:
@@ -56,7 +56,8 @@ class _Streams:
         yield
         self._inside = "main"
 
-    def _copied(self, tensor: Tensor) -> Tensor:
+    def _copied(self, tensor: Tensor, non_blocking: bool) -> Tensor:
+        assert non_blocking
         self.told.append(f"copied on {self._inside}")
         return tensor
 

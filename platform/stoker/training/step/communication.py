@@ -40,7 +40,6 @@ class CommunicationTimer:
         self._now, self._make_mark = now, make_mark
         self._last_start: float | None = None
         self._start_mark: Mark | None = None
-        self._is_started = False
         self._passing: deque[tuple[Mark, Mark]] = deque()
         self._spare: list[Mark] = []
         self.seconds = 0.0
@@ -60,16 +59,15 @@ class CommunicationTimer:
         if self._start_mark is None:
             self._start_mark = self._mark()
         self._start_mark.record()
-        self._is_started = True
 
     @contextmanager
     def measure(self) -> Iterator[None]:
         """Time a backward pass, or any call in which this rank only waits."""
-        self._last_start, self._is_started = None, False
+        self._last_start = self._start_mark = None
         yield
         if self._last_start is not None:
             self.seconds += self._now() - self._last_start
-        if self._is_started and self._start_mark is not None:
+        if self._start_mark is not None:
             end = self._mark()
             end.record()
             self._passing.append((self._start_mark, end))
