@@ -98,7 +98,7 @@ mutants: install ## small mistakes in the pure parts, and whether a test notices
 bench-train: install ## the step, the data path, starts and recoveries, compared with a plain loop and stock Ray
 	@PYTHONPATH=tests $(BIN)/python -m bench.train $(BENCH)
 
-bench-gpu: install ## ResNet-50 in bf16 on one GPU (BENCH=--toy runs its code on the CPU)
+bench-gpu: install ## every figure that needs a GPU, on one, in 25 minutes (BENCH=--toy runs its code on the CPU)
 	@PYTHONPATH=tests $(BIN)/python -m bench.train.gpu $(BENCH)
 
 clean: down ## remove the virtual environment, the data and all caches

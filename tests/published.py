@@ -73,6 +73,7 @@ def _result(recipe: Recipe, model: torch.nn.Module, root: Location) -> Result:
         metrics=evaluated.metrics,
         confusion=tuple(tuple(row) for row in evaluated.confusion.tolist()),
         parity=parity_samples(model, normalize, recipe),
+        parity_precision="float32",
         classes=manifest.classes,
         dataset_url=f"{root}/data",
         dataset_fingerprint=manifest.fingerprint,

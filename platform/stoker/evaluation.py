@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from stoker.dataset import Batch, SampleReader
 from stoker.dataset.decode import evaluation_image
 from stoker.models.normalize import Normalize
+from stoker.models.precision import autocast, full_float32
 from stoker.recipe import Recipe
 from stoker.runs.records import Metrics, Mistake, ParitySample
 from stoker.storage import locate
@@ -41,27 +42,48 @@ class EvaluationResult:
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, normalize: Normalize, batches: Iterable[Batch], classes: int) -> EvaluationResult:
+@full_float32()
+def evaluate(
+    model: nn.Module, normalize: Normalize, batches: Iterable[Batch], classes: int, *, precision: str = "float32"
+) -> EvaluationResult:
     """Evaluate ``model`` on this rank's ``batches`` and reduce over all ranks of the process group, if there is one.
 
     All ranks must call it. The model is set to evaluation mode and restored afterwards. All sums are of integers,
     losses included (float64, rounded to multiples of 2**-24), so the result does not depend on the order of samples
     or the number of ranks: equal micro-batches give equal metrics, bit for bit, on the same kind of processor.
+
+    ``precision`` is a recipe's: float32, bfloat16 or float16. What is computed in float32 is so in full, without TF32.
     """
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
     sums = _Sums(classes, device)
     for batch in batches:
-        real = batch.labels >= 0
-        if not real.any():
+        images, labels, numbers = (_copied(tensor, device) for tensor in _without_padding(batch))
+        if not len(numbers):
             continue
-        logits = model(normalize(batch.images[real].to(device, non_blocking=True))).float()
-        sums.add(logits, batch.labels[real].to(device, non_blocking=True), batch.numbers[real])
+        with autocast(device, precision):
+            logits = model(normalize(images))
+        sums.add(logits.float(), labels, numbers)
     model.train(was_training)
     if dist.is_initialized() and dist.get_world_size() > 1:
         sums.add_other_ranks()
     return sums.result()
+
+
+def _without_padding(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Images, labels and numbers of the samples of ``batch``: views of its start, unless padding is between them."""
+    real = batch.labels >= 0
+    count = int(real.sum())
+    kept = slice(count) if bool(real[:count].all()) else real
+    return batch.images[kept], batch.labels[kept], batch.numbers[kept]
+
+
+def _copied(tensor: Tensor, device: torch.device) -> Tensor:
+    """``tensor`` on ``device``; the host does not wait for a copy to a GPU, which only pinned memory allows."""
+    if device.type == "cuda" and not tensor.is_cuda:
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 class _Sums:
@@ -75,7 +97,7 @@ class _Sums:
         self._worst = torch.full((_MISTAKES, 5), -1.0, dtype=torch.float64, device=device)
 
     def add(self, logits: Tensor, labels: Tensor, numbers: Tensor) -> None:
-        """``logits``: float32 [n, classes]; ``labels``: int64 [n], both on the device; ``numbers``: int64 [n]."""
+        """``logits``: float32 [n, classes]; ``labels`` and ``numbers``: int64 [n]; all on the device."""
         logs = logits.double().log_softmax(dim=1)
         losses = -logs.gather(1, labels[:, None])[:, 0]
         is_finite = losses.isfinite()
@@ -86,7 +108,7 @@ class _Sums:
         self._confusion.index_add_(0, labels * self._classes + predicted, torch.ones_like(labels))
         self._top5.index_add_(0, labels, (ranked == labels[:, None]).any(dim=1).long())
         probabilities = logs.gather(1, predicted[:, None])[:, 0].exp()
-        columns = (torch.where(predicted == labels, -1.0, losses), numbers.to(labels.device), labels, predicted)
+        columns = (torch.where(predicted == labels, -1.0, losses), numbers, labels, predicted)
         rows = torch.stack([*(column.double() for column in columns), probabilities], dim=1)
         self._keep_worst(torch.cat((self._worst, rows)))
 
@@ -122,10 +144,12 @@ class _Sums:
 
 
 @torch.inference_mode()
+@full_float32()
 def parity_samples(model: nn.Module, normalize: Normalize, recipe: Recipe, most: int = 32) -> tuple[ParitySample, ...]:
     """Probabilities of up to ``most`` validation samples, evenly spaced over the split, each predicted alone.
 
-    They are stored with the run, so that a published version can be compared with them.
+    They are stored with the run, so that a published version can be compared with them: in float32 as it will predict,
+    whatever the recipe's precision.
     """
     reader = SampleReader(locate(recipe.data.url, timeout_s=recipe.storage_timeout_s), recipe.data.validation_split)
     numbers = sorted({i * len(reader) // most for i in range(most)})

@@ -6,11 +6,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-import torch
 
 from bench.train.cases import cases, chosen
 from bench.train.figures import train_figures
-from bench.train.gpu import gpu_figures, main
 from bench.train.place import CHECKOUT
 
 
@@ -55,26 +53,6 @@ def test_each_case_has_a_name_of_its_own_and_a_module_that_measures() -> None:
 def test_a_choice_that_matches_no_case_is_refused_with_all_names() -> None:
     with pytest.raises(ValueError, match="--only nothing: matches no case; choose from: step, ResNet-18"):
         chosen(cases(), ["nothing"])
-
-
-def test_the_better_decoder_counts_against_the_bar_of_the_true_data_path() -> None:
-    rounds = {
-        "stoker, synthetic": [{"images_per_s": 100.0}],
-        "stoker, S3, CPU decode": [{"images_per_s": 80.0, "goodput": 0.8}],
-        "stoker, S3, GPU decode": [{"images_per_s": 98.0, "goodput": 0.99}],
-    }
-    found = {figure.name: figure.value for figure in gpu_figures(rounds)}
-    assert found["true_vs_synthetic"] == 0.98
-    assert found["goodput_cpu_decode"] == 0.8
-    assert "synthetic_vs_plain" not in found
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_the_gpu_benchmark_refuses_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: no CUDA device here")
-    assert said.count("\n") == 1
 
 
 def test_a_tiny_run_ends_with_the_figures_of_its_case(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from torchvision import models
 from torchvision.ops import StochasticDepth
 
@@ -37,6 +38,29 @@ def _on_meta(name: str, **options: object) -> nn.Module | None:
 def _output(model: nn.Module, side: int) -> torch.Tensor:
     with torch.no_grad():
         return model(torch.empty(2, 3, side, side, device="meta"))
+
+
+class _Pooled(TorchFunctionMode):
+    """The sizes to which ``adaptive_avg_pool2d`` pools; to 1 x 1 it is a mean, whose gradient has an order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pooled: set[object] = set()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        if getattr(func, "__name__", "") == "adaptive_avg_pool2d":
+            self.pooled.add(str(args[1]))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("name", "family"), ROWS)
+def test_a_row_says_whether_its_models_pool_to_more_than_one_place(name: str, family: Family) -> None:
+    side = 299 if name == "inception_v3" else 224
+    model = model_on_meta(name, classes=3, image_size=side, auxiliary=bool(family.auxiliary_heads)).train()
+    with _Pooled() as seen, torch.no_grad():
+        model(torch.empty(2, 3, side, side, device="meta"))
+    is_known = family.nondeterministic_on_gpu == "AdaptiveAvgPool2d"
+    assert is_known == bool(seen.pooled - {"1", "(1, 1)"})
 
 
 def test_the_catalog_is_read_without_torch() -> None:

@@ -150,4 +150,15 @@ TESTS_OF: dict[str, tuple[str, ...]] = {
         "storage/test_cache_folder.py",
         "storage/test_cache.py",
     ),
+    "models/precision.py": ("evaluation/test_precision.py",),
+    "predict/parity.py": ("evaluation/test_precision.py",),
+    "training/numa.py": ("training/test_numa.py",),
+    "training/fault_tolerance/watchdog.py": (
+        "training/fault_tolerance/test_compiling.py",
+        "training/fault_tolerance/test_guard.py",
+    ),
+    "training/step/communication.py": ("training/step/test_communication.py",),
+    "training/step/compilation.py": ("training/step/test_compile.py", "training/fault_tolerance/test_compiling.py"),
+    "training/step/determinism.py": ("training/step/test_determinism.py",),
+    "training/step/prefetch.py": ("training/step/test_prefetch.py",),
 }

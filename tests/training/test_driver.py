@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from made import write_dataset
-from stoker.errors import ModelError
+from stoker.errors import ModelError, RecipeError
 from stoker.recipe import Recipe, parse_recipe
 from stoker.training.driver import check_recipe
 
@@ -65,3 +65,45 @@ def test_a_micro_batch_of_one_that_batch_norm_cannot_take_is_refused(
 )
 def test_a_micro_batch_that_batch_norm_can_take_is_not(root: Path, overrides: list[str]) -> None:
     assert check_recipe(recipe_of(root, *overrides)).split("train").samples == 13
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (
+            ["compile=true", "reproducible=true", "workers.gpus=1"],
+            "compile: equal weights, which reproducible promises, were measured with compile on CPUs only; set compile "
+            "or reproducible to false",
+        ),
+        (
+            ["compile=true", "sync_batch_norm=true", "workers.gpus=1", "data.last_batch=drop"],
+            "compile: it was never tried with sync_batch_norm; set one of them to false",
+        ),
+        (
+            ["reproducible=true", "workers.gpus=1", "model.name=vgg11"],
+            "reproducible: on GPUs the gradient of AdaptiveAvgPool2d in vgg11 has no deterministic algorithm; set it "
+            "to false, choose another model, or set workers.gpus to 0",
+        ),
+    ],
+)
+def test_what_was_never_measured_is_refused_before_a_run_but_a_stored_one_stays_readable(
+    root: Path, overrides: list[str], line: str
+) -> None:
+    recipe = recipe_of(root, *overrides)
+    with pytest.raises(RecipeError) as caught:
+        check_recipe(recipe)
+    assert str(caught.value) == line
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["compile=true", "reproducible=true"],
+        ["compile=true", "workers.gpus=1"],
+        ["reproducible=true", "workers.gpus=1"],
+        ["reproducible=true", "model.name=alexnet", "data.image_size=64"],
+        ["workers.gpus=1", "model.name=alexnet", "data.image_size=64"],
+    ],
+)
+def test_what_was_measured_is_not(root: Path, overrides: list[str]) -> None:
+    assert check_recipe(recipe_of(root, "data.last_batch=drop", *overrides)).split("train").samples == 13

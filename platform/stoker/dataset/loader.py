@@ -318,8 +318,12 @@ class _Makers:
     def __call__(self, epoch: int) -> BatchMaker:
         data, decoder = self.data, self.decoder
         if self.follows_epoch:
-            sized = data.model_copy(update={"image_size": data.image_size_at(epoch), "resizing": None})
-            decoder = _image_decoder(sized, None, is_training=True)
+            size = data.image_size_at(epoch)
+            if isinstance(decoder, TrainingImagesOnGpu):  # this thread's current device may be another
+                decoder = decoder.sized(size)
+            else:
+                sized = data.model_copy(update={"image_size": size, "resizing": None})
+                decoder = _image_decoder(sized, None, is_training=True)
         # nvJPEG is fastest with many images in a call; on the CPU each thread gets a part
         parts = 1 if isinstance(decoder, TrainingImagesOnGpu) else data.decode_threads
         on_corrupt = data.on_corrupt if self.is_training or data.on_corrupt == "fail" else "leave_out"

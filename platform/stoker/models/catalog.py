@@ -60,20 +60,29 @@ class Family:
     """tensor [1, 1 + patches, width] that can be interpolated to another image size"""
     patch_projection: str | None = None
     """tensor [width, 3, patch, patch] whose last dimension is the patch's side in pixels"""
+    nondeterministic_on_gpu: str | None = None
+    """the operation whose gradient has no deterministic algorithm on a GPU; None: none is known"""
     containers: tuple[str, ...] = ()
     """qualified names of module classes that only list blocks: each child is a layer of its own"""
 
 
 FAMILIES = (
     Family(("digitsnet",), builder="stoker.models.digitsnet:DigitsNet", least_side=32, has_dropout=True),
-    Family(("alexnet", "mnasnet", "squeezenet", "vgg"), has_dropout=True),
+    Family(("alexnet", "vgg"), has_dropout=True, nondeterministic_on_gpu="AdaptiveAvgPool2d"),
+    Family(("mnasnet", "squeezenet"), has_dropout=True),
     Family(("convnext",), has_stochastic_depth=True, ignored=("drop_rate",)),
     Family(("efficientnet",), least_side=32, has_dropout=True, has_stochastic_depth=True),
     Family(("mobilenet_v2",), least_side=32, has_dropout=True),
     Family(("mobilenet_v3",), least_side=32, has_dropout=True, ignored=("stochastic_depth",)),
     Family(("regnet", "resnet", "resnext", "shufflenet", "wide_resnet"), least_side=32),
     # Szegedy and others, Going Deeper with Convolutions (CVPR 2015), section 5: 0.3 for each of two heads.
-    Family(("googlenet",), has_dropout=True, auxiliary_heads=("aux1.", "aux2."), auxiliary_weight=0.3),
+    Family(
+        ("googlenet",),
+        has_dropout=True,
+        auxiliary_heads=("aux1.", "aux2."),
+        auxiliary_weight=0.3,
+        nondeterministic_on_gpu="AdaptiveAvgPool2d",
+    ),
     # The weight in its authors' published training code (TensorFlow models, slim); Szegedy and others, Rethinking the
     # Inception Architecture (CVPR 2016), section 4, give none.
     Family(("inception_v3",), has_dropout=True, auxiliary_heads=("AuxLogits.",), auxiliary_weight=0.4),

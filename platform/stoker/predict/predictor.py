@@ -17,6 +17,7 @@ from stoker.dataset.decode import evaluation_image
 from stoker.errors import ModelError
 from stoker.models import build_model, load_weights, model_options
 from stoker.models.normalize import Normalize
+from stoker.models.precision import full_float32
 from stoker.registry import ModelVersion, Registry
 from stoker.storage import Location, locate
 
@@ -73,8 +74,12 @@ class Predictor:
         return evaluation_image(data, image_size=how.image_size, resize=how.resize)
 
     @torch.inference_mode()
+    @full_float32()
     def predict_images(self, images: Tensor) -> NDArray[np.float32]:
-        """Class probabilities of preprocessed images (uint8 [n, 3, S, S]): float32 [n, classes], rows sum to 1."""
+        """Class probabilities of preprocessed images (uint8 [n, 3, S, S]): float32 [n, classes], rows sum to 1.
+
+        In full float32, without TF32.
+        """
         moved = images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
         probabilities: NDArray[np.float32] = self._model(self._normalize(moved)).float().softmax(dim=1).cpu().numpy()
         return probabilities

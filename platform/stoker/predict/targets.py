@@ -121,7 +121,8 @@ def evaluate_target(
     if not recipe.workers.gpus:
         torch.set_num_threads(recipe.workers.cpus)
     try:
-        result = evaluate(model.to(device).to(memory_format=layout), normalize, loader, len(loader.classes))
+        placed = model.to(device).to(memory_format=layout)
+        result = evaluate(placed, normalize, loader, len(loader.classes), precision=recipe.precision)
     finally:
         torch.set_num_threads(threads)
     return loader.classes, result

@@ -92,7 +92,9 @@ class Data(Section):
     decode: Literal["cpu", "gpu"] = Field(
         "cpu", description="where training images are decoded; gpu uses nvJPEG, whose pixels differ slightly"
     )
-    decode_threads: Positive = Field(2, description="threads per worker that decode images, with decode: cpu")
+    decode_threads: Positive = Field(
+        2, description="threads per worker that decode images; with decode: gpu, that feed nvJPEG"
+    )
     scales_in_dct: bool = Field(
         False,
         description="decode crops of at least twice the output's side at a fraction of their size, in the JPEG's own "

@@ -219,6 +219,18 @@ class Recipe(Section):
             )
 
     @property
+    def refusal(self) -> str | None:
+        """Why no run of this recipe is started, in one line; None: one may be. Stored ones stay readable."""
+        if self.compile and self.reproducible and self.workers.gpus:
+            return (
+                "compile: equal weights, which reproducible promises, were measured with compile on CPUs only; "
+                "set compile or reproducible to false"
+            )
+        if self.compile and self.sync_batch_norm:
+            return "compile: it was never tried with sync_batch_norm; set one of them to false"
+        return None
+
+    @property
     def evaluation_image_size(self) -> int:
         """Side of the square images for evaluation and serving, in pixels."""
         return self.evaluation.image_size or self.data.image_size

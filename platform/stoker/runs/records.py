@@ -122,9 +122,14 @@ class Result(Record):
     mistakes: tuple[Mistake, ...] = ()
     """of the validation split, highest loss first"""
     parity: tuple[ParitySample, ...]
+    parity_precision: str = ""
+    """in which the trainer predicted them: float32; "" in results of versions that did not say it"""
     classes: tuple[str, ...]
     dataset_url: str
     dataset_fingerprint: str
     world_size: int
     versions: dict[str, str]
     """of Python, stoker, torch, torchvision and Ray, and the name of the device"""
+    nondeterministic_operations: tuple[str, ...] = ()
+    """with ``reproducible``: operations that ran without a deterministic algorithm, by torch's names; equal weights are
+    certain only without any"""

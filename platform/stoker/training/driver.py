@@ -33,6 +33,8 @@ def check_recipe(recipe: Recipe) -> Manifest:
         DatasetError, ModelError, StorageError: the data set, model or object store cannot be found or read, or the
             model does not support what the recipe asks of it.
     """
+    if recipe.refusal:
+        raise RecipeError(recipe.refusal)
     manifest = read_manifest(locate(recipe.data.url, timeout_s=_CHECK_TIMEOUT_S))
     for key, name in (("train_split", recipe.data.train_split), ("validation_split", recipe.data.validation_split)):
         if name not in manifest.splits:
@@ -49,6 +51,7 @@ def check_recipe(recipe: Recipe) -> Manifest:
     except ValueError as error:
         raise RecipeError(f"batch.total: {error}") from None
     check_model_name(recipe.model.name)
+    _require_deterministic(recipe)
     last = _last_micro_batch(recipe, samples)
     if _needs_model_check(recipe, last):
         from stoker.models.initialize import (
@@ -104,6 +107,15 @@ def train(recipe: Recipe) -> Result:
     if result := run.result():
         return result
     raise RunError(f"run {recipe.name!r} ended without a result at {run.location}; submit it again to resume")
+
+
+def _require_deterministic(recipe: Recipe) -> None:
+    operation = family_of(recipe.model.name).nondeterministic_on_gpu
+    if operation and recipe.reproducible and recipe.workers.gpus:
+        raise RecipeError(
+            f"reproducible: on GPUs the gradient of {operation} in {recipe.model.name} has no deterministic algorithm; "
+            "set it to false, choose another model, or set workers.gpus to 0"
+        )
 
 
 def _last_micro_batch(recipe: Recipe, samples: int) -> int:

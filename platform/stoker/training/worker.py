@@ -23,6 +23,7 @@ from stoker.training.checkpointing import Checkpointing
 from stoker.training.fault_tolerance.circumstances import annotating
 from stoker.training.fault_tolerance.failure_policy import restart_reason
 from stoker.training.fault_tolerance.guard import Guard, StopTraining
+from stoker.training.numa import bind_to_device
 from stoker.training.report.result import finish_run
 from stoker.training.step.numerics import set_cpu_threads
 from stoker.training.step.stepper import StepDone, Stepper
@@ -49,6 +50,7 @@ def _train(config: dict[str, Any]) -> None:
     device = ray.train.torch.get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    bind_to_device(device, recipe.workers.cpus)
     run = RunFolder(locate(recipe.storage, timeout_s=recipe.storage_timeout_s), recipe.name)
     with Guard(recipe, run, config["lease"], device) as guard:
         why = restart_reason(config["attempt"]) or config["why"]
@@ -160,7 +162,8 @@ class Worker:
     def _evaluate(self) -> EvaluationResult:
         model, normalize = self._stepper.evaluated_model, self._stepper.normalize
         with self._recorder.clock.measure("evaluation"):
-            return evaluate(model, normalize, self._guard.with_heartbeats(self._validation), len(self._classes))
+            batches, precision = self._guard.with_heartbeats(self._validation), self._recipe.precision
+            return evaluate(model, normalize, batches, len(self._classes), precision=precision)
 
     def _save(self, accuracy: float | None = None) -> None:
         """Start to store a checkpoint, unless a loss was not finite; all ranks must call it."""
@@ -178,4 +181,5 @@ class Worker:
             parity=parity,
             classes=self._classes,
             fingerprint=self._fingerprint,
+            nondeterministic_operations=self._recorder.nondeterministic_operations,
         )

@@ -1,7 +1,10 @@
-"""make bench-gpu: ResNet-50 in bf16 on one GPU, synthetic and from the store, against a plain loop.
+"""make bench-gpu: every figure that needs a GPU, on one, in 25 minutes.
 
-The plain loop has what torchvision's reference recipe has on the device (SGD with momentum, label smoothing, bf16
-autocast) and channels_last, eager; ours is as ``imagenet-resnet50.yaml`` has it, compiled.
+ResNet-50 in bf16: our step, eager and compiled, with exact sums, on synthetic batches and fed from the store (CPU
+decode, nvJPEG, the node's cache), compared with a plain loop, eager and compiled; whether a resumed run has the weights
+of one that was not interrupted; how far a GPU's predictions are from a CPU's; synchronisations a step and memory.
+
+Each case is a process of its own. One that fails or takes too long is reported, and the others go on.
 """
 
 from __future__ import annotations
@@ -11,90 +14,132 @@ import json
 import logging
 import os
 import signal
-import statistics
 import sys
+import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
-from bench.report import Figure, Measures, closing_line, figures_table, medians, rounded, table
-from bench.train.place import CHECKOUT
+from bench.report import Measures, closing_line, figures_table, medians, rounded, table
+from bench.train.gpu_cases import GpuCase, gpu_cases, gpu_figures
+from bench.train.place import CHECKOUT, Place
 from bench.train.ranks import CaseFailed, run_ranks
 from bench.train.sets import place_in_store
+from stoker.errors import StokerError
 
-__all__ = ["gpu_figures"]
+__all__ = ["GpuBench", "main"]
 
-_CASES: dict[str, dict[str, Any]] = {
-    "plain loop, synthetic": {"loop": "plain", "source": "synthetic"},
-    "stoker, synthetic": {"loop": "stoker", "source": "synthetic"},
-    "stoker, S3, CPU decode": {"loop": "stoker", "source": "cpu"},
-    "stoker, S3, GPU decode": {"loop": "stoker", "source": "gpu"},
+logger = logging.getLogger(__name__)
+
+_COLUMNS = {
+    "images_per_s": "images/s",
+    "step_ms": "step ms",
+    "goodput": "goodput",
+    "synchronisations": "synchronisations",
+    "memory_mb": "MB",
 }
-_COLUMNS = {"images_per_s": "images/s", "step_ms": "step ms", "goodput": "goodput"}
+_SHORTEST_CASE_S = 20.0
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the cases; 0 unless the benchmark itself is broken, 2 where there is no GPU."""
+    """Run the cases; 0 unless one failed, 2 where there is no GPU."""
     given = _parser().parse_args(arguments)
     if not given.toy and not _has_gpu():
         print("error: no CUDA device here; bench-gpu needs one (BENCH=--toy runs its code on the CPU)", file=sys.stderr)
         return 2
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave no store behind
-    names = [name for name in _CASES if not given.toy or "GPU decode" not in name]
-    names = [name for name in names if not given.only or any(text.lower() in name.lower() for text in given.only)]
-    rounds: dict[str, list[Measures]] = {name: [] for name in names}
-    failed: dict[str, str] = {}
-    with place_in_store(given.folder.absolute(), 64 if given.toy else given.images) as (place, _):
+    cases = [
+        case
+        for case in gpu_cases(is_toy=given.toy, micro=given.micro)
+        if not given.only or any(text.lower() in case.name.lower() for text in given.only)
+    ]
+    folder = given.folder.absolute()
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / "inductor"))  # what one case compiles, the next has
+    with GpuBench(folder, 64 if given.toy else given.images, minutes=given.minutes, longest_s=given.longest_s) as bench:
         for number in range(given.rounds):
-            for name in (name for name in names if name not in failed):
-                case = {**_sizes(is_toy=given.toy, micro=given.micro), **_CASES[name]}
-                log = place.logs / f"gpu-{''.join(c if c.isalnum() else '-' for c in name)}.log"
-                try:
-                    rounds[name].append(run_ranks("gpu_loop", place, case, 1, log))
-                except CaseFailed as error:
-                    failed[name] = str(error)
-                    continue
-                values = {measure: rounded(value) for measure, value in rounds[name][-1].items()}
-                print(json.dumps({"case": name, "round": number, **values}), flush=True)
-    rows = [(n, *(f"{rounded(medians(m)[c]):g}" for c in _COLUMNS)) for n, m in rounds.items() if m]
-    print(f"\n{table(('case', *_COLUMNS.values()), rows, is_markdown=given.markdown)}\n")
-    for name, why in failed.items():
-        print(f"failed: {name}: {why}")
-    figures = gpu_figures(rounds)
-    print(f"{figures_table(figures, is_markdown=given.markdown)}\n")
-    print(closing_line("gpu", figures), flush=True)
-    return 1 if failed else 0
+            for case in cases:
+                bench.run(case, number)
+    return bench.report(is_markdown=given.markdown)
 
 
-def gpu_figures(rounds: dict[str, list[Measures]]) -> list[Figure]:
-    """Medians of ratios round by round; one whose cases did not run is left out."""
+class GpuBench:
+    """Runs cases until ``minutes`` are over, each for ``longest_s`` seconds at most, and keeps what they found.
 
-    def ratio(above: str, below: str) -> float | None:
-        pairs = zip(rounds.get(above, ()), rounds.get(below, ()), strict=False)
-        ratios = [a["images_per_s"] / b["images_per_s"] for a, b in pairs]
-        return statistics.median(ratios) if ratios else None
+    The store is started when a case first needs it.
+    """
 
-    wanted = (
-        ("synthetic_vs_plain", ratio("stoker, synthetic", "plain loop, synthetic"), 1.10),
-        ("true_vs_synthetic_cpu_decode", ratio("stoker, S3, CPU decode", "stoker, synthetic"), None),
-        ("true_vs_synthetic_gpu_decode", ratio("stoker, S3, GPU decode", "stoker, synthetic"), None),
-    )
-    figures = [Figure(name, value, bar) for name, value, bar in wanted if value is not None]
-    if true := [figure.value for figure in figures if figure.name.startswith("true")]:
-        figures.append(Figure("true_vs_synthetic", max(true), 0.97))
-    figures += [Figure(f"goodput_{n[-10:-7].lower()}_decode", medians(m)["goodput"]) for n, m in rounds.items() if
-                m and n.endswith("decode")]  # fmt: skip
-    return figures
+    def __init__(self, folder: Path, images: int, *, minutes: float, longest_s: float) -> None:
+        self._folder, self._images, self._longest_s = folder, images, longest_s
+        self._end = time.monotonic() + 60 * minutes
+        self._open = ExitStack()
+        self._place: Place | None = None
+        self._no_store = ""
+        self.rounds: dict[str, list[Measures]] = {}
+        self.failed: dict[str, str] = {}
+        self._late: list[str] = []
 
+    def __enter__(self) -> GpuBench:
+        return self
 
-def _sizes(*, is_toy: bool, micro: int) -> dict[str, Any]:
-    if is_toy:
-        return {"device": "cpu", "model": "digitsnet", "side": 32, "micro": 4, "warm": 1, "steps": 3,
-                "compiles": False, "decode_threads": 1}  # fmt: skip
-    threads = max(1, (os.cpu_count() or 2) - 2)
-    return {"device": "cuda", "model": "resnet50", "side": 224, "micro": micro, "warm": 20, "steps": 100,
-            "compiles": True, "decode_threads": threads}  # fmt: skip
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def run(self, case: GpuCase, number: int) -> None:
+        """Run ``case`` in round ``number`` (from 0), unless it failed before or there is no time."""
+        if case.name in self.failed or (number and not case.is_repeated):
+            return
+        left = self._end - time.monotonic()
+        if left < _SHORTEST_CASE_S:
+            self._late.append(f"{case.name}, round {number}")
+            return
+        log = self._folder / "logs" / f"gpu-{''.join(c if c.isalnum() else '-' for c in case.name)}.log"
+        began = time.monotonic()
+        try:
+            place = self._place_of(case)
+            found = run_ranks(case.measure, place, case.arguments, 1, log, timeout_s=min(left, self._longest_s))
+        except (CaseFailed, StokerError) as error:
+            if time.monotonic() >= self._end:  # it was not given the time that it needs
+                self._late.append(f"{case.name}, round {number}")
+                return
+            self.failed[case.name] = str(error)
+            logger.info("%s: failed: %s", case.name, error)
+            return
+        self.rounds.setdefault(case.name, []).append(found)
+        logger.info("%s: %.0f s", case.name, time.monotonic() - began)
+        values = {measure: rounded(value) for measure, value in found.items() if measure != "hash"}
+        print(json.dumps({"case": case.name, "round": number, **values}), flush=True)
+
+    def _place_of(self, case: GpuCase) -> Place:
+        if not case.is_fed:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            return Place(str(self._folder))
+        if self._no_store:
+            raise CaseFailed(self._no_store)
+        if self._place is None:
+            try:
+                self._place, _ = self._open.enter_context(place_in_store(self._folder, self._images))
+            except Exception as error:  # whatever it is, the cases without the store still count
+                self._no_store = f"no data set in a store: {error}"
+                raise CaseFailed(self._no_store) from error
+        return self._place
+
+    def report(self, *, is_markdown: bool) -> int:
+        """Print tables, failures and figures; 1 if a case failed."""
+        rows = []
+        for name, measured in self.rounds.items():
+            middle = medians(measured)
+            if "images_per_s" in middle:
+                rows.append((name, *(f"{rounded(middle[c]):g}" if c in middle else "" for c in _COLUMNS)))
+        print(f"\n{table(('case', *_COLUMNS.values()), rows, is_markdown=is_markdown)}\n")
+        for name, why in self.failed.items():
+            print(f"failed: {name}: {why}")
+        if self._late:
+            print(f"not run for want of time (--minutes): {'; '.join(self._late)}")
+        figures = gpu_figures(self.rounds)
+        print(f"{figures_table(figures, is_markdown=is_markdown)}\n")
+        print(closing_line("gpu", figures), flush=True)
+        return 1 if self.failed else 0
 
 
 def _has_gpu() -> bool:
@@ -106,6 +151,10 @@ def _has_gpu() -> bool:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.train.gpu", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each case; medians are reported (default 3)")
+    parser.add_argument("--minutes", type=float, default=25, help="minutes after which it ends (default 25)")
+    parser.add_argument(
+        "--longest-s", type=float, default=300, help="seconds after which a case has failed (default 300)"
+    )
     parser.add_argument("--images", type=int, default=8192, help="images of the set in the store (default 8192)")
     parser.add_argument("--micro", type=int, default=256, help="images per step (default 256)")
     parser.add_argument(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torchvision.io import ImageReadMode, decode_jpeg
 
 from stoker.dataset import Batch, Loader
+from stoker.dataset.decode import TrainingImagesOnGpu
 from stoker.dataset.order import micro_batches_of
 from stoker.models import build_model
 from stoker.recipe import Recipe
@@ -18,7 +21,7 @@ from stoker.storage import locate
 from stoker.training.optim.optimizers import optimizer_tensors
 from stoker.training.step.stepper import Stepper
 
-__all__ = ["CLASSES", "Checkpoints", "OurLoop", "loaded", "make_model", "recipe_for", "synthetic"]
+__all__ = ["CLASSES", "Checkpoints", "OurLoop", "compile_quickly", "loaded", "make_model", "recipe_for", "synthetic"]
 
 CLASSES = 1000
 _STEPS_PER_EPOCH = 10_000
@@ -67,6 +70,11 @@ def synthetic(recipe: Recipe, rank: int, world_size: int) -> list[Batch]:
     return made
 
 
+def compile_quickly() -> None:
+    """Let torch.compile run what it traced as it is: for a toy on a CPU, whose C++ takes minutes to compile."""
+    torch.compile = functools.partial(torch.compile, backend="aot_eager")
+
+
 class OurLoop:
     """Stoker's step on whatever batches it is given."""
 
@@ -88,9 +96,18 @@ class OurLoop:
         }
 
 
-def loaded(recipe: Recipe) -> Iterator[list[Batch]]:
-    """This rank's micro-batches of one step after the other from the recipe's data set, epoch after epoch."""
+def loaded(recipe: Recipe, *, as_on_gpu: bool = False) -> Iterator[list[Batch]]:
+    """This rank's micro-batches of one step after the other from the recipe's data set, epoch after epoch.
+
+    ``as_on_gpu`` decodes as for a GPU, with a CPU's decoder in place of nvJPEG, to check that the code runs.
+    """
     loader = Loader.for_training(recipe, rank=dist.get_rank(), world_size=dist.get_world_size())
+    if as_on_gpu:
+        decoder = TrainingImagesOnGpu(
+            recipe.data.image_size, recipe.data.augment, device=torch.device("cpu"), decode_batch=_decoded_by_cpu
+        )
+        sizes = {"global_batch": recipe.batch.total, "micro_batch": recipe.batch.micro}
+        loader = Loader(recipe.data.url, recipe.data.train_split, data=recipe.data, decoder=decoder, **sizes)
     together: list[Batch] = []
     while True:
         for batch in loader:
@@ -98,6 +115,10 @@ def loaded(recipe: Recipe) -> Iterator[list[Batch]]:
             if len(together) == len(loader.micro_batches):
                 yield together
                 together = []
+
+
+def _decoded_by_cpu(encoded: list[torch.Tensor], _: torch.device) -> list[torch.Tensor]:
+    return [decode_jpeg(one, ImageReadMode.RGB) for one in encoded]
 
 
 class Checkpoints:

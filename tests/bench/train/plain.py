@@ -23,10 +23,19 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class PlainLoop:
     """The loop on the same batches that stoker's step takes: uint8 images, normalised on the device."""
 
-    def __init__(self, model: nn.Module, device: torch.device, *, bfloat16: bool = False, smoothing: float = 0.0):
+    def __init__(
+        self,
+        model: nn.Module,
+        device: torch.device,
+        *,
+        bfloat16: bool = False,
+        smoothing: float = 0.0,
+        compiles: bool = False,
+    ) -> None:
         self._device, self._bfloat16, self._smoothing = device, bfloat16, smoothing
+        placed = model.to(device).to(memory_format=torch.channels_last)
         self._model = DistributedDataParallel(
-            model.to(device).to(memory_format=torch.channels_last),
+            torch.compile(placed) if compiles else placed,
             device_ids=[device] if device.type == "cuda" else None,
             gradient_as_bucket_view=True,
         )

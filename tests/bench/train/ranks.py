@@ -34,11 +34,19 @@ def child_environment() -> dict[str, str]:
     }
 
 
-def run_ranks(module: str, place: Place, arguments: dict[str, object], ranks: int, log: Path) -> Measures:
+def run_ranks(
+    module: str,
+    place: Place,
+    arguments: dict[str, object],
+    ranks: int,
+    log: Path,
+    *,
+    timeout_s: float = _TIMEOUT_S,
+) -> Measures:
     """Call ``bench.train.<module>.measure(place, **arguments)`` on ``ranks`` ranks; what rank 0 found.
 
     Raises:
-        CaseFailed: a rank failed, or they took longer than twenty minutes.
+        CaseFailed: a rank failed, or they took longer than ``timeout_s``.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -58,10 +66,10 @@ def run_ranks(module: str, place: Place, arguments: dict[str, object], ranks: in
             for rank in range(ranks)
         ]
         try:
-            out, _ = children[0].communicate(timeout=_TIMEOUT_S)
+            out, _ = children[0].communicate(timeout=timeout_s)
             statuses = [child.wait(timeout=60) for child in children]
         except subprocess.TimeoutExpired:
-            raise CaseFailed(f"took longer than {_TIMEOUT_S:.0f} s; see {log}") from None
+            raise CaseFailed(f"took longer than {timeout_s:.0f} s; see {log}") from None
         finally:
             for child in children:
                 child.kill()

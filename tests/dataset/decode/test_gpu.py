@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -14,8 +16,10 @@ from made import write_dataset
 from stoker.dataset import Loader, Sample
 from stoker.dataset.decode import TrainingImages, TrainingImagesOnGpu
 from stoker.dataset.format.jpeg import read_marks
+from stoker.dataset.loader import _Makers
 from stoker.errors import DatasetError, RecipeError
 from stoker.recipe import Augment, Data
+from stoker.recipe.data_fields import Resizing
 from stoker.storage import Location
 
 CPU = torch.device("cpu")
@@ -147,6 +151,41 @@ def test_one_image_that_nvjpeg_refuses_spoils_no_other() -> None:
     assert int(found.max()) <= 1
 
 
+def test_a_refused_image_is_found_by_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = [sample(stored(picture(64, 48, n), quality=92)) for n in range(32)]
+    marked, calls = bytes(samples[21].data), []
+
+    def picky(encoded: list[torch.Tensor], device: torch.device) -> list[torch.Tensor]:
+        calls.append(len(encoded))
+        if any(one.numpy().tobytes() == marked for one in encoded):
+            raise RuntimeError("Failed to decode: 4")
+        return CpuBatch()(encoded, device)
+
+    decoder = TrainingImagesOnGpu(SIDE, Augment(), device=CPU, decode_batch=picky)
+    calls.clear()
+    found = difference(samples, decoder).amax(dim=(1, 2, 3))
+    assert found[21] == 0  # the CPU's own
+    assert int(found.max()) <= 1
+    assert sorted(calls, reverse=True) == [32, 16, 16, 8, 8, 4, 4, 2, 2, 1, 1]
+
+
+def test_threads_feed_the_decoder_at_the_same_time() -> None:
+    together = threading.Barrier(2, timeout=60)
+
+    def meeting(encoded: list[torch.Tensor], device: torch.device) -> list[torch.Tensor]:
+        if len(encoded) > 1:  # not what it tries itself on
+            together.wait()
+        return CpuBatch()(encoded, device)
+
+    decoder = TrainingImagesOnGpu(SIDE, Augment(), device=CPU, decode_batch=meeting)
+    draws = np.random.default_rng(3).random((4, TrainingImages.draws))
+    places = [decoder.empty(4) for _ in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        failed = list(pool.map(lambda out: decoder.decode(JPEGS["marked"], draws, out), places))
+    assert failed == [{}, {}]
+    assert torch.equal(*places)
+
+
 def test_running_out_of_memory_is_no_corrupt_image() -> None:
     calls = CpuBatch()
 
@@ -197,6 +236,22 @@ def test_the_loader_gives_it_whole_micro_batches_and_names_the_corrupt(root: Loc
     damaged = write_dataset(str(tmp_path), {"train": [30]}, broken=7)
     with pytest.raises(DatasetError, match=r"sample 000007 at offset \d+: not an image"):
         list(Loader(damaged, "train", global_batch=10, micro_batch=5, data=data, decoder=decoder))
+
+
+def test_as_images_grow_they_are_decoded_on_the_device_that_the_loader_began_with() -> None:
+    """An epoch's decoder is made by a thread whose current device is the first one, whichever the rank's is."""
+    decoder, batch = on_gpu()
+    resizing = Resizing(from_size=32, start_epoch=0, end_epoch=2, multiple=8)
+    data = Data(url="/none", image_size=SIDE, decode="gpu", resizing=resizing)
+    makers = _Makers(data, decoder, True, True)
+    for epoch, side in ((0, 32), (1, 40), (2, SIDE)):
+        made = makers(epoch).decoder
+        assert isinstance(made, TrainingImagesOnGpu)
+        assert made.empty(2).shape == (2, 3, side, side)
+        assert made.empty(2).device == CPU
+        batch.calls.clear()
+        made.decode(JPEGS["marked"], np.zeros((4, TrainingImages.draws)), made.empty(4))
+        assert batch.calls == [4]
 
 
 @pytest.mark.gpu

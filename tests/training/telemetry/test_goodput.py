@@ -68,6 +68,17 @@ def test_every_second_is_of_one_kind_and_the_innermost_block_counts() -> None:
         pass
 
 
+def test_a_devices_wait_takes_no_more_of_the_wall_time_than_the_hosts_waits_leave() -> None:
+    now = ManualTime()
+    clock = Clock(now)
+    now.time += 1
+    with clock.measure("data_wait"):
+        now.time += 6
+    clock.add("communication", 4.0)
+    lap = clock.lap()
+    assert lap == pytest.approx(dict.fromkeys(KINDS, 0.0) | {"data_wait": 6, "communication": 1})
+
+
 def test_the_outage_and_an_attempts_startup_are_a_restart() -> None:
     now = ManualTime()
     clock = Clock(now)
@@ -244,6 +255,13 @@ def goodput(**fractions: float) -> Goodput:
 def test_the_advice_follows_the_evidence(fractions: dict[str, float], metrics: dict[str, float], line: str) -> None:
     recipe: Recipe = parse_recipe(RECIPE.format(root="/tmp/none", epochs=1), "seen.yaml")
     assert advice(goodput(**fractions), metrics, recipe) == line
+
+
+def test_compilation_is_not_advised_where_it_would_be_refused() -> None:
+    overrides = ["reproducible=true", "workers.gpus=1"]
+    for count, is_advised in ((0, True), (1, True), (2, False)):
+        recipe = parse_recipe(RECIPE.format(root="/tmp/none", epochs=1), "seen.yaml", overrides[:count])
+        assert ("compile: true" in advice(goodput(data_wait=0.02), {}, recipe)) == is_advised
 
 
 def test_a_late_rank_is_named() -> None:

@@ -7,6 +7,9 @@
 Same crops, flips and corrupt samples as ``TrainingImages``; pixels differ a little, because nvJPEG rounds the inverse
 transform and enlarges subsampled chroma in its own way. Evaluation therefore stays on the CPU, where it is exact.
 
+Each thread has a stream of its own: while nvJPEG decodes the micro-batch of one (torchvision lets in one call at a
+time), others cut their JPEGs, resample, and decode what nvJPEG cannot.
+
 Neither its speed nor its accuracy, beyond the bound in its test, has been measured on a GPU yet.
 """
 
@@ -92,9 +95,13 @@ class TrainingImagesOnGpu:
             device = torch.device("cuda", torch.cuda.current_device())
         self._image_size, self._augment, self._device, self._decode_batch = image_size, augment, device, decode_batch
         self._on_cpu = TrainingImages(image_size, augment)
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
-        self._lock = threading.Lock()
+        self._batches = _stream_on(device)
+        self._threads = threading.local()
         self._probe()
+
+    def sized(self, image_size: int) -> TrainingImagesOnGpu:
+        """The same decoder for images of another size, on the same device: also where another thread asks for it."""
+        return TrainingImagesOnGpu(image_size, self._augment, device=self._device, decode_batch=self._decode_batch)
 
     def _probe(self) -> None:
         """Decode a tiny JPEG: afterwards a failure is the image's fault."""
@@ -111,9 +118,9 @@ class TrainingImagesOnGpu:
 
     def empty(self, count: int) -> Tensor:
         shape = (count, 3, self._image_size, self._image_size)
-        with self._on_stream():
+        with _inside(self._batches):
             out = torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last, device=self._device)
-        if self._stream:  # the consumer uses the batch there, and must be done before the memory is reused
+        if self._batches:  # the consumer uses the batch there, and must be done before the memory is reused
             out.record_stream(torch.cuda.default_stream(self._device))
         return out
 
@@ -121,14 +128,15 @@ class TrainingImagesOnGpu:
         self, samples: Sequence[Sample], draws: NDArray[np.float64], out: Tensor
     ) -> dict[int, UndecodableSample]:
         cuts = {i: cut for i, sample in enumerate(samples) if (cut := self._cut(sample, draws[i].tolist()))}
-        # One call at a time: nvJPEG serialises anyway, and pixels are released only when the stream is done with them.
-        with self._lock, self._on_stream():
+        stream = self._stream_of_thread()
+        with _inside(stream):
             pixels = self._pixels({i: cut.encoded for i, cut in cuts.items()})
             for i, whole in pixels.items():
                 self._place(whole, cuts[i], draws[i], out[i])
-            if self._stream:
-                self._stream.synchronize()
-        return self._decode_on_cpu(samples, draws, out, [i for i in range(len(samples)) if i not in pixels])
+            failed = self._decode_on_cpu(samples, draws, out, [i for i in range(len(samples)) if i not in pixels])
+            if stream:  # nvJPEG writes by a stream of its own: pixels are released only when this one is done with them
+                stream.synchronize()
+        return failed
 
     def _cut(self, sample: Sample, draws: list[float]) -> _Cut | None:
         """The JPEG for nvJPEG to decode, or None if the CPU must decode the sample."""
@@ -147,7 +155,7 @@ class TrainingImagesOnGpu:
         return _Cut(torch.frombuffer(encoded, dtype=torch.uint8), orientation, within)
 
     def _pixels(self, encoded: dict[int, Tensor]) -> dict[int, Tensor]:
-        """The pixels of those that can be decoded; torchvision fails the whole batch if one cannot be."""
+        """The pixels of those that can be decoded; torchvision fails a whole batch if one cannot be: halves follow."""
         if not encoded:
             return {}
         try:
@@ -157,7 +165,8 @@ class TrainingImagesOnGpu:
         except RuntimeError:
             if len(encoded) == 1:
                 return {}
-        return {place: pixels for i, one in encoded.items() for place, pixels in self._pixels({i: one}).items()}
+        items, half = list(encoded.items()), len(encoded) // 2
+        return self._pixels(dict(items[:half])) | self._pixels(dict(items[half:]))
 
     def _place(self, pixels: Tensor, cut: _Cut, draws: NDArray[np.float64], out: Tensor) -> None:
         """Crop, resample with antialiasing and flip: one image [3, H, W] to its place [3, S, S]."""
@@ -182,15 +191,24 @@ class TrainingImagesOnGpu:
             return {}
         made = self._on_cpu.empty(len(places))
         failed = self._on_cpu.decode([samples[i] for i in places], draws[places], made)
-        with self._on_stream():
-            for k, i in enumerate(places):
-                if k not in failed:
-                    out[i].copy_(made[k])
+        for k, i in enumerate(places):
+            if k not in failed:
+                out[i].copy_(made[k])
         return {places[k]: error for k, error in failed.items()}
 
-    def _on_stream(self) -> AbstractContextManager[object]:
-        """The decoder's own stream, so that decoding and the training step overlap."""
-        return torch.cuda.stream(self._stream) if self._stream else nullcontext()
+    def _stream_of_thread(self) -> torch.cuda.Stream | None:
+        """The calling thread's own stream, so that threads overlap each other and the training step."""
+        if not hasattr(self._threads, "stream"):
+            self._threads.stream = _stream_on(self._device)
+        return self._threads.stream
+
+
+def _stream_on(device: torch.device) -> torch.cuda.Stream | None:
+    return torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+
+
+def _inside(stream: torch.cuda.Stream | None) -> AbstractContextManager[object]:
+    return torch.cuda.stream(stream) if stream else nullcontext()
 
 
 def _whole_jpeg(data: memoryview) -> _Cut | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from types import TracebackType
 
 import torch
@@ -22,6 +23,7 @@ from stoker.training.fault_tolerance.failure_policy import RestartRequested
 from stoker.training.fault_tolerance.lease import read_holder
 from stoker.training.fault_tolerance.non_finite import NonFiniteDetector, handle_non_finite
 from stoker.training.fault_tolerance.watchdog import Watchdog
+from stoker.training.step.compilation import watched_compilation
 
 __all__ = ["Guard", "StopTraining", "memory_of_others", "smaller_micro_batch"]
 
@@ -56,13 +58,18 @@ class Guard:
         self._agreement = Agreement(self._watcher)
         self._losses = NonFiniteDetector(device)
         self._step = 0
+        self._open = ExitStack()
         self.skipped = run.skipped_steps() if recipe.on_nan == "skip" else ()
         """steps of the run that are skipped, ascending"""
 
     def __enter__(self) -> Guard:
+        if self._recipe.compile:
+            watched = watched_compilation(self._watchdog.compile_begins, self._watchdog.compile_ends)
+            self._open.enter_context(watched)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> bool:
+        self._open.close()
         self._watchdog.close()
         if isinstance(error, StopTraining):
             self._watcher.close()

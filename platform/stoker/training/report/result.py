@@ -29,6 +29,7 @@ def finish_run(
     parity: tuple[ParitySample, ...],
     classes: tuple[str, ...],
     fingerprint: str,
+    nondeterministic_operations: tuple[str, ...] = (),
 ) -> Result:
     """Write history, report and result of a run whose last checkpoint is stored; the result marks it as finished.
 
@@ -48,11 +49,13 @@ def finish_run(
         top5_by_class=tuple(evaluated.top5_by_class.tolist()),
         mistakes=evaluated.mistakes,
         parity=parity,
+        parity_precision="float32",
         classes=classes,
         dataset_url=recipe.data.url,
         dataset_fingerprint=fingerprint,
         world_size=epochs[-1].world_size if epochs else 1,
         versions=versions(),
+        nondeterministic_operations=nondeterministic_operations,
     )
     history = History(epochs=tuple(epochs))
     run.write_history(history)

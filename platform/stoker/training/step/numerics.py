@@ -6,11 +6,11 @@ import os
 
 import torch
 
+from stoker.models.precision import AUTOCAST
 from stoker.recipe import Recipe
+from stoker.training.step.determinism import record_nondeterministic_operations
 
 __all__ = ["autocast_dtype", "configure_numerics", "set_cpu_threads"]
-
-_AUTOCAST = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def configure_numerics(recipe: Recipe) -> None:
@@ -21,20 +21,22 @@ def configure_numerics(recipe: Recipe) -> None:
     ==========================  ==============================  ===================================
     float32 matrix products     full precision, no TF32         the same
     float32 convolutions        TF32 where cuDNN has it         the same
-    cuDNN autotuning            torch's default, off            off
+    cuDNN autotuning            on                              off: it takes what was fastest
     deterministic algorithms    off                             on; an operation that has none runs
-                                                                and torch's warning names it
+                                                                and is recorded (``determinism``)
     ==========================  ==============================  ===================================
 
-    The number of CPU threads changes the sums inside a convolution too (:func:`set_cpu_threads`).
+    Evaluation and prediction compute in full float32 whatever is set here (``stoker.models.precision``). The number of
+    CPU threads changes the sums inside a convolution too (:func:`set_cpu_threads`).
     """
     if "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE" not in os.environ:  # by which torch lets an operator choose TF32
         torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = not recipe.reproducible
     if recipe.reproducible:
-        torch.backends.cudnn.benchmark = False
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
         torch.use_deterministic_algorithms(True, warn_only=True)
+        record_nondeterministic_operations()
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.backends.cudnn.deterministic = True
 
@@ -46,4 +48,4 @@ def set_cpu_threads(threads: int) -> None:
 
 def autocast_dtype(recipe: Recipe) -> torch.dtype:
     """The dtype of the forward and backward pass; ``torch.float32`` means no autocast."""
-    return _AUTOCAST[recipe.precision]
+    return AUTOCAST[recipe.precision]

@@ -8,6 +8,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from stoker.recipe import Recipe
 from stoker.training.step.communication import CommunicationTimer
+from stoker.training.step.compilation import compiled
 from stoker.training.step.exact_sums import ExactSums
 
 __all__ = ["data_parallel"]
@@ -27,7 +28,7 @@ def data_parallel(
     """
     one_each = recipe.workers.min == recipe.workers.max == recipe.batch.micro_batches
     parallel = DistributedDataParallel(
-        torch.compile(model) if recipe.compile else model,
+        compiled(model, recipe) if recipe.compile else model,
         device_ids=[device] if device.type == "cuda" else None,
         forward_sync_buffers=False,
         gradient_as_bucket_view=True,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from stoker.dataset import Batch
 
-__all__ = ["OnDevice", "on_device"]
+__all__ = ["OnDevice", "Prefetcher"]
 
 
 class OnDevice(NamedTuple):
@@ -26,24 +26,35 @@ class OnDevice(NamedTuple):
     labels: Tensor
 
 
-def on_device(batches: Sequence[Batch], device: torch.device) -> Iterator[OnDevice]:
-    """Yield each of ``batches`` on ``device``."""
-    if device.type != "cuda":
+class Prefetcher:
+    """Copies micro-batches to ``device``, on a GPU by a stream of its own: one for all steps.
+
+    torch keeps the memory of each stream apart, so a stream a step would take the memory of its batches anew.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._side = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+
+    def on_device(self, batches: Sequence[Batch]) -> Iterator[OnDevice]:
+        """Yield each of ``batches`` on the device, where the current stream may use it."""
+        if self._side is None:
+            for batch in batches:
+                yield _cut(batch)
+            return
+        ahead = None
         for batch in batches:
-            yield _cut(batch)
-        return
-    side, ahead = torch.cuda.Stream(device), None  # type: ignore[no-untyped-call]
-    for batch in batches:
-        with torch.cuda.stream(side):
-            following = _copied(batch, device)
+            with torch.cuda.stream(self._side):
+                following = _copied(batch, self._device)
+            if ahead is not None:
+                yield ahead
+            current = torch.cuda.current_stream(self._device)
+            current.wait_stream(self._side)
+            for tensor in (following.images, following.labels):
+                tensor.record_stream(current)
+            ahead = following
         if ahead is not None:
             yield ahead
-        torch.cuda.current_stream(device).wait_stream(side)
-        for tensor in (following.images, following.labels):
-            tensor.record_stream(torch.cuda.current_stream(device))
-        ahead = following
-    if ahead is not None:
-        yield ahead
 
 
 def _cut(batch: Batch) -> OnDevice:

@@ -37,7 +37,7 @@ from stoker.training.step.communication import CommunicationTimer
 from stoker.training.step.exact_sums import Exactness, ExactSums
 from stoker.training.step.numerics import autocast_dtype, configure_numerics
 from stoker.training.step.parallel import data_parallel
-from stoker.training.step.prefetch import OnDevice, on_device
+from stoker.training.step.prefetch import OnDevice, Prefetcher
 
 __all__ = ["StepDone", "Stepper"]
 
@@ -87,7 +87,8 @@ class Stepper:
         self._trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self._exact = ExactSums(self._trained, recipe.batch.micro_batches) if recipe.reproducible else None
         self._scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "float16")
-        self.communication_timer = CommunicationTimer()
+        self.communication_timer = CommunicationTimer.on(device)
+        self._prefetcher = Prefetcher(device)
         self._parallel = data_parallel(self.model, recipe, device, self._exact, self.communication_timer)
         self.totals = torch.zeros(3, dtype=torch.float64, device=device)
         self._sums = torch.zeros_like(self.totals)
@@ -160,7 +161,7 @@ class Stepper:
             self.optimizer.zero_grad(set_to_none=False)
         self._sums.zero_()
         counted = [batch for batch in batches if batch.size] or batches[:1]
-        for i, micro_batch in enumerate(on_device(counted, self._device)):
+        for i, micro_batch in enumerate(self._prefetcher.on_device(counted)):
             is_last = i == len(counted) - 1
             with contextlib.nullcontext() if is_last else self._parallel.no_sync():
                 self._micro_batch(micro_batch, samples)

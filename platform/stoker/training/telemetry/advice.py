@@ -35,7 +35,7 @@ def _largest_loss(goodput: Goodput, metrics: Mapping[str, float], recipe: Recipe
         return (
             f"compute {goodput.fractions['compute']:.0%}: most of the time is spent in the model; more workers, "
             f"{'' if recipe.precision == 'bfloat16' else 'precision: bfloat16, '}"
-            f"{'' if recipe.compile else 'compile: true, '}or a larger batch.micro speed it up"
+            f"{'compile: true, ' if _may_compile(recipe) else ''}or a larger batch.micro speed it up"
         )
     cause = {
         "data_wait": _data_wait,
@@ -45,6 +45,10 @@ def _largest_loss(goodput: Goodput, metrics: Mapping[str, float], recipe: Recipe
         "restart": _restart,
     }[worst](goodput, metrics, recipe)
     return f"{worst.replace('_', ' ')} {losses[worst]:.0%}: {cause}"
+
+
+def _may_compile(recipe: Recipe) -> bool:
+    return not recipe.compile and recipe.model_copy(update={"compile": True}).refusal is None
 
 
 def _data_wait(goodput: Goodput, metrics: Mapping[str, float], recipe: Recipe) -> str:

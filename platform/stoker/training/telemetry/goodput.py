@@ -4,9 +4,10 @@ Every second of an epoch, from the end of the previous epoch to its own, is of o
 
 - ``data_wait``: the step loop asked for a batch and none was ready (on a GPU the host asks a step or two ahead, so a
   short wait may cost nothing);
-- ``communication``: the host waited for all-reduces with the other ranks. On a CPU that is the part of the all-reduce
-  that the backward pass did not hide. On a GPU the host does not wait there: it runs ahead, and the device's own
-  waiting is part of compute;
+- ``communication``: all-reduces with the other ranks were waited for, the part that the backward pass did not hide. On
+  a CPU the host waits there. On a GPU the host runs ahead and the device waits: its seconds count, by events on its
+  stream that are read a step or two later, but no more of them than the host's other kinds leave of the wall time (a
+  host may wait for data while its device waits for the ranks);
 - ``checkpoint``: the step loop was blocked by a checkpoint (the write itself is asynchronous and not counted);
 - ``evaluation``: the validation split;
 - ``restart``: from the checkpoint that an attempt resumed from to the end of its first step: the repeated work, the
@@ -77,6 +78,7 @@ class Clock:
         self._attribute()
         others = {kind: value for kind, value in self._seconds.items() if kind != "compute"}
         compute = self._now() - self._start - sum(others.values())
+        others["communication"] = max(0.0, others["communication"] + min(0.0, compute))
         return {kind: others.get(kind, max(0.0, compute)) + self._earlier[kind] for kind in KINDS}
 
     def lap(self) -> dict[str, float]:

@@ -22,6 +22,7 @@ from stoker.evaluation import EvaluationResult
 from stoker.recipe import Recipe
 from stoker.runs.folder import RunFolder
 from stoker.runs.records import KINDS, EpochRecord, Goodput, History, Record
+from stoker.training.step.determinism import nondeterministic_operations
 from stoker.training.telemetry.advice import advice
 from stoker.training.telemetry.events import Events, read_events
 from stoker.training.telemetry.goodput import Clock, merge_ranks
@@ -46,6 +47,8 @@ class RecorderState(Record):
     """when it was stored, seconds since 1970"""
     history: tuple[EpochRecord, ...]
     """of the epochs that have ended"""
+    nondeterministic_operations: tuple[str, ...] = ()
+    """that have run so far, in any attempt"""
 
 
 class Recorder:
@@ -56,6 +59,7 @@ class Recorder:
         self._rank, self._world_size = dist.get_rank(), dist.get_world_size()
         self.clock = Clock()
         self.history: list[EpochRecord] = []
+        self._nondeterministic: tuple[str, ...] = ()
         self._restarted_from: float | None = None
         self._repeated_s = 0.0
         self._reads = loader.metrics()
@@ -69,7 +73,11 @@ class Recorder:
     def state(self) -> RecorderState:
         """Return what a checkpoint stores of this object."""
         return RecorderState(
-            clock=self.clock.seconds(), repeated_s=self._repeated_s, at=time.time(), history=tuple(self.history)
+            clock=self.clock.seconds(),
+            repeated_s=self._repeated_s,
+            at=time.time(),
+            history=tuple(self.history),
+            nondeterministic_operations=self.nondeterministic_operations,
         )
 
     def load_state(self, state: RecorderState) -> None:
@@ -77,6 +85,12 @@ class Recorder:
         self.clock.restore(state.clock)
         self._repeated_s, self._restarted_from = state.repeated_s, state.at
         self.history = list(state.history)
+        self._nondeterministic = state.nondeterministic_operations
+
+    @property
+    def nondeterministic_operations(self) -> tuple[str, ...]:
+        """Operations without a deterministic algorithm that have run in this attempt or before it, sorted."""
+        return tuple(sorted({*self._nondeterministic, *nondeterministic_operations()}))
 
     def begin(self, step: int, why: Mapping[str, Any] = MappingProxyType({})) -> None:
         """Start an attempt at ``step`` of the whole run; ``why`` describes the failure that came before.
