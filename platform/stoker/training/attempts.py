@@ -97,7 +97,7 @@ class Attempts:
             name = f"{self._key}.{self._trainers}"
             trainer = build_trainer(
                 _worker,
-                self._config | {"attempt": name, "why": self._why},
+                self._config | {"attempt": name, "why": self._why, "controller": self._deaths},
                 workers=(workers.min, workers.max),
                 micro_batches=self._recipe.batch.total // self._recipe.batch.micro,
                 resources=resources,

@@ -104,7 +104,7 @@ PARTS = (
 class Checkpointing:
     """Saves and restores the state of one rank. Rank 0 writes; all ranks must make the same calls.
 
-    ``stepper``, ``loader`` and ``recorder`` are what is saved and restored; ``guard`` says whether this run may commit.
+    ``stepper``, ``loader`` and ``recorder`` are what is saved and restored; ``guard`` has the fence that commits.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class Checkpointing:
         self._best_accuracy = -1.0
         policy = recipe.checkpoint
         self._writer = (
-            CheckpointWriter(run.checkpoints, policy.keep, keeps_best=policy.keep_best, may_commit=guard.may_commit)
+            CheckpointWriter(run.checkpoints, policy.keep, keeps_best=policy.keep_best, fence=guard.fence)
             if dist.get_rank() == 0
             else None
         )
@@ -171,6 +171,7 @@ class Checkpointing:
         """
         newest = None
         if self._writer is not None:
+            self._guard.fence.claim()
             self._writer.clean()
             newest = self._run.latest_checkpoint()
         stepper = self._stepper

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -23,6 +24,7 @@ from stoker.training.checkpointing import Checkpointing
 from stoker.training.fault_tolerance.circumstances import annotating
 from stoker.training.fault_tolerance.failure_policy import restart_reason
 from stoker.training.fault_tolerance.guard import Guard, StopTraining
+from stoker.training.fault_tolerance.process_group import GROUP_NUMBER
 from stoker.training.report.result import finish_run
 from stoker.training.step.numerics import set_cpu_threads
 from stoker.training.step.stepper import StepDone, Stepper
@@ -35,8 +37,9 @@ __all__ = ["train_worker"]
 def train_worker(config: dict[str, Any]) -> None:
     """The function that Ray Train calls on every rank.
 
-    ``config`` is ``{"recipe": …, "fingerprint": …, "lease": the token of the driver's lease, "attempt": the key under
-    which the failure policy recorded why it restarted these workers, "why": what the driver knows of that}``.
+    ``config`` is ``{"recipe": …, "fingerprint": …, "lease": the token of the driver's lease, "controller": how many
+    controllers it had before, "attempt": the key under which the failure policy recorded why it restarted these
+    workers, "why": what the driver knows of that}``.
     """
     with annotating():
         _train(config)
@@ -50,7 +53,8 @@ def _train(config: dict[str, Any]) -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     run = RunFolder(locate(recipe.storage, timeout_s=recipe.storage_timeout_s), recipe.name)
-    with Guard(recipe, run, config["lease"], device) as guard:
+    order = config["controller"], int(os.environ[GROUP_NUMBER])
+    with Guard(recipe, run, config["lease"], device, order=order) as guard:
         why = restart_reason(config["attempt"]) or config["why"]
         Worker(recipe, config["fingerprint"], device, run, guard).run(why)
 
@@ -169,6 +173,7 @@ class Worker:
         self._checkpoints.save(self._step, totals, accuracy)
 
     def _finish(self, evaluated: EvaluationResult) -> None:
+        self._guard.fence.check()
         parity = parity_samples(self._stepper.evaluated_model, self._stepper.normalize, self._recipe)
         finish_run(
             self._recipe,

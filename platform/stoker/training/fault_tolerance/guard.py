@@ -15,6 +15,7 @@ from stoker.dataset import Batch
 from stoker.dataset.order import EpochOrder
 from stoker.errors import RunError
 from stoker.recipe import Recipe
+from stoker.runs.fence import Fence
 from stoker.runs.folder import RunFolder
 from stoker.training.fault_tolerance.agreement import NOTHING, Agreement, Decision, RequestWatcher
 from stoker.training.fault_tolerance.circumstances import annotate
@@ -39,9 +40,14 @@ class StopTraining(Exception):
 
 
 class Guard:
-    """Context manager around the step loop; ``lease`` is the token of the driver's lease, "" for none."""
+    """Context manager around the step loop; ``lease`` is the token of the driver's lease, "" for none.
 
-    def __init__(self, recipe: Recipe, run: RunFolder, lease: str, device: torch.device) -> None:
+    ``order`` is this attempt's place among those of the driver (``runs.fence``).
+    """
+
+    def __init__(
+        self, recipe: Recipe, run: RunFolder, lease: str, device: torch.device, *, order: tuple[int, int] = (0, 0)
+    ) -> None:
         self._recipe, self._run, self._token, self._device = recipe, run, lease, device
         rank = dist.get_rank()
         self._watchdog = Watchdog(rank, recipe.workers.stall_timeout_s)
@@ -56,6 +62,8 @@ class Guard:
         self._agreement = Agreement(self._watcher)
         self._losses = NonFiniteDetector(device)
         self._step = 0
+        self.fence = Fence(run.attempt, run.checkpoints, lease=lease, order=order, check_lease=self._check_lease)
+        """who may change the run's files; rank 0 claims it when it restores"""
         self.skipped = run.skipped_steps() if recipe.on_nan == "skip" else ()
         """steps of the run that are skipped, ascending"""
 
@@ -142,14 +150,11 @@ class Guard:
             RunError, RestartRequested: one was not; see :func:`.non_finite.handle_non_finite`.
         """
         if (bad := self._losses.first_bad_step()) is not None:
-            handle_non_finite(self._recipe, self._run, order(bad // order(0).steps), bad, self.skipped)
+            epoch = order(bad // order(0).steps)
+            handle_non_finite(self._recipe, self._run, epoch, bad, self.skipped, check=self.fence.check)
 
-    def may_commit(self) -> None:
-        """Check the lease before a checkpoint's manifest is written, in the writer's thread.
-
-        Raises:
-            RunError: the run's lease is another driver's.
-        """
+    def _check_lease(self) -> None:
+        """Raise RunError if the run's lease is another driver's."""
         if not self._token:
             return
         holder = read_holder(self._run.lease)
