@@ -17,6 +17,7 @@ from stoker.errors import RunError
 from stoker.recipe import Recipe
 from stoker.runs.fence import Fence
 from stoker.runs.folder import RunFolder
+from stoker.training.broadcast import from_rank_zero
 from stoker.training.fault_tolerance.agreement import NOTHING, Agreement, Decision, RequestWatcher
 from stoker.training.fault_tolerance.circumstances import annotate
 from stoker.training.fault_tolerance.failure_policy import RestartRequested
@@ -64,7 +65,7 @@ class Guard:
         self._step = 0
         self.fence = Fence(run.attempt, run.checkpoints, lease=lease, order=order, check_lease=self._check_lease)
         """who may change the run's files; rank 0 claims it when it restores"""
-        self.skipped = run.skipped_steps() if recipe.on_nan == "skip" else ()
+        self.skipped = self._skipped_steps(device) if recipe.on_nan == "skip" else ()
         """steps of the run that are skipped, ascending"""
 
     def __enter__(self) -> Guard:
@@ -152,6 +153,10 @@ class Guard:
         if (bad := self._losses.first_bad_step()) is not None:
             epoch = order(bad // order(0).steps)
             handle_non_finite(self._recipe, self._run, epoch, bad, self.skipped, check=self.fence.check)
+
+    def _skipped_steps(self, device: torch.device) -> tuple[int, ...]:
+        """The steps as rank 0 reads them: all ranks must skip the same ones."""
+        return tuple(from_rank_zero(lambda: list(self._run.skipped_steps()), device))
 
     def _check_lease(self) -> None:
         """Raise RunError if the run's lease is another driver's."""
