@@ -37,8 +37,8 @@ __all__ = ["train_worker"]
 def train_worker(config: dict[str, Any]) -> None:
     """The function that Ray Train calls on every rank.
 
-    ``config`` is ``{"recipe": …, "fingerprint": …, "lease": the token of the driver's lease, "controller": how many
-    controllers it had before, "attempt": the key under which the failure policy recorded why it restarted these
+    ``config`` is ``{"recipe": …, "fingerprint": …, "lease": the token of the driver's lease, "controller": its
+    number among that driver's, "attempt": the key under which the failure policy recorded why it restarted these
     workers, "why": what the driver knows of that}``.
     """
     with annotating():
