@@ -19,6 +19,8 @@ from stoker.recipe import Recipe
 from stoker.runs.folder import RunFolder
 from stoker.storage import Location, locate
 from stoker.training.checkpointing import PARTS
+from stoker.training.fault_tolerance import circumstances
+from stoker.training.fault_tolerance.circumstances import circumstances_of
 from stoker.training.fault_tolerance.guard import Guard
 from stoker.training.step.stepper import Stepper
 from stoker.training.worker import Worker
@@ -112,6 +114,7 @@ def restored_rank(rank: int, port: int, recipe: Recipe, fresh: Recipe, folder: s
 
     work(recipe)
     Location.read = spied  # type: ignore[method-assign]
+    circumstances._here = lambda: (f"node {rank}", f"host {rank}")
     found: dict[str, Any] = {}
     for what, chosen in (("resumed", recipe), ("damaged", recipe), ("fresh", fresh)):
         run = RunFolder(locate(chosen.storage, timeout_s=1), chosen.name)
@@ -124,13 +127,16 @@ def restored_rank(rank: int, port: int, recipe: Recipe, fresh: Recipe, folder: s
         with Guard(chosen, run, "", torch.device("cpu")) as guard:
             worker = Worker(chosen, "sha256:" + "0" * 64, torch.device("cpu"), run, guard)
             read.clear()
-            error = ""
+            error = node = ""
             try:
                 worker._checkpoints.restore()
             except Exception as raised:
                 error = f"{type(raised).__name__}: {raised}"
+                where = circumstances_of(raised)
+                assert where is not None
+                node = where.node
             tensors = {part.file: part.save(worker._stepper) for part in PARTS}
-            found[what] = {"tensors": tensors, "read": list(read), "error": error}
+            found[what] = {"tensors": tensors, "read": list(read), "error": error, "node": node}
             worker._recorder.close()
     torch.save(found, f"{folder}/{rank}.pt")
     dist.barrier()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from stoker import errors
 from stoker.errors import StorageError
+from stoker.training.fault_tolerance.circumstances import Circumstances, annotate, circumstances_of
 
 __all__ = ["BUCKET_BYTES", "from_rank_zero", "tensors_from_rank_zero"]
 
@@ -39,6 +41,7 @@ def from_rank_zero(read: Callable[[], Any], device: torch.device) -> Any:
         try:
             data = json.dumps({"value": read()}).encode()
         except Exception as error:
+            annotate(error)  # the other ranks' copies tell of this node, not of theirs
             raised = error
             data = json.dumps(_described(error)).encode()
     message = json.loads(_broadcast_bytes(data, device))
@@ -104,14 +107,15 @@ def _broadcast_bytes(data: bytes, device: torch.device) -> bytes:
     return bytes(shared.cpu().numpy())
 
 
-def _described(error: Exception) -> dict[str, str]:
+def _described(error: Exception) -> dict[str, Any]:
     kind = next((kind.__name__ for kind in type(error).__mro__ if kind.__name__ in errors.__all__), "")
     text = str(error) if kind else f"rank 0 failed: {type(error).__name__}: {error}"
-    return {"error": kind, "text": text, "url": getattr(error, "url", "")}
+    where = circumstances_of(error) or Circumstances()
+    return {"error": kind, "text": text, "url": getattr(error, "url", ""), "where": asdict(where)}
 
 
-def _rebuilt(error: str, text: str, url: str) -> Exception:
-    if not error:
-        return RuntimeError(text)
-    kind = getattr(errors, error)
-    return kind(text, url=url) if issubclass(kind, StorageError) else kind(text)
+def _rebuilt(error: str, text: str, url: str, where: dict[str, Any]) -> Exception:
+    kind = getattr(errors, error, RuntimeError)
+    made: Exception = kind(text, url=url) if issubclass(kind, StorageError) else kind(text)
+    annotate(made, where=Circumstances(**where))
+    return made
