@@ -57,9 +57,10 @@ def test_the_last_k_are_kept_and_nothing_else_stays(folder: Location) -> None:
 def test_an_interrupted_upload_is_never_seen_and_is_cleaned_up(folder: Location) -> None:
     save(folder, 10)
     (folder / "00000020-deadbeef" / "model.safetensors").write(b"half of it")
+    (folder / "00000030-deadbeef" / "model.safetensors").write(b"all but the manifest")
     assert latest_checkpoint(folder).step == 10  # type: ignore[union-attr]
     save(folder, 30)
-    assert "00000020-deadbeef" not in folder.children()
+    assert not {"00000020-deadbeef", "00000030-deadbeef"} & set(folder.children())
 
 
 def test_a_folder_without_checkpoints_has_none(folder: Location) -> None:
