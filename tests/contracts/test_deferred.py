@@ -5,6 +5,7 @@ Each case has a process of its own: this one may have imported the compiler long
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 from made import write_dataset
 from stoker.embedded.ports import free_ports
 from stoker.recipe import parse_recipe
-from stoker.training import attempts
+from stoker.training import attempts, deferred
 
 RECIPE = """
 name: lean
@@ -109,6 +110,23 @@ def test_a_run_with_compile_has_the_compiler_from_the_start(compiles: bool, monk
     monkeypatch.setattr(attempts, "defer_compiler", lambda: deferred.append(True))
     attempts._worker({"recipe": {"compile": compiles}})
     assert deferred == [True] * (not compiles)
+
+
+def test_no_garbage_is_collected_while_a_worker_imports(monkeypatch: pytest.MonkeyPatch) -> None:
+    collected: list[bool] = []
+
+    class Worker(ModuleType):
+        def __getattr__(self, name: str) -> object:
+            collected.append(gc.isenabled())
+            return lambda config: collected.append(gc.isenabled())
+
+    monkeypatch.setitem(sys.modules, "stoker.training.worker", Worker("worker"))
+    attempts._worker({"recipe": {"compile": True}})
+    assert collected[0] is False
+    assert collected[-1] is True
+    with pytest.raises(ImportError), deferred.importing():
+        raise ImportError
+    assert gc.isenabled()
 
 
 def test_the_answers_are_those_of_the_compiler_where_nothing_compiles() -> None:

@@ -25,7 +25,7 @@ from stoker.errors import RunError, StorageError
 from stoker.recipe import Recipe
 from stoker.runs.folder import RunFolder
 from stoker.storage import locate
-from stoker.training.deferred import defer_compiler
+from stoker.training.deferred import defer_compiler, importing
 from stoker.training.fault_tolerance.failure_policy import forget_restart_reason, stoker_error_in, summarize
 from stoker.training.fault_tolerance.lease import Lease
 from stoker.training.fault_tolerance.left_out import StoreProbe, forget_left_out
@@ -189,7 +189,8 @@ def _worker(config: dict[str, Any]) -> None:
     """Run one rank; imported there, so that neither driver nor controller needs torch."""
     if not config["recipe"]["compile"]:
         defer_compiler()
-    from stoker.training.worker import train_worker
+    with importing():
+        from stoker.training.worker import train_worker
 
     train_worker(config)
 

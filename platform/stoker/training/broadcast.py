@@ -115,7 +115,7 @@ def _described(error: Exception) -> dict[str, Any]:
 
 
 def _rebuilt(error: str, text: str, url: str, where: dict[str, Any]) -> Exception:
-    kind = getattr(errors, error, RuntimeError)
+    kind: Any = getattr(errors, error, RuntimeError)
     made: Exception = kind(text, url=url) if issubclass(kind, StorageError) else kind(text)
     annotate(made, where=Circumstances(**where))
     return made

@@ -34,6 +34,7 @@ from ray.train.v2._internal.execution.worker_group.placement_group_handle import
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.placement_group import get_placement_group, placement_group, placement_group_table, remove_placement_group
 
+from stoker.training.deferred import importing
 from stoker.training.fault_tolerance.capacity import nearest_node, nodes_and_types, silent_nodes
 from stoker.training.fault_tolerance.failure_policy import RunFailurePolicy
 from stoker.training.fault_tolerance.left_out import LeftOutNodes, left_out_nodes, run_key
@@ -154,7 +155,8 @@ def _no_node_for(per_worker: Mapping[str, float]) -> str:
 
 class _RestartOnSigterm(WorkerCallback):  # type: ignore[misc]
     def after_init_train_context(self) -> None:
-        from stoker.training.fault_tolerance.agreement import listen_for_sigterm
+        with importing():  # torch, in the end
+            from stoker.training.fault_tolerance.agreement import listen_for_sigterm
 
         listen_for_sigterm()
 
