@@ -70,7 +70,9 @@ def tensors_from_rank_zero(read: Callable[[], Mapping[str, Tensor]], device: tor
     if dist.get_world_size() > 1:
         for bucket in _buckets(tensors.values()):
             sizes = [len(piece) for piece in bucket]
-            shared = (torch.cat(bucket) if is_first else torch.empty(sum(sizes), dtype=torch.uint8)).to(device)
+            shared = torch.empty(sum(sizes), dtype=torch.uint8, device=device)
+            if is_first:
+                shared.copy_(torch.cat(bucket))
             dist.broadcast(shared, src=0)
             if not is_first:
                 for piece, received in zip(bucket, torch.split(shared.cpu(), sizes), strict=True):
