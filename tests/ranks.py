@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -16,12 +17,15 @@ from stoker.models import build_model
 from stoker.models.normalize import Normalize
 from stoker.recipe import Recipe
 from stoker.runs.folder import RunFolder
-from stoker.storage import locate
+from stoker.storage import Location, locate
+from stoker.training.checkpointing import PARTS
+from stoker.training.fault_tolerance import circumstances
+from stoker.training.fault_tolerance.circumstances import circumstances_of
 from stoker.training.fault_tolerance.guard import Guard
 from stoker.training.step.stepper import Stepper
 from stoker.training.worker import Worker
 
-__all__ = ["evaluate_rank", "late_rank", "train_rank", "work"]
+__all__ = ["evaluate_rank", "late_rank", "restored_rank", "train_rank", "work"]
 
 
 def train_rank(rank: int, world_size: int, port: int, recipe: Recipe, result: str) -> None:
@@ -90,4 +94,50 @@ def late_rank(rank: int, port: int, recipe: Recipe, late_s: float) -> None:
     if rank == 1:
         TrainingImages.decode = slow  # type: ignore[method-assign,assignment]
     work(recipe)
+    dist.destroy_process_group()
+
+
+def restored_rank(rank: int, port: int, recipe: Recipe, fresh: Recipe, folder: str) -> None:
+    """One of two ranks that train a run and restore it twice, the second time damaged, and then start another.
+
+    Writes to ``folder``, a file a rank: the tensors after each restoration, what it read, and what was raised.
+    """
+    store = dist.TCPStore("127.0.0.1", port, 2, rank == 0)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    torch.set_num_threads(1)
+    read: list[str] = []
+    plain = Location.read
+
+    def spied(place: Location, *arguments: Any) -> bytes:
+        read.append(place.url)
+        return plain(place, *arguments)
+
+    work(recipe)
+    Location.read = spied  # type: ignore[method-assign]
+    circumstances._here = lambda: (f"node {rank}", f"host {rank}")
+    found: dict[str, Any] = {}
+    for what, chosen in (("resumed", recipe), ("damaged", recipe), ("fresh", fresh)):
+        run = RunFolder(locate(chosen.storage, timeout_s=1), chosen.name)
+        if what == "damaged" and rank == 0:
+            newest = run.latest_checkpoint()
+            assert newest is not None
+            (newest.location / "optimizer.safetensors").write(b"other bytes")
+        dist.barrier()
+        torch.manual_seed(7)  # other weights than those that come back
+        with Guard(chosen, run, "", torch.device("cpu")) as guard:
+            worker = Worker(chosen, "sha256:" + "0" * 64, torch.device("cpu"), run, guard)
+            read.clear()
+            error = node = ""
+            try:
+                worker._checkpoints.restore()
+            except Exception as raised:
+                error = f"{type(raised).__name__}: {raised}"
+                where = circumstances_of(raised)
+                assert where is not None
+                node = where.node
+            tensors = {part.file: part.save(worker._stepper) for part in PARTS}
+            found[what] = {"tensors": tensors, "read": list(read), "error": error, "node": node}
+            worker._recorder.close()
+    torch.save(found, f"{folder}/{rank}.pt")
+    dist.barrier()
     dist.destroy_process_group()

@@ -15,12 +15,12 @@ from bench.train.place import CHECKOUT
 def test_a_job_is_compared_round_by_round_with_the_stock_job_of_the_same_round() -> None:
     every = cases()
     rounds = {
-        "a worker killed, stoker": [{"next_step_s": 9.0}, {"next_step_s": 30.0}, {"next_step_s": 5.0}],
+        "a worker killed, stoker": [{"next_step_s": 8.0}, {"next_step_s": 24.0}, {"next_step_s": 4.0}],
         "a worker killed, stock": [{"next_step_s": 10.0}, {"next_step_s": 60.0}, {"next_step_s": 10.0}],
     }
     found = {figure.name: figure for figure in train_figures(every, rounds)}
-    assert found["worker_killed_vs_stock"].value == 0.5
-    assert found["worker_killed_s"].value == 9.0
+    assert found["worker_killed_vs_stock"].value == 0.4
+    assert found["worker_killed_s"].value == 8.0
     assert not found["worker_killed_vs_stock"].is_missed
 
 

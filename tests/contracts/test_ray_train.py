@@ -10,11 +10,15 @@ import ast
 import dataclasses
 import inspect
 from pathlib import Path
+from typing import Any
 
 import pytest
+import ray
+from ray.train.v2._internal.callbacks.backend_setup import BackendSetupCallback
 
 from contracts.signatures import must_equal, must_have, resolve
 from stoker.training.fault_tolerance import ray_train
+from stoker.training.fault_tolerance.process_group import ProcessGroup
 
 ROOM = Path(inspect.getfile(ray_train)).parent
 FOLDER = "platform/stoker/training/fault_tolerance"
@@ -49,14 +53,6 @@ RAY_TRAIN: dict[str, str | None] = {
     "ray.train.v2._internal.execution.worker_group.WorkerGroup._create_placement_group": (
         "(self, scaling_config, worker_group_context)"
     ),
-    "ray.train.v2._internal.execution.worker_group.WorkerGroup.execute_single": (
-        "(self, rank, fn, *fn_args, **fn_kwargs)"
-    ),
-    "ray.train.v2._internal.execution.worker_group.WorkerGroup.execute_single_async": (
-        "(self, rank, fn, *fn_args, **fn_kwargs)"
-    ),
-    "ray.train.v2._internal.execution.worker_group.WorkerGroup.get_resources_per_worker": "(self)",
-    "ray.train.v2._internal.execution.worker_group.WorkerGroup.__len__": "(self)",
     "ray.train.v2._internal.execution.worker_group.state._shutdown_sync_actor": "(sync_actor)",
     "ray.train.v2._internal.execution.worker_group.state.WorkerGroupState": (
         "(start_time, placement_group_handle, workers, sync_actor)"
@@ -67,9 +63,6 @@ RAY_TRAIN: dict[str, str | None] = {
         "label_selector=None, num_slices=1)"
     ),
     "ray.train.v2._internal.execution.worker_group.placement_group_handle.DefaultPlacementGroupHandle": "(pg)",
-    "ray.train._internal.utils.get_address_and_port": "()",
-    "ray.train.backend.Backend.on_start": "(self, worker_group, backend_config)",
-    "ray.train.backend.BackendConfig": "()",
     "ray.train.v2.api.config.ScalingConfig": (
         "(trainer_resources=None, num_workers=1, use_gpu=False, resources_per_worker=None, "
         "placement_strategy='PACK', accelerator_type=None, label_selector=None, use_tpu=False, "
@@ -113,6 +106,20 @@ SCALING: dict[str, str | None] = {
     "ray.train.v2._internal.execution.scaling_policy.ResizeDecision": "(num_workers, resources_per_worker)",
     "ray.train.v2._internal.execution.worker_group.worker.Worker.execute_async": "(self, fn, *fn_args, **fn_kwargs)",
 }
+PROCESS_GROUP: dict[str, str | None] = {
+    "ray.train._internal.utils.get_address_and_port": "()",
+    "ray.train.backend.Backend.on_start": "(self, worker_group, backend_config)",
+    "ray.train.backend.BackendConfig": "()",
+    "ray.train.v2._internal.callbacks.backend_setup.BackendSetupCallback": "(backend_config)",
+    "ray.train.v2._internal.execution.worker_group.WorkerGroup.execute_single": (
+        "(self, rank, fn, *fn_args, **fn_kwargs)"
+    ),
+    "ray.train.v2._internal.execution.worker_group.WorkerGroup.execute_single_async": (
+        "(self, rank, fn, *fn_args, **fn_kwargs)"
+    ),
+    "ray.train.v2._internal.execution.worker_group.WorkerGroup.get_resources_per_worker": "(self)",
+    "ray.train.v2._internal.execution.worker_group.WorkerGroup.__len__": "(self)",
+}
 FAILURE_POLICY: dict[str, str | None] = {
     "ray.train.v2._internal.exceptions.InsufficientClusterResourcesError": None,
     "ray.train.v2._internal.exceptions.WorkerGroupStartupFailedError": None,
@@ -140,6 +147,7 @@ LEFT_OUT: dict[str, str | None] = {
 }
 USERS = {
     "ray_train.py": RAY_TRAIN,
+    "process_group.py": PROCESS_GROUP,
     "scaling.py": SCALING,
     "failure_policy.py": FAILURE_POLICY,
     "capacity.py": CAPACITY,
@@ -187,6 +195,33 @@ def test_the_fields_that_are_read_exist(path: str, fields: set[str]) -> None:
     found = resolve(path, f"{FOLDER}/ray_train.py")
     assert dataclasses.is_dataclass(found)
     assert fields - {field.name for field in dataclasses.fields(found)} == set()
+
+
+def test_one_backend_serves_all_groups_of_workers_of_a_controller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The workers' number, by which a later attempt fences an earlier one off, is counted in it."""
+    monkeypatch.setattr(ray, "get", lambda found: found)
+    callback = BackendSetupCallback(ProcessGroup())
+    groups = [_FakeGroup() for _ in range(2)]
+    for group in groups:
+        callback.after_execution_group_start(group)
+    assert [group.rendezvous.number for group in groups] == [1, 2]
+
+
+class _FakeGroup:
+    """A group of no workers but one, which is asked for nothing but its address."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def execute_single(self, _: int, function: Any) -> Any:
+        return function()
+
+    def execute_single_async(self, _: int, __: Any, ___: int, rendezvous: Any) -> list[Any]:
+        self.rendezvous = rendezvous
+        return []
+
+    def get_resources_per_worker(self) -> dict[str, float]:
+        return {}
 
 
 def test_a_node_is_selected_by_the_label_that_ray_gives_it() -> None:

@@ -13,7 +13,7 @@ from torch import nn
 from published import finished_run
 from stoker.errors import ModelError, StorageError
 from stoker.models import build_model
-from stoker.models.initialize import check_initialization, load_initial_weights, training_model
+from stoker.models.initialize import check_initialization, initial_weights, training_model
 from stoker.recipe import Recipe, parse_recipe
 from stoker.registry import Registry, publish_run, with_source
 from stoker.runs.folder import RunFolder
@@ -50,7 +50,7 @@ def weights_file(path: Path, *, name: str = "digitsnet", classes: int = 3, seed:
 def initialized(recipe: Recipe, classes: tuple[str, ...]) -> nn.Module:
     torch.manual_seed(recipe.seed)
     model = training_model(recipe, len(classes))
-    load_initial_weights(recipe, classes, [model])
+    model.load_state_dict(initial_weights(recipe, classes), strict=False)
     return model
 
 

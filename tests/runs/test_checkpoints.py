@@ -8,6 +8,7 @@ import torch
 from stoker.errors import RunError, StorageError
 from stoker.runs.checkpoint_writer import CheckpointWriter
 from stoker.runs.checkpoints import latest_checkpoint, list_checkpoints
+from stoker.runs.fence import Fence
 from stoker.runs.tensor_file import tensor_pieces
 from stoker.storage import Location, locate
 
@@ -56,9 +57,10 @@ def test_the_last_k_are_kept_and_nothing_else_stays(folder: Location) -> None:
 def test_an_interrupted_upload_is_never_seen_and_is_cleaned_up(folder: Location) -> None:
     save(folder, 10)
     (folder / "00000020-deadbeef" / "model.safetensors").write(b"half of it")
+    (folder / "00000030-deadbeef" / "model.safetensors").write(b"all but the manifest")
     assert latest_checkpoint(folder).step == 10  # type: ignore[union-attr]
     save(folder, 30)
-    assert "00000020-deadbeef" not in folder.children()
+    assert not {"00000020-deadbeef", "00000030-deadbeef"} & set(folder.children())
 
 
 def test_a_folder_without_checkpoints_has_none(folder: Location) -> None:
@@ -108,10 +110,15 @@ def test_the_best_stays_beside_the_last(folder: Location) -> None:
 def test_a_writer_that_is_not_the_runs_any_more_commits_nothing(folder: Location) -> None:
     save(folder, 1)
 
-    def refuse() -> None:
-        raise RunError("somebody else has the lease")
+    def check() -> None:
+        if lost:
+            raise RunError("somebody else has the lease")
 
-    writer = CheckpointWriter(folder, 3, may_commit=refuse)
+    lost: list[bool] = []
+    fence = Fence(folder / "attempt.json", folder, check_lease=check)
+    fence.claim()
+    lost.append(True)
+    writer = CheckpointWriter(folder, 3, fence=fence)
     writer.save(2, {"model.safetensors": {"w": torch.zeros(1)}}, {})
     with pytest.raises(RunError, match="somebody else"):
         writer.close()

@@ -123,8 +123,25 @@ def test_every_part_and_position_comes_back_in_another_process_state(
     assert after.checkpoints.is_best(0.76)
 
 
+def test_workers_that_others_have_replaced_commit_nothing(tmp_path: Path, guard: Guard, recipe: Recipe) -> None:
+    old = Rank(tmp_path, guard, recipe, seed=1)
+    old.checkpoints.restore()
+    with Guard(recipe, RunFolder(locate(tmp_path), "kept"), "", CPU) as later:
+        new = Rank(tmp_path, later, recipe, seed=1)
+        new.checkpoints.restore()
+        old.checkpoints.save(1, (1.0, 1.0, 8.0))
+        with pytest.raises(RunError, match="superseded"):
+            old.close()
+        new.checkpoints.save(2, (1.0, 1.0, 8.0))
+        new.close()
+    newest = RunFolder(locate(tmp_path), "kept").latest_checkpoint()
+    assert newest is not None
+    assert newest.step == 2
+
+
 def test_the_state_file_has_exactly_the_fields_of_train_state(tmp_path: Path, guard: Guard, recipe: Recipe) -> None:
     rank = Rank(tmp_path, guard, recipe, seed=1)
+    rank.checkpoints.restore()
     rank.checkpoints.save(1, (1.0, 1.0, 8.0))
     rank.close()
     checkpoint = RunFolder(locate(tmp_path), "kept").latest_checkpoint()
@@ -143,6 +160,7 @@ def test_every_field_is_given_when_a_checkpoint_is_saved(
         return TrainState(**fields)
 
     rank = Rank(tmp_path, guard, recipe, seed=1)
+    rank.checkpoints.restore()
     monkeypatch.setattr(checkpointing, "TrainState", spy)
     rank.checkpoints.save(1, (1.0, 1.0, 8.0))
     rank.close()
@@ -154,6 +172,7 @@ def test_a_checkpoint_without_weights_is_refused_and_not_replaced_by_fresh_ones(
     tmp_path: Path, guard: Guard, recipe: Recipe, file: str
 ) -> None:
     rank = Rank(tmp_path, guard, recipe, seed=1)
+    rank.checkpoints.restore()
     rank.checkpoints.save(1, (1.0, 1.0, 8.0))
     rank.close()
     manifest = tmp_path / "runs/kept/checkpoints/00000001.json"
@@ -168,6 +187,7 @@ def test_a_checkpoint_without_weights_is_refused_and_not_replaced_by_fresh_ones(
 
 def test_a_checkpoint_of_another_data_set_is_refused(tmp_path: Path, guard: Guard, recipe: Recipe) -> None:
     rank = Rank(tmp_path, guard, recipe, seed=1)
+    rank.checkpoints.restore()
     rank.checkpoints.save(1, (1.0, 1.0, 8.0))
     rank.close()
     other = Rank(tmp_path, guard, recipe, seed=1)

@@ -2,7 +2,7 @@
 
 check_initialization    the driver, before resources are taken   shapes only: name, options, sizes, frozen, weights
 training_model          each rank                                fresh weights from the seed, frozen parts
-load_initial_weights    each rank, unless a checkpoint exists    pretrained weights into the model
+initial_weights         rank 0, unless a checkpoint exists       the pretrained weights that go into the model
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from stoker.models.pretrained import TensorMatch, match_tensors, read_shapes, re
 from stoker.recipe import Recipe
 from stoker.storage import locate
 
-__all__ = ["check_initialization", "load_initial_weights", "training_model"]
+__all__ = ["check_initialization", "initial_weights", "training_model"]
 
 
 def check_initialization(
     recipe: Recipe, classes: tuple[str, ...], *, timeout_s: float, last: int | None = None
 ) -> str | None:
-    """Check that :func:`training_model` and :func:`load_initial_weights` will succeed; only the shapes are compared.
+    """Check that :func:`training_model` and :func:`initial_weights` will succeed; only the shapes are compared.
 
     ``last`` is the number of samples in an epoch's last micro-batch, by default those of any other. Reads at most the
     weights' file, for at most ``timeout_s`` seconds of retries. Returns a line that says what the model is initialized
@@ -60,22 +60,23 @@ def training_model(recipe: Recipe, classes: int) -> nn.Module:
     return _freeze(build_model(recipe.model.name, classes=classes, **options), recipe.model, classes, options)
 
 
-def load_initial_weights(recipe: Recipe, classes: tuple[str, ...], models: list[nn.Module]) -> None:
-    """Load the recipe's ``model.weights``, if it has them, into each of ``models``, built by :func:`training_model`.
+def initial_weights(recipe: Recipe, classes: tuple[str, ...]) -> dict[str, Tensor]:
+    """Read the recipe's ``model.weights`` that a model of :func:`training_model` starts with, by name, on the CPU.
+
+    Tensors that keep their fresh values, those of a new head for example, are not among them; without
+    ``model.weights`` there are none. Load them with ``strict=False``.
 
     Raises:
         ModelError, StorageError: see :func:`check_initialization`.
     """
     if (source := _source(recipe.model)) is None:
-        return
+        return {}
     weights = read_weights(locate(source.url, timeout_s=recipe.storage_timeout_s), source.sha256)
     match = _match(recipe, classes, {name: tuple(tensor.shape) for name, tensor in weights.items()})
     projection = family_of(recipe.model.name).patch_projection
     if match.resized and projection is not None:
         weights = resize_positions(weights, recipe.evaluation_image_size, int(weights[projection].shape[-1]))
-    loaded: dict[str, Tensor] = {name: weights[name] for name in match.loaded}
-    for model in models:
-        model.load_state_dict(loaded, strict=False)
+    return {name: weights[name] for name in sorted(match.loaded)}
 
 
 def _source(chosen: recipes.Model) -> recipes.Source | None:

@@ -7,6 +7,7 @@ successor.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import secrets
@@ -20,9 +21,10 @@ from torch import Tensor
 
 from stoker.errors import StorageError
 from stoker.runs.checkpoints import STATE, Checkpoint, list_checkpoints, open_checkpoint
+from stoker.runs.fence import Fence
 from stoker.runs.tensor_file import tensor_pieces
 from stoker.storage import Location
-from stoker.storage.uploads import abandon_uploads, write_pieces
+from stoker.storage.uploads import abort_uploads, unfinished_uploads, write_pieces
 
 __all__ = ["CheckpointWriter"]
 
@@ -34,13 +36,12 @@ Tensors = dict[str, dict[str, Tensor]]  # file name to name to tensor
 class CheckpointWriter:
     """Writes checkpoints of one run, one at a time; keeps the last ``keep`` and, with ``keeps_best``, the best one.
 
-    ``may_commit`` is called before each manifest is written and raises if another driver has taken the run over.
+    ``fence``, if it is given, commits: it refuses once a newer attempt at the run has begun. Without it this must be
+    the only writer.
     """
 
-    def __init__(
-        self, folder: Location, keep: int, *, keeps_best: bool = True, may_commit: Callable[[], None] = lambda: None
-    ) -> None:
-        self._folder, self._keep, self._keeps_best, self._may_commit = folder, keep, keeps_best, may_commit
+    def __init__(self, folder: Location, keep: int, *, keeps_best: bool = True, fence: Fence | None = None) -> None:
+        self._folder, self._keep, self._keeps_best, self._fence = folder, keep, keeps_best, fence
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="stoker-checkpoint")
         self._pending: Future[None] | None = None
         self._host: Tensors = {}
@@ -78,7 +79,12 @@ class CheckpointWriter:
             self._pool.shutdown()
 
     def clean(self) -> None:
-        """Remove what earlier writers left unfinished. Call it only before the first ``save``."""
+        """Remove what earlier writers left unfinished. Call it only before the first ``save``, and after the fence is
+        claimed.
+
+        Raises:
+            RunError: a newer attempt has begun.
+        """
         self._prune()
 
     # -- inside ----------------------------------------------------------------------------------------------------
@@ -106,8 +112,11 @@ class CheckpointWriter:
         manifest = {"format": "stoker-checkpoint", "version": [1, 0], "step": step, "folder": name, "files": files}
         if accuracy is not None:
             manifest["accuracy"] = accuracy
-        self._may_commit()
-        (self._folder / f"{step:08d}.json").write(json.dumps(manifest, indent=1).encode())
+        file, data = f"{step:08d}.json", json.dumps(manifest, indent=1).encode()
+        if self._fence is None:
+            (self._folder / file).write(data)
+        else:
+            self._fence.commit(file, data)
         self._prune()
 
     @staticmethod
@@ -120,23 +129,47 @@ class CheckpointWriter:
         yield STATE, lambda: [text]
 
     def _prune(self) -> None:
-        """Delete the manifests of older checkpoints first, then every folder up to the newest that none names."""
+        """Delete the manifests of older checkpoints first, then every folder up to the newest that none names.
+
+        Nothing is deleted that was not there before the fence was last checked: it may be a newer attempt's.
+        """
         steps = list_checkpoints(self._folder)
-        found = {step: open_checkpoint(self._folder, step) for step in steps}
+        found = self._open(steps)
         kept = set(steps[-self._keep :]) | ({best} if (best := self._best(found)) is not None else set())
+        folders = {found[step].location.name for step in kept if step in found}
+        unnamed = [name for name in self._folder.children() if _is_left(name, folders, max(steps, default=0))]
+        uploads = self._unfinished_uploads()
+        if self._fence is not None:
+            self._fence.check()
         for step in steps:
             if step not in kept:
                 (self._folder / f"{step:08d}.json").delete()
-        folders = {found[step].location.name for step in kept}
-        for name in self._folder.children():
-            number = name.partition("-")[0]
-            if "-" in name and name not in folders and number.isdigit() and int(number) <= max(steps, default=0):
-                (self._folder / name).delete()
+        for name in unnamed:
+            (self._folder / name).delete()
+        if uploads:
+            self._abort(uploads)
+
+    def _open(self, steps: list[int]) -> dict[int, Checkpoint]:
+        found = {}
+        for step in steps:
+            with contextlib.suppress(FileNotFoundError):  # deleted in between, by an attempt that is not the newest
+                found[step] = open_checkpoint(self._folder, step)
+        return found
+
+    def _unfinished_uploads(self) -> list[dict[str, Any]]:
         try:
-            if left := abandon_uploads(self._folder):
-                logger.info("%s: aborted %d unfinished uploads of an earlier writer", self._folder, left)
+            return unfinished_uploads(self._folder)
         except StorageError as error:  # a permission of its own on S3; what is left costs space, not correctness
+            logger.warning("cannot list unfinished uploads: %s", error)
+            return []
+
+    def _abort(self, uploads: list[dict[str, Any]]) -> None:
+        try:
+            abort_uploads(self._folder, uploads)
+        except StorageError as error:
             logger.warning("cannot abort unfinished uploads: %s", error)
+        else:
+            logger.info("%s: aborted %d unfinished uploads of an earlier writer", self._folder, len(uploads))
 
     def _best(self, found: dict[int, Checkpoint]) -> int | None:
         """The step of the most accurate checkpoint, the earliest among equals."""
@@ -144,3 +177,9 @@ class CheckpointWriter:
             (checkpoint.accuracy, -step) for step, checkpoint in found.items() if checkpoint.accuracy is not None
         ]
         return -max(measured)[1] if measured and self._keeps_best else None
+
+
+def _is_left(name: str, folders: set[str], newest: int) -> bool:
+    """Whether ``name`` is a checkpoint's folder that no manifest names, at or before step ``newest``."""
+    number = name.partition("-")[0]
+    return "-" in name and name not in folders and number.isdigit() and int(number) <= newest

@@ -67,6 +67,11 @@ class RunFolder:
         """The file that the run's driver renews while it is alive (``training.fault_tolerance.lease``)."""
         return self.location / "lease.json"
 
+    @property
+    def attempt(self) -> Location:
+        """The file that names the run's newest attempt (``runs.fence``)."""
+        return self.location / "attempt.json"
+
     def skipped_steps(self) -> tuple[int, ...]:
         """Read the steps of the run, from 0, that are skipped because their loss was not finite; ascending."""
         try:

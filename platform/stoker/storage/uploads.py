@@ -19,7 +19,7 @@ from stoker.storage.local import publishing
 from stoker.storage.location import Location
 from stoker.storage.retry import call_with_retries, writing_to
 
-__all__ = ["Written", "abandon_uploads", "write_pieces"]
+__all__ = ["Written", "abandon_uploads", "abort_uploads", "unfinished_uploads", "write_pieces"]
 
 Pieces = Callable[[], Iterable[bytes | memoryview]]  # called again when a write restarts
 
@@ -62,16 +62,33 @@ def abandon_uploads(place: Location) -> int:
     Raises:
         StorageError: refused, or no valid response within the timeout.
     """
+    uploads = unfinished_uploads(place)
+    abort_uploads(place, uploads)
+    return len(uploads)
+
+
+def unfinished_uploads(place: Location) -> list[dict[str, Any]]:
+    """Every unfinished multipart upload below ``place``, for :func:`abort_uploads`; none on other stores than S3.
+
+    Raises:
+        StorageError: refused, or no valid response within the timeout.
+    """
     if not hasattr(place.filesystem, "call_s3"):
-        return 0
+        return []
     bucket, key, _ = place.filesystem.split_path(place.path)
-    prefix = f"{key.rstrip('/')}/" if key else ""
-    found = 0
-    for upload in list(_unfinished(place, bucket, prefix)):
+    return list(_unfinished(place, bucket, f"{key.rstrip('/')}/" if key else ""))
+
+
+def abort_uploads(place: Location, uploads: Iterable[dict[str, Any]]) -> None:
+    """Abort ``uploads``, which :func:`unfinished_uploads` found below ``place``.
+
+    Raises:
+        StorageError: refused, or no valid response within the timeout.
+    """
+    for upload in uploads:
+        bucket, _, _ = place.filesystem.split_path(place.path)
         with contextlib.suppress(FileNotFoundError):  # it was aborted or completed in the meantime
             _call(place, "abort_multipart_upload", Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
-        found += 1
-    return found
 
 
 def _unfinished(place: Location, bucket: str, prefix: str) -> Iterator[dict[str, Any]]:

@@ -25,6 +25,7 @@ from stoker.errors import RunError, StorageError
 from stoker.recipe import Recipe
 from stoker.runs.folder import RunFolder
 from stoker.storage import locate
+from stoker.training.deferred import defer_compiler, importing
 from stoker.training.fault_tolerance.failure_policy import forget_restart_reason, stoker_error_in, summarize
 from stoker.training.fault_tolerance.lease import Lease
 from stoker.training.fault_tolerance.left_out import StoreProbe, forget_left_out
@@ -97,7 +98,7 @@ class Attempts:
             name = f"{self._key}.{self._trainers}"
             trainer = build_trainer(
                 _worker,
-                self._config | {"attempt": name, "why": self._why},
+                self._config | {"attempt": name, "why": self._why, "controller": self._trainers},
                 workers=(workers.min, workers.max),
                 micro_batches=self._recipe.batch.total // self._recipe.batch.micro,
                 resources=resources,
@@ -186,7 +187,10 @@ def _fit(trainer: Trainer) -> BaseException | None:
 
 def _worker(config: dict[str, Any]) -> None:
     """Run one rank; imported there, so that neither driver nor controller needs torch."""
-    from stoker.training.worker import train_worker
+    if not config["recipe"]["compile"]:
+        defer_compiler()
+    with importing():
+        from stoker.training.worker import train_worker
 
     train_worker(config)
 

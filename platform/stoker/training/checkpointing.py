@@ -12,6 +12,7 @@ writes them in the background and commits them; ``runs.checkpoints`` reads them.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,12 +23,13 @@ from torch import Tensor
 
 from stoker.dataset import Loader
 from stoker.errors import RunError
-from stoker.models.initialize import load_initial_weights
+from stoker.models.initialize import initial_weights
 from stoker.recipe import Recipe
 from stoker.runs.checkpoint_writer import CheckpointWriter
-from stoker.runs.checkpoints import EMA, MODEL, OPTIMIZER, STATE, STEP, Checkpoint, open_checkpoint
+from stoker.runs.checkpoints import EMA, MODEL, OPTIMIZER, STATE, STEP, Checkpoint
 from stoker.runs.folder import RunFolder
 from stoker.runs.records import Record
+from stoker.training.broadcast import from_rank_zero, tensors_from_rank_zero
 from stoker.training.fault_tolerance.guard import Guard
 from stoker.training.optim.optimizers import load_optimizer_tensors, optimizer_tensors
 from stoker.training.report.result import versions
@@ -104,7 +106,7 @@ PARTS = (
 class Checkpointing:
     """Saves and restores the state of one rank. Rank 0 writes; all ranks must make the same calls.
 
-    ``stepper``, ``loader`` and ``recorder`` are what is saved and restored; ``guard`` says whether this run may commit.
+    ``stepper``, ``loader`` and ``recorder`` are what is saved and restored; ``guard`` has the fence that commits.
     """
 
     def __init__(
@@ -120,10 +122,11 @@ class Checkpointing:
     ) -> None:
         self._recipe, self._fingerprint, self._run, self._guard = recipe, fingerprint, run, guard
         self._stepper, self._loader, self._recorder = stepper, loader, recorder
+        self._device = stepper.totals.device
         self._best_accuracy = -1.0
         policy = recipe.checkpoint
         self._writer = (
-            CheckpointWriter(run.checkpoints, policy.keep, keeps_best=policy.keep_best, may_commit=guard.may_commit)
+            CheckpointWriter(run.checkpoints, policy.keep, keeps_best=policy.keep_best, fence=guard.fence)
             if dist.get_rank() == 0
             else None
         )
@@ -164,23 +167,23 @@ class Checkpointing:
             self._writer.save(step, tensors, state.model_dump(mode="json"), accuracy)
 
     def restore(self) -> int:
-        """Load the newest checkpoint that rank 0 finds, else the recipe's initial weights; returns its step, or 0.
+        """Load the newest checkpoint, else the recipe's initial weights; returns its step, or 0.
+
+        Rank 0 alone reads them, the others get them from it; all raise what it raises.
 
         Raises:
-            RunError: the checkpoint was trained on another data set, or lacks a part or is damaged.
+            RunError: the checkpoint was trained on another data set, or lacks a part or is damaged; or a newer attempt
+                at the run has begun.
+            ModelError: the initial weights do not fit.
+            StorageError: what is needed cannot be read.
         """
-        newest = None
-        if self._writer is not None:
-            self._writer.clean()
-            newest = self._run.latest_checkpoint()
-        stepper = self._stepper
-        step = torch.tensor([newest.step if newest else -1], device=stepper.totals.device)
-        dist.broadcast(step, src=0)
-        if (newest_step := int(step.item())) < 0:
-            models = [stepper.model, *([stepper.average.model] if stepper.average else [])]
-            load_initial_weights(self._recipe, self._loader.classes, models)
+        found = from_rank_zero(self._find, self._device)
+        if found is None:
+            self._load_initial_weights()
             return 0
-        self._load(newest or open_checkpoint(self._run.checkpoints, newest_step))
+        newest = Checkpoint(found["step"], self._run.checkpoints / found["folder"], found["files"])
+        newest_step = newest.step
+        self._load(newest)
         if self._writer is not None:
             position = self._loader.state_dict()
             print_line(
@@ -198,10 +201,27 @@ class Checkpointing:
         if self._writer is not None:
             self._writer.close()
 
+    def _find(self) -> dict[str, Any] | None:
+        """Rank 0: claim the run and find its newest checkpoint."""
+        assert self._writer is not None
+        self._guard.fence.claim()
+        self._writer.clean()
+        if (newest := self._run.latest_checkpoint()) is None:
+            return None
+        return {"step": newest.step, "folder": newest.location.name, "files": newest.files}
+
+    def _load_initial_weights(self) -> None:
+        if self._recipe.model.weights is None:
+            return
+        stepper = self._stepper
+        tensors = tensors_from_rank_zero(lambda: initial_weights(self._recipe, self._loader.classes), self._device)
+        for model in [stepper.model, *([stepper.average.model] if stepper.average else [])]:
+            model.load_state_dict(tensors, strict=False)
+
     def _load(self, checkpoint: Checkpoint) -> None:
         remedy = f"delete the manifest {checkpoint.step:08d}.json to resume from the previous checkpoint"
         try:
-            state = TrainState.model_validate(checkpoint.state())
+            state = TrainState.model_validate(from_rank_zero(checkpoint.state, self._device))
         except ValidationError as error:
             raise RunError(
                 f"{checkpoint.location / STATE}: damaged ({error.error_count()} fields are wrong); {remedy}"
@@ -214,7 +234,9 @@ class Checkpointing:
             )
         for part in PARTS:
             if part.file in checkpoint.files:
-                part.load(self._stepper, checkpoint.tensors(part.file))
+                self._guard.heartbeat()
+                read = functools.partial(checkpoint.tensors, part.file)
+                part.load(self._stepper, tensors_from_rank_zero(read, self._device))
             elif part.is_required(self._stepper):
                 raise RunError(f"{checkpoint.location}: the checkpoint has no {part.file}; {remedy}")
         self._restore_threads(state.threads)

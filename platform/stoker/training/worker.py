@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -23,6 +24,7 @@ from stoker.training.checkpointing import Checkpointing
 from stoker.training.fault_tolerance.circumstances import annotating
 from stoker.training.fault_tolerance.failure_policy import restart_reason
 from stoker.training.fault_tolerance.guard import Guard, StopTraining
+from stoker.training.fault_tolerance.process_group import GROUP_NUMBER
 from stoker.training.numa import bind_to_device
 from stoker.training.report.result import finish_run
 from stoker.training.step.numerics import set_cpu_threads
@@ -36,8 +38,9 @@ __all__ = ["train_worker"]
 def train_worker(config: dict[str, Any]) -> None:
     """The function that Ray Train calls on every rank.
 
-    ``config`` is ``{"recipe": …, "fingerprint": …, "lease": the token of the driver's lease, "attempt": the key under
-    which the failure policy recorded why it restarted these workers, "why": what the driver knows of that}``.
+    ``config`` is ``{"recipe": …, "fingerprint": …, "lease": the token of the driver's lease, "controller": its
+    number among that driver's, "attempt": the key under which the failure policy recorded why it restarted these
+    workers, "why": what the driver knows of that}``.
     """
     with annotating():
         _train(config)
@@ -52,7 +55,8 @@ def _train(config: dict[str, Any]) -> None:
         torch.cuda.set_device(device)
     bind_to_device(device, recipe.workers.cpus)
     run = RunFolder(locate(recipe.storage, timeout_s=recipe.storage_timeout_s), recipe.name)
-    with Guard(recipe, run, config["lease"], device) as guard:
+    order = config["controller"], int(os.environ[GROUP_NUMBER])
+    with Guard(recipe, run, config["lease"], device, order=order) as guard:
         why = restart_reason(config["attempt"]) or config["why"]
         Worker(recipe, config["fingerprint"], device, run, guard).run(why)
 
@@ -172,6 +176,7 @@ class Worker:
         self._checkpoints.save(self._step, totals, accuracy)
 
     def _finish(self, evaluated: EvaluationResult) -> None:
+        self._guard.fence.check()
         parity = parity_samples(self._stepper.evaluated_model, self._stepper.normalize, self._recipe)
         finish_run(
             self._recipe,

@@ -50,8 +50,8 @@ def _scaling(every: Sequence[Case], found: Mapping[str, Measures]) -> list[Figur
 
 
 _BARS = {
-    "start": ("submit_to_first_step", "first_step_s", 0.7),
-    "worker": ("worker_killed", "next_step_s", 1.0),
+    "start": ("submit_to_first_step", "first_step_s", 0.45),
+    "worker": ("worker_killed", "next_step_s", 0.45),
     "node": ("node_lost", "next_step_s", 0.3),
     "frozen": ("worker_frozen", "next_step_s", 0.1),
     "driver": ("driver_killed", "next_step_s", 0.7),

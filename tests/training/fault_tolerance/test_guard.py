@@ -58,6 +58,7 @@ def steps(folder: Path, losses: list[float], more: str = "", lease: str = "") ->
     recipe, run = made(folder, more)
     total = torch.zeros((), dtype=torch.float64)
     with Guard(recipe, run, lease, torch.device("cpu")) as guard:
+        guard.fence.claim()
         for step, loss in enumerate(losses):
             if not guard.skips(step):
                 total += loss
@@ -154,9 +155,10 @@ def test_ranks_whose_driver_lost_its_lease_exit_and_commit_nothing(tmp_path: Pat
             until_ended(tmp_path, "of an earlier driver")
         dropped = pytest.raises(RunError, match="this one's checkpoint is discarded")
         with Guard(recipe, run, "of an earlier driver", torch.device("cpu")) as guard, dropped:
-            guard.may_commit()
+            guard.fence.claim()
         with Guard(recipe, run, lease.token, torch.device("cpu")) as guard:
-            guard.may_commit()
+            guard.fence.claim()
+            guard.fence.check()
 
 
 def test_sigterm_restarts_the_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import psutil
 import ray.util
 
-from stoker.training.fault_tolerance.ray_train import interface_of
+from stoker.training.fault_tolerance.process_group import interface_of
 
 
 def test_the_interface_is_that_of_the_address() -> None:

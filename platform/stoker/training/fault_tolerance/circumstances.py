@@ -67,14 +67,16 @@ class Circumstances:
     """whether it says no more than that another rank is gone"""
 
 
-def annotate(error: BaseException, step: int | None = None) -> None:
-    """Attach the circumstances of this process to ``error``, once: what is attached already stays."""
+def annotate(error: BaseException, step: int | None = None, *, where: Circumstances | None = None) -> None:
+    """Attach the circumstances of this process to ``error``, once: what is attached already stays.
+
+    ``where`` are those of another process, whose error this one repeats.
+    """
     if _KEY in error.__dict__:
         return
     node, host = _here()
-    error.__dict__[_KEY] = asdict(
-        Circumstances(step, node, host, _of_node(error), _is_of_torch(error, "distributed.DistError"))
-    )
+    is_echo = _is_of_torch(error, "distributed.DistError")
+    error.__dict__[_KEY] = asdict(where or Circumstances(step, node, host, _of_node(error), is_echo))
 
 
 @contextlib.contextmanager

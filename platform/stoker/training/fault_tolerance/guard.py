@@ -16,7 +16,9 @@ from stoker.dataset import Batch
 from stoker.dataset.order import EpochOrder
 from stoker.errors import RunError
 from stoker.recipe import Recipe
+from stoker.runs.fence import Fence
 from stoker.runs.folder import RunFolder
+from stoker.training.broadcast import from_rank_zero
 from stoker.training.fault_tolerance.agreement import NOTHING, Agreement, Decision, RequestWatcher
 from stoker.training.fault_tolerance.circumstances import annotate
 from stoker.training.fault_tolerance.failure_policy import RestartRequested
@@ -41,9 +43,14 @@ class StopTraining(Exception):
 
 
 class Guard:
-    """Context manager around the step loop; ``lease`` is the token of the driver's lease, "" for none."""
+    """Context manager around the step loop; ``lease`` is the token of the driver's lease, "" for none.
 
-    def __init__(self, recipe: Recipe, run: RunFolder, lease: str, device: torch.device) -> None:
+    ``order`` is this attempt's place among those of the driver (``runs.fence``).
+    """
+
+    def __init__(
+        self, recipe: Recipe, run: RunFolder, lease: str, device: torch.device, *, order: tuple[int, int] = (0, 0)
+    ) -> None:
         self._recipe, self._run, self._token, self._device = recipe, run, lease, device
         rank = dist.get_rank()
         self._watchdog = Watchdog(rank, recipe.workers.stall_timeout_s)
@@ -59,7 +66,9 @@ class Guard:
         self._losses = NonFiniteDetector(device)
         self._step = 0
         self._open = ExitStack()
-        self.skipped = run.skipped_steps() if recipe.on_nan == "skip" else ()
+        self.fence = Fence(run.attempt, run.checkpoints, lease=lease, order=order, check_lease=self._check_lease)
+        """who may change the run's files; rank 0 claims it when it restores"""
+        self.skipped = self._skipped_steps(device) if recipe.on_nan == "skip" else ()
         """steps of the run that are skipped, ascending"""
 
     def __enter__(self) -> Guard:
@@ -149,14 +158,15 @@ class Guard:
             RunError, RestartRequested: one was not; see :func:`.non_finite.handle_non_finite`.
         """
         if (bad := self._losses.first_bad_step()) is not None:
-            handle_non_finite(self._recipe, self._run, order(bad // order(0).steps), bad, self.skipped)
+            epoch = order(bad // order(0).steps)
+            handle_non_finite(self._recipe, self._run, epoch, bad, self.skipped, check=self.fence.check)
 
-    def may_commit(self) -> None:
-        """Check the lease before a checkpoint's manifest is written, in the writer's thread.
+    def _skipped_steps(self, device: torch.device) -> tuple[int, ...]:
+        """The steps as rank 0 reads them: all ranks must skip the same ones."""
+        return tuple(from_rank_zero(lambda: list(self._run.skipped_steps()), device))
 
-        Raises:
-            RunError: the run's lease is another driver's.
-        """
+    def _check_lease(self) -> None:
+        """Raise RunError if the run's lease is another driver's."""
         if not self._token:
             return
         holder = read_holder(self._run.lease)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
@@ -39,11 +40,20 @@ class NonFiniteDetector:
         return None if found == _NEVER else found
 
 
-def handle_non_finite(recipe: Recipe, run: RunFolder, order: EpochOrder, step: int, skipped: tuple[int, ...]) -> None:
+def handle_non_finite(
+    recipe: Recipe,
+    run: RunFolder,
+    order: EpochOrder,
+    step: int,
+    skipped: tuple[int, ...],
+    *,
+    check: Callable[[], None] = lambda: None,
+) -> None:
     """Record the batch of ``step`` (from 0 over the run), whose loss was not finite, and raise. All ranks call it.
 
     ``order`` is that of the step's epoch, ``skipped`` the steps that are skipped already. Rank 0 writes the samples
-    of the batch to ``<run>/not_finite.json`` and, where the recipe skips, the step to ``<run>/skipped.json``.
+    of the batch to ``<run>/not_finite.json`` and, where the recipe skips, the step to ``<run>/skipped.json``, after
+    ``check``, which raises if a newer attempt has begun.
 
     Raises:
         RunError: the recipe says stop, or skipped ``nan_skips`` steps already.
@@ -58,6 +68,7 @@ def handle_non_finite(recipe: Recipe, run: RunFolder, order: EpochOrder, step: i
         numbers = [n for n in order.samples_at(within, range(recipe.batch.total)).tolist() if n >= 0]
         reader = SampleReader(locate(recipe.data.url, timeout_s=recipe.storage_timeout_s), recipe.data.train_split)
         keys = reader.keys(numbers)
+        check()
         report = {"step": step, "epoch": epoch, "step_of_epoch": within, "samples": numbers, "keys": keys}
         (run.location / "not_finite.json").write(json.dumps(report, indent=1).encode())
         if skips:

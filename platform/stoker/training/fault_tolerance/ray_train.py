@@ -1,8 +1,6 @@
 """Ray Train 2.60 as stoker uses it: which of its parts are replaced, and why.
 
-- :class:`ProcessGroup` joins the workers into a process group as ``TorchConfig`` does, but neither the driver nor the
-  controller has to import torch for it (4 to 9 s of CPU time each, measured), and workers being replaced are killed,
-  not shut down gracefully: a frozen one would delay the restart for half a minute.
+- :class:`ProcessGroup` (``process_group``) joins the workers, without torch in the driver or the controller.
 - No helper actor watches for preemption or for a dead controller, shards Ray Data sets (there are none), or implements
   ``ray.train.report``'s barrier (which does not work here: checkpoints and metrics are stoker's own). Each would cost
   the imports of a process while the workers do theirs. The workers poll for drained nodes themselves (``agreement``),
@@ -20,15 +18,10 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
-import psutil
 import ray
 from ray.train import RunConfig, ScalingConfig
-from ray.train._internal.utils import get_address_and_port
-from ray.train.backend import Backend, BackendConfig
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.constants import get_env_vars_to_propagate
@@ -41,13 +34,14 @@ from ray.train.v2._internal.execution.worker_group.placement_group_handle import
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.placement_group import get_placement_group, placement_group, placement_group_table, remove_placement_group
 
+from stoker.training.deferred import importing
 from stoker.training.fault_tolerance.capacity import nearest_node, nodes_and_types, silent_nodes
-from stoker.training.fault_tolerance.circumstances import NodeError, annotating
 from stoker.training.fault_tolerance.failure_policy import RunFailurePolicy
 from stoker.training.fault_tolerance.left_out import LeftOutNodes, left_out_nodes, run_key
+from stoker.training.fault_tolerance.process_group import ProcessGroup
 from stoker.training.fault_tolerance.scaling import Elastic, Fixed
 
-__all__ = ["TIMEOUTS", "Trainer", "build_trainer", "free_placement_groups", "interface_of"]
+__all__ = ["TIMEOUTS", "Trainer", "build_trainer", "free_placement_groups"]
 
 # Ray's own values are 2, 600 and 60 seconds; the environment takes precedence over these.
 TIMEOUTS = {
@@ -161,7 +155,8 @@ def _no_node_for(per_worker: Mapping[str, float]) -> str:
 
 class _RestartOnSigterm(WorkerCallback):  # type: ignore[misc]
     def after_init_train_context(self) -> None:
-        from stoker.training.fault_tolerance.agreement import listen_for_sigterm
+        with importing():  # torch, in the end
+            from stoker.training.fault_tolerance.agreement import listen_for_sigterm
 
         listen_for_sigterm()
 
@@ -229,76 +224,3 @@ def free_placement_groups(run_name: str) -> int:
     for name in held:
         remove_placement_group(get_placement_group(name))
     return len(held)
-
-
-@dataclass
-class ProcessGroup(BackendConfig):  # type: ignore[misc]
-    """A process group over all workers: NCCL with GPUs, else gloo; ``timeout_s`` bounds a collective."""
-
-    timeout_s: float = 300.0
-
-    @property
-    def backend_cls(self) -> type[Backend]:
-        return _Backend
-
-
-class _Backend(Backend):  # type: ignore[misc]
-    share_cuda_visible_devices = True
-
-    def on_start(self, worker_group: Any, backend_config: ProcessGroup) -> None:
-        address, port = worker_group.execute_single(0, get_address_and_port)
-        rendezvous = _Rendezvous(
-            backend="nccl" if worker_group.get_resources_per_worker().get("GPU", 0) else "gloo",
-            address=address,
-            port=port,
-            world_size=len(worker_group),
-            timeout_s=backend_config.timeout_s,
-        )
-        ray.get([worker_group.execute_single_async(rank, _join, rank, rendezvous) for rank in range(len(worker_group))])
-
-
-@dataclass(frozen=True)
-class _Rendezvous:
-    backend: str
-    address: str
-    port: int
-    world_size: int
-    timeout_s: float
-
-
-def _join(rank: int, rendezvous: _Rendezvous) -> None:
-    """Set what torchrun sets, then join the process group; runs in the worker.
-
-    Raises:
-        NodeError: Ray gave this worker a GPU that torch cannot use.
-    """
-    import torch
-    import torch.distributed as dist
-
-    context = ray.train.get_context()
-    os.environ |= {
-        "MASTER_ADDR": rendezvous.address,
-        "MASTER_PORT": str(rendezvous.port),
-        "RANK": str(rank),
-        "WORLD_SIZE": str(rendezvous.world_size),
-        "LOCAL_RANK": str(context.get_local_rank()),
-        "LOCAL_WORLD_SIZE": str(context.get_local_world_size()),
-        "NODE_RANK": str(context.get_node_rank()),
-    }
-    os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")  # a failed collective ends the process
-    if interface := interface_of(ray.util.get_node_ip_address()):
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
-    with annotating():
-        if rendezvous.backend == "nccl" and not torch.cuda.is_available():
-            raise NodeError("torch finds no usable GPU, although Ray counts one (nvidia-smi says more)")
-        timeout = timedelta(seconds=rendezvous.timeout_s)
-        dist.init_process_group(rendezvous.backend, rank=rank, world_size=rendezvous.world_size, timeout=timeout)
-
-
-def interface_of(address: str) -> str | None:
-    """The network interface with this address; None if this machine has none with it.
-
-    gloo would take that of the host's name, which Debian maps to 127.0.1.1: no other node reaches it there.
-    """
-    found = psutil.net_if_addrs().items()
-    return next((name for name, given in found if any(one.address == address for one in given)), None)
