@@ -1,4 +1,4 @@
-"""A training loop in plain PyTorch, one process, that shares no line with the step it is compared with."""
+"""A training loop in plain PyTorch, one process, that shares no line with the step, and a comparison of the two."""
 
 from __future__ import annotations
 
@@ -19,15 +19,69 @@ from torch.optim import lr_scheduler
 
 from stoker.dataset import Batch
 from stoker.dataset.order import key_of, micro_batches_of
-from stoker.recipe import Recipe
+from stoker.recipe import Recipe, parse_recipe
 from stoker.training.step.stepper import Stepper
 
-__all__ = ["STEPS_PER_EPOCH", "Trained", "alone", "initial_model", "train_by_stepper", "train_on_two", "train_plainly"]
+__all__ = [
+    "CASES",
+    "EXACT",
+    "Trained",
+    "alone",
+    "assert_same_to_rounding",
+    "initial_model",
+    "recipe_of",
+    "train_by_stepper",
+    "train_on_two",
+    "train_plainly",
+]
 
 STEPS_PER_EPOCH = 3
 _CLASSES, _SIDE, _EPOCHS = 4, 8, 2
 _LAST = 5
 """samples of an epoch's last step: of three micro-batches of four, one is whole, one is padded, and one is padding"""
+
+
+RECIPE = """
+name: law
+storage: /tmp/none
+data: {url: /tmp/none, image_size: 8, last_batch: pad}
+model: {name: digitsnet}
+batch: {total: 12, micro: 4}
+optimizer: {lr: 0.1, eps: 0.001, betas: [0.8, 0.95], weight_decay: 0.05}
+schedule: {epochs: 2, warmup_epochs: 0.6666666666666666, final_lr_ratio: 0.1}
+loss: {label_smoothing: 0.1, auxiliary_weight: 0.3}
+ema: {decay: 0.3}
+workers: {max: 2, gpus: 0, cpus: 1}
+"""
+CLIPPED, MIXED = "gradient_clip=0.2", "augmentation.mixup=0.8"
+ADAMW, LAMB = "optimizer.name=adamw", "optimizer.name=lamb"
+HALF = [
+    "data.mean=[0.5019607843, 0.5019607843, 0.5019607843]",
+    "data.std=[1.003921569, 1.003921569, 1.003921569]",
+    "channels_last=false",
+]
+"""pixels become whole multiples of 1/256 and both use the same kernels, so that 16 bits round the same"""
+CASES = {
+    "sgd": [],
+    "sgd-clipped": [CLIPPED],
+    "sgd-mixup": [MIXED, "schedule.warmup_epochs=0"],
+    "sgd-plain": ["optimizer.nesterov=false", "loss.label_smoothing=0", "ema=null", "optimizer.weight_decay=0"],
+    "sgd-no-momentum": ["optimizer.momentum=0", "optimizer.decay_norm_and_bias=true", "channels_last=false"],
+    "adamw": [ADAMW, "optimizer.lr=0.02", MIXED],
+    "adamw-clipped": [ADAMW, "optimizer.lr=0.02", CLIPPED],
+    "lamb": [LAMB, "optimizer.lr=0.02"],
+    "lamb-clipped-mixup": [LAMB, "optimizer.lr=0.02", CLIPPED, MIXED, "optimizer.weight_decay=0"],
+    "float16": ["precision=float16", *HALF, MIXED],
+    "float16-clipped": ["precision=float16", *HALF, CLIPPED],
+    "float16-adamw": ["precision=float16", *HALF, ADAMW, "optimizer.lr=0.02", CLIPPED],
+    "float16-lamb": ["precision=float16", *HALF, LAMB, "optimizer.lr=0.02"],
+    "bfloat16": ["precision=bfloat16", *HALF, CLIPPED],
+}
+EXACT = {"floats": "reproducible=false", "exact": "reproducible=true"}
+
+
+def recipe_of(case: str, exact: str) -> Recipe:
+    return parse_recipe(RECIPE, "law.yaml", [*CASES[case], EXACT[exact]])
 
 
 @dataclass(frozen=True)
@@ -110,6 +164,16 @@ def alone() -> Iterator[None]:
         torch.use_deterministic_algorithms(before)
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """A model this small only waits for more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@_one_thread()
 def train_by_stepper(recipe: Recipe, loss_scale: float | None = None) -> Trained:
     """Train as a rank of this process's group; ``sums`` are those of all ranks."""
     stepper = Stepper(recipe, initial_model(), torch.device("cpu"), STEPS_PER_EPOCH)
@@ -136,7 +200,6 @@ def train_on_two(recipes: Sequence[Recipe], folder: Path) -> list[Trained]:
 
 
 def _one_of_two(rank: int, port: int, recipes: Sequence[Recipe], folder: Path) -> None:
-    torch.set_num_threads(1)
     store = dist.TCPStore("127.0.0.1", port, 2, rank == 0)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
     for n, recipe in enumerate(recipes):
@@ -151,6 +214,7 @@ def _one_of_two(rank: int, port: int, recipes: Sequence[Recipe], folder: Path) -
 # -- the plain loop ----------------------------------------------------------------------------------------------------
 
 
+@_one_thread()
 def train_plainly(recipe: Recipe, loss_scale: float | None = None) -> Trained:
     """Train on all micro-batches, one after the other, in this process."""
     model = initial_model()
@@ -244,3 +308,27 @@ def _plain_schedule(recipe: Recipe, optimizer: torch.optim.Optimizer) -> lr_sche
 
 def _given(**values: object) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
+
+
+# -- the comparison ---------------------------------------------------------------------------------------------------
+
+
+def assert_same_to_rounding(ours: Trained, plain: Trained, precision: str) -> None:
+    """Each tensor's distance is at most a small fraction of the way that it went from where it began."""
+    begin, within = initial_model().state_dict(), 1e-4 if precision == "float32" else 1e-3
+    assert ours.weights.keys() == plain.weights.keys() == begin.keys()
+    assert ours.average.keys() == plain.average.keys()
+    for what, found, expected in (("weights", ours.weights, plain.weights), ("ema", ours.average, plain.average)):
+        far = {f"{what} {name}": _distance(found[name], value, begin[name]) for name, value in expected.items()}
+        assert max(far.values(), default=0.0) <= within, {
+            name: distance for name, distance in far.items() if distance > within
+        }
+    assert abs(ours.sums[0] - plain.sums[0]) <= within * plain.sums[0], (ours.sums, plain.sums)
+    assert (ours.sums[1:], ours.loss_scale) == (plain.sums[1:], plain.loss_scale)
+
+
+def _distance(ours: Tensor, plain: Tensor, begin: Tensor) -> float:
+    ours, plain, begin = ours.double(), plain.double(), begin.double()
+    way = (plain - begin).norm()
+    assert way > 0
+    return float((ours - plain).norm() / way)

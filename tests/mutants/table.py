@@ -137,4 +137,39 @@ TESTS_OF: dict[str, tuple[str, ...]] = {
         "storage/test_cache_folder.py",
         "storage/test_cache.py",
     ),
+    "training/optim/schedule.py": ("training/optim/test_schedule_bounds.py",),
+    "training/optim/optimizers.py": (
+        "training/optim/test_optimizer_bounds.py",
+        "training/optim/test_optimizers.py",
+    ),
+    "training/optim/clipping.py": ("training/optim/test_clipping.py",),
+    "training/optim/ema.py": ("training/optim/test_ema.py",),
+    "training/optim/lamb.py": (
+        "training/optim/test_optimizer_bounds.py",
+        "training/optim/test_optimizers.py",
+    ),
+    "training/augment/augmentation.py": (
+        "training/augment/test_draws.py",
+        "training/augment/test_augmentation.py",
+    ),
+    "training/augment/mixing.py": (
+        "training/augment/test_draws.py",
+        "training/augment/test_augmentation.py",
+    ),
+    "training/augment/operations.py": (
+        "training/augment/test_draws.py",
+        "training/augment/test_augmentation.py",
+    ),
+    "training/step/exact_sums.py": (
+        "training/step/test_exact_sums.py",
+        "training/step/test_plain_loop.py",
+    ),
+    "training/step/stepper.py": (
+        "training/step/test_plain_loop.py",
+        "training/step/test_options.py",
+    ),
+    "training/step/batch_norm.py": (
+        "training/step/test_exact_sums.py",
+        "training/step/test_plain_loop.py",
+    ),
 }

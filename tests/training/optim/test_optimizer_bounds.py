@@ -6,10 +6,18 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from stoker.models import build_model, model_on_meta
 from stoker.recipe import Optimizer
-from stoker.training.optim.optimizers import OPTIMIZERS, build_optimizer, optimizer_tensors
+from stoker.training.optim.lamb import Lamb
+from stoker.training.optim.optimizers import (
+    OPTIMIZERS,
+    build_optimizer,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    set_learning_rate,
+)
 
 
 def with_gradients(*values: float) -> nn.Module:
@@ -68,3 +76,91 @@ def test_sgd_is_nesterovs_only_where_it_has_momentum_and_the_recipe_says_so() ->
     assert is_nesterov(momentum=0.5)
     assert not is_nesterov(momentum=0.0)
     assert not is_nesterov(nesterov=False)
+
+
+def test_kernels_are_fused() -> None:
+    """One launch for all tensors, and no read of the loss scale by the host."""
+    for name in ("sgd", "adamw"):
+        assert build_optimizer(with_gradients(1.0), Optimizer(name=name, lr=0.1)).defaults["fused"]  # type: ignore[arg-type]
+
+
+def test_the_rate_is_the_recipes_before_any_schedule_sets_it() -> None:
+    assert {group["lr"] for group in build_optimizer(with_gradients(1.0), Optimizer(lr=0.3)).param_groups} == {0.3}
+    layered = build_optimizer(build_model("digitsnet", classes=3), Optimizer(lr=0.3, layer_decay=0.5))
+    assert {group["lr"] for group in layered.param_groups} == {0.3 * 0.5**depth for depth in range(7)}
+
+
+def test_groups_without_a_scale_get_the_rate_itself() -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    set_learning_rate(optimizer, 0.25)
+    assert optimizer.param_groups[0]["lr"] == 0.25
+
+
+def test_equal_layers_need_no_names_of_layers() -> None:
+    """A model that is one parameter has no layers, and rates that do not fall ask for none."""
+    groups = build_optimizer(nn.Linear(2, 3, bias=False), Optimizer(lr=0.3)).param_groups
+    assert [group["rate_scale"] for group in groups] == [1.0]
+
+
+@pytest.mark.parametrize(("decays", "decay"), [(True, 0.5), (False, 0.0)])
+def test_norms_and_biases_are_decayed_where_the_recipe_says_so(decays: bool, decay: float) -> None:
+    chosen = Optimizer(lr=0.1, weight_decay=0.5, decay_norm_and_bias=decays)
+    groups = build_optimizer(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), chosen).param_groups
+    assert {p.ndim: group["weight_decay"] for group in groups for p in group["params"]} == {2: 0.5, 1: decay}
+
+
+@pytest.mark.parametrize(("decays", "decay"), [(True, 0.5), (False, 0.0)])
+def test_embeddings_below_other_modules_are_known_by_the_end_of_their_names(decays: bool, decay: float) -> None:
+    chosen = Optimizer(name="adamw", lr=0.1, weight_decay=0.5, decay_embeddings=decays)
+    model = model_on_meta("vit_b_16", classes=3)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    found = {names[p]: g["weight_decay"] for g in build_optimizer(model, chosen).param_groups for p in g["params"]}
+    assert (found["encoder.pos_embedding"], found["class_token"]) == (decay, decay)
+    assert found["conv_proj.weight"] == 0.5
+
+
+def test_states_of_names_with_slashes_and_of_other_shapes_come_back() -> None:
+    model = nn.ModuleDict({"a": nn.Linear(2, 2)})
+    optimizer = build_optimizer(model, Optimizer(name="adamw", lr=0.1))
+    state = {"a.weight/step": torch.tensor(3.0), "a.weight/exp_avg": torch.ones(2, 2, dtype=torch.float64)}
+    load_optimizer_tensors(optimizer, model, state)
+    restored = optimizer_tensors(optimizer, model)
+    assert restored["a.weight/step"].shape == ()
+    assert restored["a.weight/exp_avg"].dtype == torch.float32  # the parameter's
+    with pytest.raises(KeyError, match="other"):
+        load_optimizer_tensors(optimizer, model, {"other.weight/step": torch.zeros(())})
+
+
+def test_lamb_returns_the_loss_of_its_closure_which_has_gradients() -> None:
+    weight = nn.Parameter(torch.ones(2, 2))
+    optimizer = Lamb([{"params": [weight]}], lr=0.1)
+
+    def closure() -> Tensor:
+        loss = (weight**2).sum()
+        loss.backward()
+        return loss
+
+    assert optimizer.step(closure) == 4.0  # type: ignore[arg-type]
+    assert optimizer.step() is None
+    assert weight.max() < 1
+
+
+def test_lambs_defaults_are_those_of_its_paper_and_of_no_decay() -> None:
+    defaults = Lamb([{"params": [nn.Parameter(torch.ones(1))]}], lr=0.1).defaults
+    assert defaults == {"lr": 0.1, "betas": (0.9, 0.999), "eps": 1e-6, "weight_decay": 0.0}
+
+
+def test_lamb_passes_over_parameters_without_gradient_and_moves_a_layer_of_zeros_by_adams_step() -> None:
+    zeros, idle, still = nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2, 2))
+    zeros.grad, still.grad = torch.full((2, 2), 3.0), torch.zeros(2, 2)
+    Lamb([{"params": [zeros, idle, still]}], lr=0.5, eps=1e-6).step()
+    torch.testing.assert_close(zeros.detach(), torch.full((2, 2), -0.5))  # no length to tie it to
+    torch.testing.assert_close(still.detach(), torch.ones(2, 2))  # no step to scale
+    assert torch.equal(idle.detach(), torch.ones(2))
+
+
+def test_lamb_ties_a_short_layers_step_to_its_length_too() -> None:
+    short = nn.Parameter(torch.full((2, 2), 1e-3))
+    short.grad = torch.full((2, 2), 1e-3)
+    Lamb([{"params": [short]}], lr=0.5, eps=1e-12).step()
+    torch.testing.assert_close(short.detach(), torch.full((2, 2), 0.5e-3))
