@@ -172,4 +172,8 @@ TESTS_OF: dict[str, tuple[str, ...]] = {
         "training/step/test_exact_sums.py",
         "training/step/test_plain_loop.py",
     ),
+    "training/fault_tolerance/lease.py": (
+        "training/fault_tolerance/test_lease_bounds.py",
+        "training/fault_tolerance/test_lease.py",
+    ),
 }

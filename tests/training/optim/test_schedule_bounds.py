@@ -58,6 +58,8 @@ def test_steps_count_epochs_from_the_runs_start_though_it_warms_up() -> None:
     assert found[:STEPS] == pytest.approx([(n + 1) / (STEPS + 1) for n in range(STEPS)])
     assert found[STEPS : 2 * STEPS] == [1.0] * STEPS
     assert found[2 * STEPS] == pytest.approx(0.3)
+    long = Schedule(epochs=7, warmup_epochs=2, shape="steps", step_epochs=2, step_factor=0.3)
+    assert ours(long, 7 * STEPS)[2 * STEPS] == pytest.approx(0.3)
 
 
 def test_the_peak_is_the_first_step_after_the_warm_up_and_no_step_before_it() -> None:
