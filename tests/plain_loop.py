@@ -30,6 +30,7 @@ __all__ = [
     "assert_same_to_rounding",
     "initial_model",
     "recipe_of",
+    "step_batches",
     "train_by_stepper",
     "train_on_two",
     "train_plainly",
@@ -135,7 +136,7 @@ def initial_model() -> nn.Module:
     return _Small()
 
 
-def _step_batches(step: int) -> tuple[list[Batch], int]:
+def step_batches(step: int) -> tuple[list[Batch], int]:
     """(the micro-batches of the run's step ``step``, padding and all; its samples)."""
     epoch, within = divmod(step, STEPS_PER_EPOCH)
     samples = _LAST if within == STEPS_PER_EPOCH - 1 else 12
@@ -181,7 +182,7 @@ def train_by_stepper(recipe: Recipe, loss_scale: float | None = None) -> Trained
         state = stepper.state_tensors()
         stepper.load_state_tensors(state | {"loss_scale/scale": torch.tensor(loss_scale)})
     for step in range(_EPOCHS * STEPS_PER_EPOCH):
-        batches, samples = _step_batches(step)
+        batches, samples = step_batches(step)
         mine = micro_batches_of(dist.get_rank(), dist.get_world_size(), len(batches))
         stepper.run([batches[i] for i in mine], step, samples)
     dist.all_reduce(stepper.totals)
@@ -226,7 +227,7 @@ def train_plainly(recipe: Recipe, loss_scale: float | None = None) -> Trained:
     momenta = [norm.momentum for norm in norms]
     sums = np.zeros(3)
     for step in range(_EPOCHS * STEPS_PER_EPOCH):
-        batches, samples = _step_batches(step)
+        batches, samples = step_batches(step)
         before = [(norm.running_mean.clone(), norm.running_var.clone()) for norm in norms]  # type: ignore[union-attr]
         for norm in norms:
             norm.reset_running_stats()

@@ -161,6 +161,7 @@ TESTS_OF: dict[str, tuple[str, ...]] = {
         "training/augment/test_augmentation.py",
     ),
     "training/step/exact_sums.py": (
+        "training/step/test_exact_sums_bounds.py",
         "training/step/test_exact_sums.py",
         "training/step/test_plain_loop.py",
     ),
@@ -169,6 +170,7 @@ TESTS_OF: dict[str, tuple[str, ...]] = {
         "training/step/test_options.py",
     ),
     "training/step/batch_norm.py": (
+        "training/step/test_batch_norm.py",
         "training/step/test_exact_sums.py",
         "training/step/test_plain_loop.py",
     ),
