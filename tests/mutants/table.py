@@ -178,4 +178,11 @@ TESTS_OF: dict[str, tuple[str, ...]] = {
         "training/fault_tolerance/test_lease_bounds.py",
         "training/fault_tolerance/test_lease.py",
     ),
+    "registry/registry.py": ("registry/test_registry_bounds.py", "registry/test_alias.py", "registry/test_registry.py"),
+    "registry/alias.py": ("registry/test_alias.py", "registry/test_registry_bounds.py", "registry/test_registry.py"),
+    "registry/publishing.py": ("registry/test_registry.py",),
+    "registry/copying.py": ("registry/test_copying.py", "registry/test_registry.py"),
+    "registry/parents.py": ("registry/test_parents.py",),
+    "registry/card.py": ("registry/test_registry_bounds.py",),
+    "evaluation.py": ("evaluation/test_evaluation_bounds.py", "evaluation/test_evaluation.py"),
 }
