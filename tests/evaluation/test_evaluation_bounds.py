@@ -161,7 +161,7 @@ def test_a_model_is_evaluated_without_padding_and_left_in_its_mode(was_training:
 
 def test_one_rank_asks_no_other_and_two_do(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[_Sums] = []
-    monkeypatch.setattr(_Sums, "add_other_ranks", lambda sums: asked.append(sums))
+    monkeypatch.setattr(_Sums, "add_other_ranks", lambda sums: asked.append(sums))  # noqa: PLW0108 - binds
     arguments = _Mode(), Normalize((0.0,) * 3, (1.0,) * 3), [batch([1])], 2
     evaluate(*arguments)
     with alone():
