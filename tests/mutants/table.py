@@ -166,6 +166,7 @@ TESTS_OF: dict[str, tuple[str, ...]] = {
         "training/step/test_plain_loop.py",
     ),
     "training/step/stepper.py": (
+        "training/step/test_stepper_bounds.py",
         "training/step/test_plain_loop.py",
         "training/step/test_options.py",
     ),

@@ -100,8 +100,12 @@ def test_micro_batches_of_a_step_that_is_repeated_count_once() -> None:
 def test_a_step_that_follows_starts_anew() -> None:
     model = nn.Sequential(nn.BatchNorm2d(2, momentum=1.0))
     statistics = RunningStatistics(model)
-    step(statistics, model, parts(3), 3)
-    step(statistics, model, parts(2), 2)
+    for count in (3, 2):
+        statistics.begin_step()
+        for part in parts(count):
+            model(part)
+            statistics.add_micro_batch()
+        statistics.end_step(count)
     mean = torch.stack([part.mean(dim=(0, 2, 3)) for part in parts(2)]).mean(dim=0)
     torch.testing.assert_close(model[0].running_mean, mean)
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from plain_loop import alone, initial_model, recipe_of, step_batches
+from stoker.training.step import exact_sums
 from stoker.training.step.exact_sums import (
     NOT_FINITE,
     ZERO,
@@ -111,6 +112,16 @@ def test_a_step_without_a_scale_is_one_of_a_scale_of_one() -> None:
     assert sums.state()["grid"].tolist() == [1 + 1 + 2]  # 1 is below 2^1; a bit for the sum, two of headroom
 
 
+def test_a_large_step_leaves_no_maximum_to_the_next() -> None:
+    parameter = nn.Parameter(torch.zeros(1))
+    sums = ExactSums([parameter], 4)
+    for size, exponent in ((100.0, 7), (1.0, 1)):
+        sums.begin()
+        parameter.grad = torch.full((1,), size)
+        sums.absorb()
+        assert sums.exponents().tolist() == [exponent]
+
+
 def test_exactness_tells_the_fewest_bits_their_median_and_the_steps_done_again() -> None:
     sums = ExactSums([nn.Parameter(torch.zeros(1)) for _ in range(4)], 4)
     assert sums.exactness == Exactness(0, 0, 0)
@@ -153,7 +164,9 @@ def test_the_only_micro_batch_of_a_rank_counts_for_the_grid_too() -> None:
 
 @pytest.mark.parametrize("has_sums", [True, False])
 @pytest.mark.parametrize("has_grid", [True, False])
-def test_a_gpus_calls_round_add_and_find_the_largest_as_a_cpus_do(has_grid: bool, has_sums: bool) -> None:
+def test_a_gpus_calls_round_add_and_find_the_largest_as_a_cpus_do(
+    monkeypatch: pytest.MonkeyPatch, has_grid: bool, has_sums: bool
+) -> None:
     generator = torch.Generator().manual_seed(0)
     gradients = [torch.randn(shape, generator=generator) for shape in ((7,), (3, 4))]
     sums = [torch.randn(shape, generator=generator).round_() for shape in ((7,), (3, 4))] if has_sums else []
@@ -162,6 +175,8 @@ def test_a_gpus_calls_round_add_and_find_the_largest_as_a_cpus_do(has_grid: bool
     expected = torch.stack([gradient.abs().max() for gradient in gradients])
     assert torch.equal(_round_and_add(on_gpu, constants, sums).as_subclass(Tensor), expected)  # type: ignore[arg-type]
     assert torch.equal(_round_and_add(gradients, constants, sums), expected)
+    monkeypatch.delattr(exact_sums, "_in_pieces")
+    _round_and_add([each.clone() for each in on_gpu], constants, sums)  # a launch for all of them
     for ours, theirs in zip(gradients, on_gpu, strict=True):
         assert torch.equal(ours, theirs.as_subclass(Tensor))
 
