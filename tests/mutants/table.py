@@ -185,5 +185,5 @@ TESTS_OF: dict[str, tuple[str, ...]] = {
     "registry/copying.py": ("registry/test_copying.py", "registry/test_registry.py"),
     "registry/parents.py": ("registry/test_parents.py",),
     "registry/card.py": ("registry/test_registry_bounds.py",),
-    "evaluation.py": ("evaluation/test_evaluation_bounds.py", "evaluation/test_evaluation.py"),
+    "evaluation.py": ("evaluation/test_evaluation_bounds.py",),
 }

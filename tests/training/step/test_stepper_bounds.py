@@ -16,7 +16,7 @@ from stoker.recipe import Recipe
 from stoker.training.optim.clipping import clip_gradients
 from stoker.training.step import stepper as module
 from stoker.training.step.communication import CommunicationTimer
-from stoker.training.step.exact_sums import Exactness
+from stoker.training.step.exact_sums import Exactness, ExactSums
 from stoker.training.step.stepper import StepDone, Stepper
 
 CPU = torch.device("cpu")
@@ -85,6 +85,33 @@ def test_padding_among_a_ranks_micro_batches_is_left_out() -> None:
     stepper.model.register_forward_pre_hook(lambda _, given: calls.append(len(given[0])))
     stepper.run(batches, 2, 5)
     assert calls == [4, 1]
+
+
+def test_each_micro_batch_but_the_last_is_rounded_before_it_is_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[ExactSums] = []
+    absorb = ExactSums.absorb
+
+    def seen(sums: ExactSums) -> None:
+        calls.append(sums)
+        absorb(sums)
+
+    monkeypatch.setattr(ExactSums, "absorb", seen)
+    stepper = stepper_of(recipe_of("sgd", "exact"))
+    for step, more in ((0, 4), (1, 2)):  # the first step is repeated
+        calls.clear()
+        batches, samples = step_batches(step)
+        stepper.run(batches, step, samples)
+        assert len(calls) == more
+
+
+def test_the_grid_is_that_of_gradients_without_the_loss_scale() -> None:
+    grids = []
+    for scale in (2.0**6, 2.0**12):
+        stepper = stepper_of(recipe_of("float16", "exact"))
+        stepper.load_state_tensors(stepper.state_tensors() | {"loss_scale/scale": torch.tensor(scale)})
+        stepper.run(step_batches(0)[0], 0, 12)
+        grids.append(stepper.state_tensors()["exact_sums/grid"])
+    assert (grids[0] - grids[1]).abs().max() <= 1  # what float16 rounds away
 
 
 # -- timing ------------------------------------------------------------------------------------------------------------
