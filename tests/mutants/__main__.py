@@ -55,6 +55,7 @@ def main(arguments: Sequence[str]) -> int:
     listed = given.again.read_text().splitlines() if given.again else None
     for name in _PRELOADED:
         importlib.import_module(name)
+    sys.modules["torch"].set_num_threads(1)  # the models of tests are so small that more only wait for each other
     tried, noticed, failed = 0, 0, False
     for name in names:
         began = time.monotonic()
@@ -124,6 +125,8 @@ def _report(name: str, asked: Asked) -> dict[str, object]:
         "no:cacheprovider",
         "-p",
         "no:xdist",
+        "-p",
+        "no:faulthandler",
         "-m",
         _LEFT_OUT,
         "--rootdir",

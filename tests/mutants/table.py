@@ -161,4 +161,53 @@ TESTS_OF: dict[str, tuple[str, ...]] = {
     "training/step/compilation.py": ("training/step/test_compile.py", "training/fault_tolerance/test_compiling.py"),
     "training/step/determinism.py": ("training/step/test_determinism.py",),
     "training/step/prefetch.py": ("training/step/test_prefetch.py",),
+    "training/optim/schedule.py": ("training/optim/test_schedule_bounds.py",),
+    "training/optim/optimizers.py": (
+        "training/optim/test_optimizer_bounds.py",
+        "training/optim/test_optimizers.py",
+    ),
+    "training/optim/clipping.py": ("training/optim/test_clipping.py",),
+    "training/optim/ema.py": ("training/optim/test_ema.py",),
+    "training/optim/lamb.py": (
+        "training/optim/test_optimizer_bounds.py",
+        "training/optim/test_optimizers.py",
+    ),
+    "training/augment/augmentation.py": (
+        "training/augment/test_draws.py",
+        "training/augment/test_augmentation.py",
+    ),
+    "training/augment/mixing.py": (
+        "training/augment/test_draws.py",
+        "training/augment/test_augmentation.py",
+    ),
+    "training/augment/operations.py": (
+        "training/augment/test_draws.py",
+        "training/augment/test_augmentation.py",
+    ),
+    "training/step/exact_sums.py": (
+        "training/step/test_exact_sums_bounds.py",
+        "training/step/test_exact_sums.py",
+        "training/step/test_plain_loop.py",
+    ),
+    "training/step/stepper.py": (
+        "training/step/test_stepper_bounds.py",
+        "training/step/test_plain_loop.py",
+        "training/step/test_options.py",
+    ),
+    "training/step/batch_norm.py": (
+        "training/step/test_batch_norm.py",
+        "training/step/test_exact_sums.py",
+        "training/step/test_plain_loop.py",
+    ),
+    "training/fault_tolerance/lease.py": (
+        "training/fault_tolerance/test_lease_bounds.py",
+        "training/fault_tolerance/test_lease.py",
+    ),
+    "registry/registry.py": ("registry/test_registry_bounds.py", "registry/test_alias.py", "registry/test_registry.py"),
+    "registry/alias.py": ("registry/test_alias.py", "registry/test_registry_bounds.py", "registry/test_registry.py"),
+    "registry/publishing.py": ("registry/test_registry.py",),
+    "registry/copying.py": ("registry/test_copying.py", "registry/test_registry.py"),
+    "registry/parents.py": ("registry/test_parents.py",),
+    "registry/card.py": ("registry/test_registry_bounds.py",),
+    "evaluation.py": ("evaluation/test_evaluation_bounds.py",),
 }

@@ -119,10 +119,9 @@ class Lease:
             StorageError: the store does not answer.
         """
         found = self._place.version()
-        if found is not None:
-            self._require_free(found)
+        free = self._free_version(found) if found else None
         try:
-            self._write(replace(self._mine, renewed=_now()), found[1] if found else None)
+            self._write(replace(self._mine, renewed=_now()), free)
         except Conflict:
             raise self._refusal(read_holder(self._place)) from None
         self._renewer.start()
@@ -148,25 +147,34 @@ class Lease:
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
-    def _require_free(self, found: tuple[bytes, str]) -> None:
+    def _free_version(self, found: tuple[bytes, str]) -> str | None:
+        """The version of the lease that may be replaced, None if it was deleted: ``found``, or what became of it.
+
+        Raises:
+            RunError: somebody holds it.
+        """
         holder = _parse(found[0])
         if holder is not None and holder.released:
-            return
+            return found[1]
         gone = holder.is_gone() if holder else None
         if gone is False:
             raise self._refusal(holder)
         if gone:
-            return
+            return found[1]
         began = time.monotonic()
         logger.info("%s is held by %s; watching it for %g s", self._place, _who(holder), self._period_s)
         while time.monotonic() - began < self._period_s:
             time.sleep(_POLL_INTERVAL_S)
             now = self._place.version()
-            if now is None or now[1] == found[1]:
+            if now is None:
+                return None
+            if now[1] == found[1]:
                 continue
             changed = _parse(now[0])
             if changed is None or not changed.released:
                 raise self._refusal(changed)
+            return now[1]
+        return found[1]
 
     def _refusal(self, holder: Holder | None) -> RunError:
         run = self._place.url.rsplit("/", 2)[1]

@@ -21,14 +21,23 @@ __all__ = ["OPTIMIZERS", "build_optimizer", "load_optimizer_tensors", "optimizer
 
 Factory = Callable[[list[dict[str, Any]], recipes.Optimizer], torch.optim.Optimizer]
 
+
+def _sgd(groups: list[dict[str, Any]], chosen: recipes.Optimizer) -> torch.optim.Optimizer:
+    """Give torch's SGD momenta of zero to begin with.
+
+    Left to itself, its fused kernel allocates them in the first step without a value, and leaves them so where that
+    step is skipped because float16 overflowed; the next step then moves the weights by whatever was in memory.
+    """
+    nesterov = chosen.nesterov and chosen.momentum > 0
+    sgd = torch.optim.SGD(groups, lr=chosen.lr, momentum=chosen.momentum, nesterov=nesterov, fused=True)
+    if chosen.momentum:
+        for parameter in (parameter for group in sgd.param_groups for parameter in group["params"]):
+            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+    return sgd
+
+
 OPTIMIZERS: dict[str, Factory] = {
-    "sgd": lambda groups, chosen: torch.optim.SGD(
-        groups,
-        lr=chosen.lr,
-        momentum=chosen.momentum,
-        nesterov=chosen.nesterov and chosen.momentum > 0,
-        fused=True,
-    ),
+    "sgd": _sgd,
     "adamw": lambda groups, chosen: torch.optim.AdamW(
         groups, lr=chosen.lr, betas=chosen.betas, eps=chosen.eps, fused=True
     ),
