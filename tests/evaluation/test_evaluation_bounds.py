@@ -48,9 +48,9 @@ def test_the_five_most_probable_classes_count_and_the_sixth_does_not() -> None:
 
 
 def test_a_loss_is_rounded_to_its_grid_and_the_mean_is_exact() -> None:
-    found = summed([[0.0, 0.0], [math.log(3), 0.0]], [0, 1])
-    units = [round(loss * 2**24) for loss in (math.log(2), -math.log(1 / 4))]
-    assert found.metrics.loss == sum(units) / 2**24 / 2
+    logits = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+    losses = [float(loss) for loss in -logits.double().log_softmax(dim=1)[:, 1]]
+    assert summed(logits.tolist(), [1] * 50).metrics.loss == sum(round(loss * 2**24) for loss in losses) / 2**24 / 50
 
 
 def test_a_loss_beyond_a_million_nats_counts_as_that_and_keeps_its_own_in_the_mistakes() -> None:
@@ -69,9 +69,9 @@ def test_one_loss_that_is_no_number_makes_the_mean_none_and_the_rest_still_count
 
 
 def test_mistakes_are_the_wrong_ones_with_their_loss_and_probability() -> None:
-    found = summed([[2.0, 0.0, 0.0], [0.0, 1.0, 0.0], [5.0, 0.0, 0.0]], [2, 1, 1], [70, 71, 10**12 + 1])
+    found = summed([[2.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 5.0]], [2, 1, 1], [70, 71, 10**12 + 1])
     first, second = found.mistakes
-    assert (first.number, first.label, first.predicted) == (10**12 + 1, 1, 0)
+    assert (first.number, first.label, first.predicted) == (10**12 + 1, 1, 2)
     assert (second.number, second.label, second.predicted) == (70, 2, 0)
     share = math.exp(5) / (math.exp(5) + 2)
     assert first.probability == pytest.approx(share, rel=1e-9)
