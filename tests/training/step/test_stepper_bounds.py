@@ -123,7 +123,7 @@ def test_waiting_for_other_ranks_is_timed_wherever_it_happens(
 ) -> None:
     """The last backward pass, the statistics, with exact sums the exponents; a step that is repeated waits again."""
     clock = itertools.count().__next__
-    monkeypatch.setattr(module, "CommunicationTimer", lambda: CommunicationTimer(clock))
+    monkeypatch.setattr(CommunicationTimer, "on", lambda _: CommunicationTimer(clock))
     stepper = stepper_of(recipe_of("sgd", exact))
     for number in range(step + 1):
         batches, samples = step_batches(number)
@@ -134,7 +134,7 @@ def test_waiting_for_other_ranks_is_timed_wherever_it_happens(
 
 def test_a_rank_without_a_sample_times_its_wait_too(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = itertools.count().__next__
-    monkeypatch.setattr(module, "CommunicationTimer", lambda: CommunicationTimer(clock))
+    monkeypatch.setattr(CommunicationTimer, "on", lambda _: CommunicationTimer(clock))
     stepper = stepper_of(recipe_of("sgd", "floats"))
     stepper.run(step_batches(2)[0][2:], 2, 5)
     assert stepper.communication_timer.pop_seconds() == 2
