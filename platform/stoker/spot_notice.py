@@ -7,6 +7,7 @@ gets no new work, and the ranks of a run on it agree to store a checkpoint and t
 
 from __future__ import annotations
 
+import http.client
 import json
 import logging
 import time
@@ -70,7 +71,7 @@ class MetadataService:
                 return None
             self._token_until = 0.0  # it may have been the token
             raise ClusterError(f"the metadata service at {self._url} answers {error.code}") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as error:
             raise ClusterError(f"the metadata service at {self._url} cannot be read ({error})") from None
 
     def _ask(self, method: str, path: str, headers: dict[str, str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -119,6 +120,22 @@ def test_watching_goes_on_through_failures_until_the_node_drains(
         notice = watch(MetadataService(metadata.url), drain, every_s=0.001)
     assert drained == [notice] * 3
     assert len(caplog.messages) == 2, "each kind of trouble is warned about once"
+
+
+def test_an_answer_that_is_no_http_is_no_crash() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"garbage\r\n\r\n")
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        with pytest.raises(ClusterError, match="cannot be read"):
+            MetadataService(f"http://127.0.0.1:{server.getsockname()[1]}").notice()
+        thread.join()
 
 
 def test_an_address_that_is_none_is_refused() -> None:

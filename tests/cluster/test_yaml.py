@@ -15,6 +15,7 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from stoker.embedded import Settings
+from stoker.embedded.processes import wait_until
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 CLUSTER = CHECKOUT / "cluster"
@@ -89,6 +90,28 @@ def test_every_start_has_the_token_mode_and_keeps_the_dashboard_inside(config: d
     assert all("--disable-usage-stats" in line for line in begun)
     assert "--dashboard-host=127.0.0.1" in begun[0]
     assert not any("0.0.0.0" in line for line in starts)
+
+
+def test_the_watcher_of_spot_notices_is_started_and_ends_no_shell_of_its_own(tmp_path: Path) -> None:
+    """As Ray runs the lines: each in a shell whose command line is the line."""
+    (tmp_path / "stoker/cluster").mkdir(parents=True)
+    (tmp_path / "stoker/cluster/environment.sh").write_text("")
+    stoker = tmp_path / "stoker-venv/bin/stoker"
+    stoker.parent.mkdir(parents=True)
+    stoker.write_text('#!/bin/sh\necho "started $*"\n')
+    stoker.chmod(0o755)
+    log = tmp_path / "watch-spot.log"
+    lines = [line for line in read("aws.yaml")["worker_start_ray_commands"] if "watch-spo" in line]
+    assert len(lines) == 2
+    for line in lines:
+        # a pattern of this test's own: no other watcher of this machine is ended
+        run = line.replace("/tmp/ray/watch-spot.log", str(log)).replace(
+            "stoker watch-spo[t]", f"{tmp_path} watch-spo[t]"
+        )
+        shell = ["bash", "-c", f"true; ({run})"]
+        done = subprocess.run(shell, env={"HOME": str(tmp_path), "PATH": os.environ["PATH"]}, timeout=30, check=False)
+        assert done.returncode == 0, line
+    wait_until(lambda: log.exists() and log.read_text() == "started watch-spot\n", "the watcher", timeout_s=20, log=log)
 
 
 def test_no_secret_stands_in_it(config: dict[str, Any]) -> None:

@@ -99,6 +99,9 @@ SCALING: dict[str, str | None] = {
         "(self, num_workers)"
     ),
     "ray.train.v2._internal.execution.scaling_policy.ElasticScalingPolicy._get_reserved_resources": "(self)",
+    "ray.train.v2._internal.execution.scaling_policy.ElasticScalingPolicy._get_num_workers_for_resource_request": (
+        "(self)"
+    ),
     "ray.train.v2._internal.execution.scaling_policy.ElasticScalingPolicy._count_possible_workers": (
         "(self, reserved_resources)"
     ),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,27 +25,29 @@ from stoker.registry import ModelVersion, publish_run
 from stoker.runs.folder import RunFolder
 from stoker.runs.records import Result
 
-Switches = tuple[bool, bool, str]
-IN_TRAINING: Switches = (True, True, "high")
-FULL: Switches = (False, False, "highest")
+Switches = tuple[str, bool, str]
+IN_TRAINING: Switches = ("tf32", True, "tf32")
+FULL: Switches = ("ieee", False, "ieee")
 
 
 def switches() -> Switches:
-    cudnn = torch.backends.cudnn
-    return cudnn.allow_tf32, cudnn.benchmark, torch.get_float32_matmul_precision()
+    """Of convolutions on a GPU, cuDNN's autotuning, and of matrix products on a GPU."""
+    backends: Any = torch.backends
+    return backends.cudnn.conv.fp32_precision, backends.cudnn.benchmark, backends.cuda.matmul.fp32_precision
 
 
-def set_switches(values: Switches) -> None:
-    torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = values[:2]
-    torch.set_float32_matmul_precision(values[2])
+def set_switches(allow_tf32: bool, benchmark: bool, matmul: str) -> None:
+    torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = allow_tf32, benchmark
+    torch.set_float32_matmul_precision(matmul)
 
 
 @pytest.fixture(autouse=True)
 def _training_has_set_its_switches() -> Iterator[None]:
-    before = switches()
-    set_switches(IN_TRAINING)
+    cudnn = torch.backends.cudnn
+    before = cudnn.allow_tf32, cudnn.benchmark, torch.get_float32_matmul_precision()
+    set_switches(True, True, "high")
     yield
-    set_switches(before)
+    set_switches(*before)
 
 
 @pytest.fixture
@@ -101,6 +106,27 @@ def test_the_switches_come_back_after_an_evaluation_that_fails() -> None:
     with pytest.raises(ZeroDivisionError), full_float32():
         _ = 1 / 0
     assert switches() == IN_TRAINING
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "cuda.matmul.fp32_precision = 'tf32'",
+        "fp32_precision = 'tf32'",
+        "cudnn.fp32_precision = 'ieee'",
+        "cudnn.conv.fp32_precision = 'ieee'",
+    ],
+)
+def test_torchs_newer_switches_may_have_been_used_before(setting: str) -> None:
+    """The older ones cannot even be read then; in a process of its own, as they stay."""
+    program = (
+        f"import torch; torch.backends.{setting}\n"
+        "from stoker.models.precision import _places, full_float32\n"
+        "before = [place.fp32_precision for place in _places()]\n"
+        "with full_float32(): assert {place.fp32_precision for place in _places()} == {'ieee'}\n"
+        "assert [place.fp32_precision for place in _places()] == before"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
 
 
 def test_parity_targets_and_predictions_are_in_full_float32_whatever_the_recipe_says(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -19,7 +20,7 @@ AUTOCAST: Mapping[str, torch.dtype] = {
 
 _lock = threading.Lock()
 _inside = 0
-_before: tuple[bool, bool, str]
+_before: tuple[bool, tuple[str, ...]]
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
@@ -44,8 +45,8 @@ def full_float32() -> Iterator[None]:
     global _inside, _before  # noqa: PLW0603
     with _lock:
         if not _inside:
-            _before = _switches()
-            _set(False, False, "highest")
+            _before = torch.backends.cudnn.benchmark, tuple(place.fp32_precision for place in _places())
+            _set(False, ("ieee",) * len(_places()))
         _inside += 1
     try:
         yield
@@ -56,12 +57,13 @@ def full_float32() -> Iterator[None]:
                 _set(*_before)
 
 
-def _switches() -> tuple[bool, bool, str]:
-    cudnn = torch.backends.cudnn
-    return cudnn.allow_tf32, cudnn.benchmark, torch.get_float32_matmul_precision()
+def _places() -> tuple[Any, ...]:
+    """Where torch keeps the precision of float32: by these, unlike by the older switches, any setting can be read."""
+    backends: Any = torch.backends
+    return backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul, backends.mkldnn.matmul, backends.mkldnn.conv
 
 
-def _set(allow_tf32: bool, benchmark: bool, matmul: str) -> None:
-    torch.backends.cudnn.allow_tf32 = allow_tf32
+def _set(benchmark: bool, precisions: tuple[str, ...]) -> None:
     torch.backends.cudnn.benchmark = benchmark
-    torch.set_float32_matmul_precision(matmul)
+    for place, precision in zip(_places(), precisions, strict=True):
+        place.fp32_precision = precision

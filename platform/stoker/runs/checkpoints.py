@@ -81,9 +81,17 @@ def list_checkpoints(folder: Location) -> list[int]:
 
 
 def open_checkpoint(folder: Location, step: int) -> Checkpoint:
-    """The committed checkpoint at ``step``."""
-    manifest = json.loads((folder / f"{step:08d}.json").read())
-    return Checkpoint(step, folder / manifest["folder"], manifest["files"], manifest.get("accuracy"))
+    """The committed checkpoint at ``step``.
+
+    Raises:
+        RunError: its manifest is damaged.
+    """
+    where = folder / f"{step:08d}.json"
+    try:
+        manifest = json.loads(where.read())
+        return Checkpoint(step, folder / manifest["folder"], dict(manifest["files"]), manifest.get("accuracy"))
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{where}: damaged ({error}); delete it to resume from another checkpoint") from None
 
 
 def latest_checkpoint(folder: Location) -> Checkpoint | None:

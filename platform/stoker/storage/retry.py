@@ -247,7 +247,8 @@ def call_with_retries(
                 raise _refusal(error, what, url) from error
             pause = random.uniform(0, delay)
             if time.monotonic() + pause > deadline:
-                raise StorageTimeout(
+                kind = StorageError if isinstance(error, BadBody) else StorageTimeout
+                raise kind(
                     f"cannot {what} {url}: no valid response in {timeout_s:g} s and {attempt} attempts "
                     f"({_cause(error)}); check that the store runs and that its address is right"
                     f"{_endpoint_hint(url)}",

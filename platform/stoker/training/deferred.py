@@ -106,7 +106,7 @@ class _Imported(Loader):
 def _real(name: str) -> ModuleType:
     """The real module ``name``, in the place of all stand-ins."""
     sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _Finder)]
-    standing = [module for module in sys.modules.values() if isinstance(module, _StandIn)]
+    standing = [module for module in list(sys.modules.values()) if isinstance(module, _StandIn)]
     for module in standing:
         del sys.modules[module.__name__]
     importlib.import_module(_DYNAMO)

@@ -77,7 +77,10 @@ def run_ranks(
     if any(statuses) or not lines:
         said = [line for line in log.read_text().splitlines() if line.strip()]
         raise CaseFailed(f"exit status {max(statuses)} ({(said or ['no output'])[-1][:200]}); see {log}")
-    return {name: float(value) for name, value in json.loads(lines[-1]).items()}
+    try:
+        return {name: float(value) for name, value in json.loads(lines[-1]).items()}
+    except (ValueError, AttributeError):
+        raise CaseFailed(f"its last line is no figures: {lines[-1][:200]}; see {log}") from None
 
 
 def _main(module: str, place: str, arguments: str) -> None:

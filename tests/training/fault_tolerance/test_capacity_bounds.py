@@ -116,18 +116,20 @@ def test_node_types_count_as_what_there_may_be(cluster: Cluster) -> None:
     cluster.add("a")
     cluster.add("dead", alive=False, cpus=99)
     assert nodes_and_types() == [{"CPU": 4.0}]
-    assert not can_grow()
+    assert not can_grow(ONE)
     cluster.types(0, 2)
     assert nodes_and_types() == [{"CPU": 4.0}, {"CPU": 9.0}]
-    assert can_grow()
+    assert can_grow(ONE)
+    assert not can_grow({"CPU": 10.0}), "no type holds such a worker"
     cluster.nodes = []
     cluster.types(1)
-    assert can_grow()
+    assert can_grow(ONE)
     cluster.add("a")
     cluster.types(0, 1)
-    assert not can_grow(), "what there may be is there"
+    assert not can_grow(ONE), "what there may be is there"
+    assert can_grow({"CPU": 9.0}), "the node that is there is too small to be one of these"
     cluster.types(-1)
-    assert can_grow(), "without a limit"
+    assert can_grow(ONE), "without a limit"
 
 
 def test_a_node_is_left_out_while_the_others_have_room_and_is_remembered(
@@ -136,7 +138,7 @@ def test_a_node_is_left_out_while_the_others_have_room_and_is_remembered(
     head = Head(monkeypatch)
     for name in ("a", "b", "c"):
         cluster.add(name)
-    nodes = LeftOutNodes("run-1", ONE, least=4)
+    nodes = LeftOutNodes("run-1.1", ONE, least=4)
     assert left_out_nodes("run-1") == frozenset()
     assert nodes.add("a")
     assert not nodes.add("b"), "c alone has room for two of four"
@@ -144,7 +146,7 @@ def test_a_node_is_left_out_while_the_others_have_room_and_is_remembered(
     assert left_out_nodes("run-1") == {"a"}
     assert left_out_nodes("run-2") == frozenset()
     cluster.types(9)
-    assert LeftOutNodes("run-1", ONE, least=4).add("b"), "the autoscaler may bring another"
+    assert LeftOutNodes("run-1.2", ONE, least=4).add("b"), "the autoscaler may bring another"
     assert left_out_nodes("run-1") == {"a", "b"}
     head.is_away = True
     assert left_out_nodes("run-1") == frozenset()
@@ -162,11 +164,14 @@ def test_a_runs_key_is_that_of_all_its_trainers() -> None:
 def test_a_store_is_reached_if_the_data_can_be_read_and_the_run_be_written(tmp_path: Path) -> None:
     write_dataset(str(tmp_path / "data"), {"train": [3], "validation": [2]})
     probe = StoreProbe(str(tmp_path / "data"), str(tmp_path / "run"))
-    assert probe() is True
+    shard = str(tmp_path / "data/train/0.tar")
+    assert probe(shard) is True
+    assert probe(str(tmp_path / "run/checkpoints/x")) is True
+    assert probe("s3://weights/x") is False, "a place that was not asked"
     assert not list((tmp_path / "run").iterdir()), "nothing is left behind"
-    assert StoreProbe(str(tmp_path / "none"), probe.run)() is False
+    assert StoreProbe(str(tmp_path / "none"), probe.run)(probe.run) is False
     (tmp_path / "file").write_text("no folder")
-    assert StoreProbe(probe.data, str(tmp_path / "file"))() is False
+    assert StoreProbe(probe.data, str(tmp_path / "file"))(shard) is False
 
 
 def test_workers_fit_by_their_scarcest_resource() -> None:

@@ -225,7 +225,7 @@ def test_a_node_without_a_way_to_the_store_is_left_out_if_the_store_answers_else
         (True, StorageError("not permitted to read s3://b/x", url="s3://b/x"), "RAISE"),
     ):
         nodes = Nodes(spare=3)
-        policy = RunFailurePolicy(0, nodes=nodes, reaches_stores=lambda answers=answers: answers)  # type: ignore[misc]
+        policy = RunFailurePolicy(0, nodes=nodes, reaches_stores=lambda _, answers=answers: answers)  # type: ignore[misc]
         assert decide(policy, failed(kind, step=40)) == decision
         assert nodes.left_out == (["n1"] if decision == "RETRY" else [])
 
@@ -234,7 +234,7 @@ def test_a_store_that_is_silent_again_before_any_progress_ends_the_run() -> None
     def silent() -> StorageTimeout:
         return StorageTimeout("cannot write s3://b/x: no valid response in 120 s", url="s3://b/x")
 
-    policy = RunFailurePolicy(0, nodes=Nodes(spare=9), reaches_stores=lambda: True)
+    policy = RunFailurePolicy(0, nodes=Nodes(spare=9), reaches_stores=lambda _: True)
     decisions = [decide(policy, failed(silent(), step=step)) for step in (None, 40, 900, 900)]
     assert decisions == ["RETRY", "RETRY", "RETRY", "RAISE"]
 

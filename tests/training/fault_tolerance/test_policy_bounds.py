@@ -9,7 +9,11 @@ from typing import Any
 import pytest
 import torch
 from ray.exceptions import ActorDiedError, GetTimeoutError
-from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+from ray.train.v2._internal.exceptions import (
+    WorkerGroupStartupFailedError,
+    WorkerGroupStartupTimeoutError,
+    WorkerHealthCheckFailedError,
+)
 from ray.train.v2.api.exceptions import ControllerError, PreemptionError, WorkerGroupError
 from ray.train.v2.api.preemption import PreemptionInfo
 
@@ -85,11 +89,16 @@ def test_a_counted_failure_says_how_many_are_allowed(
 def test_free_restarts_say_why(caplog: pytest.LogCaptureFixture) -> None:
     taken_back = ActorDiedError()
     taken_back._preempted = True
+    as_polled = WorkerGroupError("a worker died", {0: WorkerHealthCheckFailedError("it died", failure=taken_back)})
+    starting = WorkerGroupStartupFailedError("one failed to start")
+    starting.__cause__ = taken_back
     preempted = PreemptionError(PreemptionInfo(None, {"n": [0]}))
     for error, said in (
         (ControllerError(WorkerGroupStartupTimeoutError(2)), "the cluster has no room for the workers now"),
         (failed(RestartRequested("its ranks were asked to")), "its ranks were asked to"),
         (failed(taken_back), "a node was preempted"),
+        (as_polled, "a node was preempted"),
+        (ControllerError(starting), "a node was preempted"),
         (preempted, "a node is being preempted"),
     ):
         assert reason(RunFailurePolicy(0), error, caplog) == f"restarting the workers: {said}"
@@ -102,9 +111,30 @@ def test_a_repeated_exception_is_quoted(caplog: pytest.LogCaptureFixture) -> Non
     assert said == "stopping the run: the same IndexError at step 60 as in the previous attempt (index 9)"
 
 
+def test_nodes_that_all_fail_alike_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    policy = RunFailurePolicy(0, nodes=Nodes(spare=99))
+    for number in range(3):
+        said = reason(policy, failed(cuda_error(35), step=None, node=f"n{number}"), caplog)
+        assert said.endswith("the node is left out for the rest of the run")
+    assert "the node is left out" in reason(policy, failed(cuda_error(214), node="n8"), caplog)
+    assert reason(policy, failed(cuda_error(35), node="n9"), caplog) == (
+        "stopping the run: CUDA error 35, the driver is too old on node host-n9, and the same on 3 nodes before: it is "
+        "hardly the nodes' fault; that was failure 1 of 0 allowed"
+    )
+
+
+def test_a_step_is_added_to_what_was_attached_without_one() -> None:
+    error = RuntimeError("read before the first step")
+    for step in (None, 0, 7):
+        annotate(error, step)
+    attached = circumstances_of(error)
+    assert attached is not None
+    assert attached.step == 0
+
+
 def test_a_node_without_a_way_to_the_store_is_named_with_what_was_asked(caplog: pytest.LogCaptureFixture) -> None:
     silent = StorageTimeout("cannot read s3://b/x: no valid response in 120 s", url="s3://b/x")
-    policy = RunFailurePolicy(0, nodes=Nodes(spare=1), reaches_stores=lambda: True)
+    policy = RunFailurePolicy(0, nodes=Nodes(spare=1), reaches_stores=lambda _: True)
     assert reason(policy, failed(silent, step=0), caplog) == (
         "restarting the workers: node host-n1 does not reach the store, which answers here (cannot read s3://b/x: no "
         "valid response in 120 s); the node is left out for the rest of the run"
@@ -116,7 +146,7 @@ def test_by_itself_a_policy_spares_no_node_and_asks_no_store() -> None:
     for error in (failed(silent, step=3), failed(cuda_error(214), step=3)):
         assert str(RunFailurePolicy(0).make_decision(error).value) == "RAISE"
         assert str(
-            RunFailurePolicy(0, nodes=Nodes(spare=0), reaches_stores=lambda: True).make_decision(error).value
+            RunFailurePolicy(0, nodes=Nodes(spare=0), reaches_stores=lambda _: True).make_decision(error).value
         ) == ("RAISE")
 
 
@@ -171,7 +201,7 @@ def of_node(error: BaseException) -> str:
 
 def test_the_errors_of_a_disk() -> None:
     found = {code for code in errno.errorcode if of_node(OSError(code, "it failed"))}
-    names = {"EIO", "ENOSPC", "EROFS", "ENXIO", "ENODEV", "EDQUOT", "EUCLEAN", "ESHUTDOWN", "EREMOTEIO"}
+    names = {"EIO", "ENOSPC", "EROFS", "ENXIO", "ENODEV", "EDQUOT", "EUCLEAN", "EREMOTEIO"}
     assert {errno.errorcode[code] for code in found} == names
     assert of_node(OSError(errno.EIO, "Input/output error", "/cache/x")) == "Input/output error (/cache/x)"
     assert of_node(OSError(errno.EIO, "Input/output error")) == "Input/output error"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,6 +52,17 @@ def _fresh_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def put() -> None:
     """An operation that has no deterministic algorithm on a CPU either."""
     torch.zeros(3).put_(torch.tensor([0]), torch.ones(1))
+
+
+def test_attention_on_a_gpu_is_recorded_too() -> None:
+    """These warn in words of their own (aten/src/ATen/native/transformers/cuda/attention_backward.cu)."""
+    configure_numerics(recipe("true"))
+    kinds = ("Flash Attention", "Memory Efficient attention", "cuDNN Attention")
+    for kind in kinds:
+        warnings.warn(
+            f"{kind} defaults to a non-deterministic algorithm. To explicitly enable determinism …", stacklevel=1
+        )
+    assert set(nondeterministic_operations()) == set(kinds)
 
 
 def test_kernels_are_chosen_by_timing_them_unless_the_run_is_reproducible() -> None:

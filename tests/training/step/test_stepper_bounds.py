@@ -104,6 +104,13 @@ def test_each_micro_batch_but_the_last_is_rounded_before_it_is_added(monkeypatch
         assert len(calls) == more
 
 
+def test_a_loss_scale_that_fell_to_nothing_is_no_crash() -> None:
+    """A loss that is never finite halves it at each step, until the run looks for the step and stops."""
+    stepper = stepper_of(recipe_of("float16", "exact"))
+    stepper.load_state_tensors(stepper.state_tensors() | {"loss_scale/scale": torch.tensor(0.0)})
+    stepper.run(step_batches(0)[0], 0, 12)
+
+
 def test_the_grid_is_that_of_gradients_without_the_loss_scale() -> None:
     grids = []
     for scale in (2.0**6, 2.0**12):

@@ -107,11 +107,16 @@ def nodes_and_types() -> list[Resources]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]] + types
 
 
-def can_grow() -> bool:
-    """Whether an autoscaler may add nodes to those that there are."""
+def can_grow(per_worker: Resources) -> bool:
+    """Whether an autoscaler, as far as it reports its types of node, may add one that holds a worker."""
     config = ray._private.state.state.get_cluster_config()
-    most = [group.max_count for group in config.node_group_configs] if config else []
-    return min(most, default=0) < 0 or sum(most) > len([node for node in ray.nodes() if node["Alive"]])
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    for group in config.node_group_configs if config else ():
+        resources = dict(group.resources)
+        there = sum(workers_that_fit(per_worker, {"": node}) > 0 for node in alive)
+        if workers_that_fit(per_worker, {"": resources}) and (group.max_count < 0 or there < group.max_count):
+            return True
+    return False
 
 
 def nearest_node(per_worker: Resources, nodes: Iterable[Resources]) -> Resources | None:

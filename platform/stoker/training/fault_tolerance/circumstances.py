@@ -42,7 +42,7 @@ _CUDA_ERRORS: dict[int | None, str] = {
     999: "an error that CUDA does not know",
 }
 _DISK_ERRORS = {errno.EIO, errno.ENOSPC, errno.EROFS, errno.ENXIO, errno.ENODEV, errno.EDQUOT} | {
-    getattr(errno, name) for name in ("EUCLEAN", "ESHUTDOWN", "EREMOTEIO") if hasattr(errno, name)
+    getattr(errno, name) for name in ("EUCLEAN", "EREMOTEIO") if hasattr(errno, name)
 }
 _KEY = "stoker_circumstances"
 
@@ -68,11 +68,13 @@ class Circumstances:
 
 
 def annotate(error: BaseException, step: int | None = None, *, where: Circumstances | None = None) -> None:
-    """Attach the circumstances of this process to ``error``, once: what is attached already stays.
+    """Attach the circumstances of this process to ``error``, once: what is attached already stays, but a step is added.
 
     ``where`` are those of another process, whose error this one repeats.
     """
-    if _KEY in error.__dict__:
+    if (attached := error.__dict__.get(_KEY)) is not None:
+        if attached["step"] is None:
+            attached["step"] = step
         return
     node, host = _here()
     is_echo = _is_of_torch(error, "distributed.DistError")

@@ -49,6 +49,9 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+_NODES_ALIKE = 3
+"""nodes that may fail in the same way before that is the run's fault, or its image's, as much as anybody's"""
+
 Signature = frozenset[tuple[int, str, str]]
 Decision = tuple[FailureDecision, str]
 
@@ -72,8 +75,8 @@ class RunFailurePolicy(FailurePolicy):  # type: ignore[misc]
     """Decides after each failure; ``max_failures`` -1 is unlimited.
 
     The restarted workers find the reason under ``attempt``, a key that no other trainer uses (:func:`restart_reason`);
-    an empty key records nothing. ``nodes`` takes the nodes to leave out. ``reaches_stores`` says whether the run's
-    stores answer here; ``no_room`` describes a worker for which no node is large enough, and is empty otherwise.
+    an empty key records nothing. ``nodes`` takes the nodes to leave out. ``reaches_stores`` says whether the place at a
+    URL answers here; ``no_room`` describes a worker for which no node is large enough, and is empty otherwise.
     """
 
     def __init__(
@@ -82,7 +85,7 @@ class RunFailurePolicy(FailurePolicy):  # type: ignore[misc]
         attempt: str = "",
         *,
         nodes: NodesToLeaveOut | None = None,
-        reaches_stores: Callable[[], bool] = lambda: False,
+        reaches_stores: Callable[[str], bool] = lambda _: False,
         no_room: Callable[[], str] = lambda: "",
     ) -> None:
         super().__init__(FailureConfig(max_failures=max_failures))
@@ -90,6 +93,7 @@ class RunFailurePolicy(FailurePolicy):  # type: ignore[misc]
         self._max_failures, self._failures = max_failures, 0
         self._nodes, self._reaches_stores, self._no_room = nodes or _NoNode(), reaches_stores, no_room
         self._lost_way_at = -2  # the step; -1 before the first
+        self._of_nodes: dict[str, int] = {}  # by what failed: how many nodes
         self._last: Signature = frozenset()
 
     def make_decision(self, training_failed_error: Exception) -> FailureDecision:
@@ -117,6 +121,8 @@ class RunFailurePolicy(FailurePolicy):  # type: ignore[misc]
             return FailureDecision.RETRY, "the cluster has no room for the workers" + (f": {why}" if why else " now")
         if isinstance(failure, InsufficientClusterResourcesError):
             return FailureDecision.RAISE, " ".join(str(failure).split())
+        if _is_preempted(failure):
+            return FailureDecision.RETRY, "a node was preempted"
         return self._decide_for_workers([failure])  # it may have been raised in a worker, as its group was formed
 
     def _decide_for_workers(self, failures: list[Exception]) -> Decision | None:
@@ -128,7 +134,7 @@ class RunFailurePolicy(FailurePolicy):  # type: ignore[misc]
             return self._without_a_way_to_the_store(ours) or (FailureDecision.RAISE, str(ours))
         if requested := next((cause for cause in causes if isinstance(cause, RestartRequested)), None):
             return FailureDecision.RETRY, str(requested)
-        if any(getattr(failure, "preempted", False) for failure in failures):
+        if any(_is_preempted(failure) for failure in failures):
             return FailureDecision.RETRY, "a node was preempted"
         if found := self._of_a_node(causes):
             return found
@@ -145,6 +151,12 @@ class RunFailurePolicy(FailurePolicy):  # type: ignore[misc]
             if where is None or not where.of_node:
                 continue
             what = f"{where.of_node} on node {where.host or where.node}"
+            kind = where.of_node.partition(" (")[0]
+            self._of_nodes[kind] = self._of_nodes.get(kind, 0) + 1
+            if self._of_nodes[kind] > _NODES_ALIKE:
+                return self._count(
+                    f"{what}, and the same on {_NODES_ALIKE} nodes before: it is hardly the nodes' fault"
+                )
             if self._nodes.add(where.node):
                 return FailureDecision.RETRY, f"{what}; the node is left out for the rest of the run"
             return self._count(f"{what}, which the run cannot do without")
@@ -159,7 +171,7 @@ class RunFailurePolicy(FailurePolicy):  # type: ignore[misc]
         if not isinstance(ours, StorageTimeout) or where is None:
             return None
         step = -1 if where.step is None else where.step
-        if step <= self._lost_way_at or not self._reaches_stores() or not self._nodes.add(where.node):
+        if step <= self._lost_way_at or not self._reaches_stores(ours.url) or not self._nodes.add(where.node):
             return None
         self._lost_way_at = step
         line = f"node {where.host or where.node} does not reach the store, which answers here ({ours})"
@@ -171,6 +183,15 @@ class RunFailurePolicy(FailurePolicy):  # type: ignore[misc]
             return FailureDecision.RAISE, f"{what}; that was failure {self._failures} of {self._max_failures} allowed"
         allowed = "any number" if self._max_failures < 0 else str(self._max_failures)
         return FailureDecision.RETRY, f"{what}; failure {self._failures}, {allowed} allowed"
+
+
+def _is_preempted(failure: BaseException | None) -> bool:
+    """Whether Ray knows that the worker's node was taken back, of which the controller's poll wraps the error."""
+    while failure is not None:
+        if getattr(failure, "preempted", False):
+            return True
+        failure = getattr(failure, "health_check_failure", None) or failure.__cause__
+    return False
 
 
 def _fails_there(cause: BaseException) -> bool:

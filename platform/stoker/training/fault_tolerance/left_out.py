@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import ray
 from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_put
 
-from stoker.training.fault_tolerance.capacity import Resources, can_grow, usable_nodes, workers_that_fit
+from stoker.training.fault_tolerance.capacity import Resources, can_grow, capacity_for
 
 __all__ = ["LeftOutNodes", "StoreProbe", "forget_left_out", "left_out_nodes", "run_key"]
 
@@ -24,16 +24,21 @@ _PROBE_TIMEOUT_S = 5.0
 
 
 class LeftOutNodes:
-    """The nodes that the run ``key`` leaves out, as long as the others have room for its ``least`` workers."""
+    """The nodes that a run leaves out, as long as the others have room now for its ``least`` workers.
 
-    def __init__(self, key: str, per_worker: Resources, least: int) -> None:
-        self._key, self._per_worker, self._least = key, per_worker, least
+    ``attempt`` is the name of the run's trainer, whose own workers count as gone.
+    """
+
+    def __init__(self, attempt: str, per_worker: Resources, least: int) -> None:
+        self._attempt, self._key, self._per_worker, self._least = attempt, run_key(attempt), per_worker, least
 
     def add(self, node: str) -> bool:
         """Leave out ``node``, an id of Ray's. False, and nothing is changed, if the run needs it."""
         before = left_out_nodes(self._key)
-        others = {name: total for name, total in usable_nodes().items() if name not in before | {node}}
-        if not node or not (can_grow() or workers_that_fit(self._per_worker, others) >= self._least):
+        if not node:
+            return False
+        room = capacity_for(self._attempt, self._per_worker, before | {node}).now
+        if room < self._least and not can_grow(self._per_worker):
             return False
         try:
             _internal_kv_put(_stored(self._key), json.dumps(sorted(before | {node})))
@@ -52,11 +57,14 @@ class StoreProbe:
     run: str
     """URL of the run's folder"""
 
-    def __call__(self) -> bool:
+    def __call__(self, url: str) -> bool:
+        """``url`` is what a worker could not reach: one of the two, or below them; of others nothing is known."""
         from stoker.dataset.format.manifest import read_manifest  # what imports pyarrow or s3fs is rarely needed here
         from stoker.errors import StokerError
         from stoker.storage import locate
 
+        if not url.startswith((locate(self.data).url, locate(self.run).url)):
+            return False
         try:
             read_manifest(locate(self.data, timeout_s=_PROBE_TIMEOUT_S))
             probe = locate(self.run, timeout_s=_PROBE_TIMEOUT_S) / "probe"

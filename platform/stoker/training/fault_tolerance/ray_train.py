@@ -63,7 +63,7 @@ def build_trainer(
     max_failures: int,
     resize_every_s: float,
     timeout_s: float,
-    reaches_stores: Callable[[], bool],
+    reaches_stores: Callable[[str], bool],
     run_config: RunConfig,
 ) -> Trainer:
     """A trainer that runs ``function(config)`` on ``workers`` (min, max) ranks; :meth:`Trainer.fit` starts it.
@@ -98,7 +98,7 @@ class Trainer(DataParallelTrainer):  # type: ignore[misc]
         *,
         max_failures: int,
         micro_batches: int,
-        reaches_stores: Callable[[], bool],
+        reaches_stores: Callable[[str], bool],
         **options: Any,
     ) -> None:
         super().__init__(function, **options)
@@ -122,9 +122,9 @@ class Trainer(DataParallelTrainer):  # type: ignore[misc]
         return RunFailurePolicy(
             self._max_failures,
             name,
-            nodes=LeftOutNodes(run_key(name), per_worker, least),
+            nodes=LeftOutNodes(name, per_worker, least),
             reaches_stores=self._reaches_stores,
-            no_room=lambda: _no_node_for(per_worker),
+            no_room=lambda: _no_room(per_worker, run_key(name)),
         )
 
     def _initialize_and_run_controller(self, **parts: Any) -> Any:
@@ -142,15 +142,18 @@ class Trainer(DataParallelTrainer):  # type: ignore[misc]
         return ray.get(controller.get_result.remote())
 
 
-def _no_node_for(per_worker: Mapping[str, float]) -> str:
-    """Says which node comes nearest to a worker, where none has all that it asks for."""
-    nearest = nearest_node(per_worker, nodes_and_types())
-    if nearest is None:
-        return ""
-    wanted, found = (" and ".join(f"{amount:g} {name}" for name, amount in r.items()) for r in (per_worker, nearest))
-    return (
-        f"a worker asks for {wanted}, and the node that comes nearest has {found}; lower workers.cpus or add such nodes"
-    )
+def _no_room(per_worker: Mapping[str, float], key: str) -> str:
+    """Says which node comes nearest to a worker, where none has all that it asks for, and how many are left out."""
+    said = []
+    if (nearest := nearest_node(per_worker, nodes_and_types())) is not None:
+        wanted, found = (" and ".join(f"{amount:g} {n}" for n, amount in r.items()) for r in (per_worker, nearest))
+        said.append(
+            f"a worker asks for {wanted}, and the node that comes nearest has {found}; unless the autoscaler brings a "
+            "larger one, lower workers.cpus or add such nodes"
+        )
+    if left_out := left_out_nodes(key):
+        said.append(f"{len(left_out)} nodes are left out of this run; submit it again to use them")
+    return "; ".join(said)
 
 
 class _RestartOnSigterm(WorkerCallback):  # type: ignore[misc]

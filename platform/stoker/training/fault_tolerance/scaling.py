@@ -50,7 +50,7 @@ class Elastic(ElasticScalingPolicy):  # type: ignore[misc]
     def __init__(self, scaling_config: ScalingConfig, micro_batches: int) -> None:
         super().__init__(scaling_config)
         self._micro_batches = micro_batches
-        self._said: tuple[int, int] | None = None
+        self._said: set[tuple[int, int]] = set()
         self._run_name = ""
         self._requested: float | None = None
         self._waiting_since: float | None = None
@@ -81,6 +81,9 @@ class Elastic(ElasticScalingPolicy):  # type: ignore[misc]
         worker_group_state.workers[0].execute_async(_request_restart)
         return NoopDecision()
 
+    def _get_num_workers_for_resource_request(self) -> int:
+        return self._useful(self.scaling_config.max_workers)
+
     def _get_reserved_resources(self) -> dict[str, Any]:
         return {}
 
@@ -91,8 +94,8 @@ class Elastic(ElasticScalingPolicy):  # type: ignore[misc]
         """The workers to use where ``fit`` find room; says so once where these are fewer."""
         fit = min(fit, self.scaling_config.max_workers)
         useful = max(useful_workers(fit, self._micro_batches), min(fit, self.scaling_config.min_workers))
-        if useful < fit and self._said != (useful, fit):
-            self._said = useful, fit
+        if useful < fit and (useful, fit) not in self._said:
+            self._said.add((useful, fit))
             logger.info(
                 "%d workers are as fast as %d: a step has %d micro-batches; using %d",
                 useful, fit, self._micro_batches, useful,

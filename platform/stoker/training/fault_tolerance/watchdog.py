@@ -41,8 +41,8 @@ class Progress:
         self._timeout_s, self._now, self._processor_s = timeout_s, now, processor_s or processor_seconds
         self._last = now()
         self._lock = threading.Lock()
-        self._seen: tuple[float, float] | None = None
-        """while something is compiled: when, and the processor time by then"""
+        self._seen: tuple[float, float | None] | None = None
+        """while something is compiled: when, and the processor time by then, as :meth:`is_stalled` measured it"""
 
     def heartbeat(self) -> None:
         """Progress was made."""
@@ -51,7 +51,7 @@ class Progress:
     def compile_begins(self) -> None:
         """A compilation begins, which is watched by the processor time that it uses."""
         with self._lock:
-            self._seen = self._now(), self._processor_s()
+            self._seen = self._now(), None
 
     def compile_ends(self) -> None:
         """The compilation has ended, which is progress."""
@@ -64,15 +64,18 @@ class Progress:
         with self._lock:
             if self._seen is not None:
                 (before, had_used), now, used = self._seen, self._now(), self._processor_s()
-                if now > before and used - had_used >= _LEAST_LOAD * (now - before):
+                if had_used is not None and now > before and used - had_used >= _LEAST_LOAD * (now - before):
                     self._last = now
                 self._seen = now, used
         return self._now() - self._last > self._timeout_s
 
 
 def processor_seconds() -> float:
-    """Processor time in seconds that this process and all of its descendants, living or waited for, have used."""
-    total, own = 0.0, psutil.Process()
+    """Processor time in seconds that this process, without the calling thread, and all of its descendants have used.
+
+    Descendants that have ended and were waited for count.
+    """
+    total, own = -time.thread_time(), psutil.Process()  # without the watchdog's own, which looks at every process
     for process in (own, *own.children(recursive=True)):
         try:
             total += sum(process.cpu_times()[:4])  # user and system, of the process and of its children that have ended

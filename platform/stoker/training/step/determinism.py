@@ -12,7 +12,11 @@ from typing import Any
 
 __all__ = ["nondeterministic_operations", "record_nondeterministic_operations"]
 
-_WARNING = re.compile(r"^(\S+) does not have a deterministic implementation")
+_WARNING = re.compile(
+    r"^(\S+) does not have a deterministic implementation|^(.*\battention) defaults to a non-deterministic algorithm",
+    re.IGNORECASE,
+)
+"""the usual words, and those of Flash, memory-efficient and cuDNN attention"""
 
 _found: set[str] = set()
 _is_recording = False
@@ -33,7 +37,7 @@ def record_nondeterministic_operations() -> None:
 
     def noting(message: Warning | str, *others: Any, **more: Any) -> None:
         if found := _WARNING.match(str(message)):
-            _found.add(found[1])
+            _found.add(found[1] or found[2])
         show(message, *others, **more)
 
     warnings.showwarning = noting

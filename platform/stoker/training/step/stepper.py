@@ -41,6 +41,7 @@ from stoker.training.step.prefetch import OnDevice, Prefetcher
 
 __all__ = ["StepDone", "Stepper"]
 
+_LEAST_SCALE = 2.0**-126  # a loss that is never finite halves the scale down to 0, until the run notices it
 _LOSS_UNIT = 2.0**-20  # losses are summed in whole multiples of it, so in float64 their sum has no order below 2^33
 
 
@@ -156,7 +157,7 @@ class Stepper:
         """Compute the global batch's gradient into all parameters' ``grad``, and its totals into ``_sums``."""
         if self._exact is not None:
             scale = self._scaler.get_scale() if self._scaler.is_enabled() else 1.0
-            self._exact.begin(int(math.log2(scale)))
+            self._exact.begin(int(math.log2(max(scale, _LEAST_SCALE))))
         else:
             self.optimizer.zero_grad(set_to_none=False)
         self._sums.zero_()
