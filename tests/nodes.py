@@ -52,6 +52,11 @@ class Node:
     cluster: RayCluster
     log: Path
 
+    @property
+    def id(self) -> str:
+        """Ray's id of it."""
+        return self.log.read_text(errors="replace").rpartition("joined as ")[2].split()[0]
+
     def kill(self) -> float:
         """SIGKILL every process of it, as when its power goes; returns the time."""
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -63,10 +68,9 @@ class Node:
 
     def drain(self, within_s: int) -> float:
         """Tell the head that the node goes in ``within_s`` seconds, as a cloud's notice does; returns the time."""
-        node = self.log.read_text(errors="replace").rpartition("joined as ")[2].split()[0]
         address = self.cluster.environment()["RAY_ADDRESS"]
         options = ("--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "the spot machine goes")
-        command = [program("ray"), "drain-node", "--address", address, "--node-id", node, *options]
+        command = [program("ray"), "drain-node", "--address", address, "--node-id", self.id, *options]
         subprocess.run(
             [*command, "--deadline-remaining-seconds", str(within_s)],
             check=True,

@@ -134,16 +134,13 @@ FAILURE_POLICY: dict[str, str | None] = {
     "ray.train.v2.api.exceptions.ControllerError": "(controller_failure)",
     "ray.train.v2.api.exceptions.PreemptionError": "(preemption_info, drain_timed_out=False)",
     "ray.train.v2.api.exceptions.WorkerGroupError": "(error_message, worker_failures)",
-    "ray.experimental.internal_kv._internal_kv_get": "(key, *, namespace=None)",
-    "ray.experimental.internal_kv._internal_kv_put": "(key, value, overwrite=True, *, namespace=None)",
-    "ray.experimental.internal_kv._internal_kv_del": "(key, *, del_by_prefix=False, namespace=None)",
 }
 CAPACITY: dict[str, str | None] = {
     "ray._private.state.available_resources_per_node": "()",
     "ray._private.state.GlobalState.get_draining_nodes": "(self)",
     "ray._private.state.GlobalState.get_cluster_config": "(self)",
 }
-LEFT_OUT: dict[str, str | None] = {
+HEAD: dict[str, str | None] = {
     "ray.experimental.internal_kv._internal_kv_get": "(key, *, namespace=None)",
     "ray.experimental.internal_kv._internal_kv_put": "(key, value, overwrite=True, *, namespace=None)",
     "ray.experimental.internal_kv._internal_kv_del": "(key, *, del_by_prefix=False, namespace=None)",
@@ -154,7 +151,7 @@ USERS = {
     "scaling.py": SCALING,
     "failure_policy.py": FAILURE_POLICY,
     "capacity.py": CAPACITY,
-    "left_out.py": LEFT_OUT,
+    "head.py": HEAD,
 }
 ROWS = [(path, signature, f"{FOLDER}/{user}") for user, table in USERS.items() for path, signature in table.items()]
 

@@ -122,6 +122,7 @@ TESTS_OF: dict[str, tuple[str, ...]] = {
         "training/fault_tolerance/test_capacity_bounds.py",
         "training/fault_tolerance/test_capacity.py",
     ),
+    "training/fault_tolerance/head.py": ("training/fault_tolerance/test_policy_bounds.py",),
     "training/fault_tolerance/left_out.py": ("training/fault_tolerance/test_capacity_bounds.py",),
     "storage/retry.py": (
         "storage/test_retry_bounds.py",

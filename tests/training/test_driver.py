@@ -107,3 +107,10 @@ def test_what_was_never_measured_is_refused_before_a_run_but_a_stored_one_stays_
 )
 def test_what_was_measured_is_not(root: Path, overrides: list[str]) -> None:
     assert check_recipe(recipe_of(root, "data.last_batch=drop", *overrides)).split("train").samples == 13
+
+
+def test_heads_that_are_not_built_are_no_reason_to_refuse(root: Path) -> None:
+    overrides = ["reproducible=true", "workers.gpus=1", "model.name=googlenet", "data.last_batch=drop"]
+    with pytest.raises(RecipeError, match="AdaptiveAvgPool2d in googlenet"):
+        check_recipe(recipe_of(root, *overrides))
+    check_recipe(recipe_of(root, *overrides, "loss.auxiliary_weight=0", "data.image_size=64"))

@@ -62,6 +62,8 @@ class Family:
     """tensor [width, 3, patch, patch] whose last dimension is the patch's side in pixels"""
     nondeterministic_on_gpu: str | None = None
     """the operation whose gradient has no deterministic algorithm on a GPU; None: none is known"""
+    nondeterministic_heads_on_gpu: str | None = None
+    """the same, of the auxiliary heads alone"""
     containers: tuple[str, ...] = ()
     """qualified names of module classes that only list blocks: each child is a layer of its own"""
 
@@ -81,7 +83,7 @@ FAMILIES = (
         has_dropout=True,
         auxiliary_heads=("aux1.", "aux2."),
         auxiliary_weight=0.3,
-        nondeterministic_on_gpu="AdaptiveAvgPool2d",
+        nondeterministic_heads_on_gpu="AdaptiveAvgPool2d",
     ),
     # The weight in its authors' published training code (TensorFlow models, slim); Szegedy and others, Rethinking the
     # Inception Architecture (CVPR 2016), section 4, give none.

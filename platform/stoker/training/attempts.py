@@ -100,7 +100,7 @@ class Attempts:
                 _worker,
                 self._config | {"attempt": name, "why": self._why, "controller": self._trainers},
                 workers=(workers.min, workers.max),
-                micro_batches=self._recipe.batch.total // self._recipe.batch.micro,
+                micro_batches=self._recipe.batch.micro_batches,
                 resources=resources,
                 max_failures=workers.max_failures if workers.max_failures < 0 else workers.max_failures - self._deaths,
                 resize_every_s=workers.resize_every_s,

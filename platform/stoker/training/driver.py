@@ -110,9 +110,10 @@ def train(recipe: Recipe) -> Result:
 
 
 def _require_deterministic(recipe: Recipe) -> None:
-    operation = family_of(recipe.model.name).nondeterministic_on_gpu
-    has_none = recipe.model.name == "googlenet" and recipe.loss.auxiliary_weight == 0  # it is in the auxiliary heads
-    if operation and recipe.reproducible and recipe.workers.gpus and not has_none:
+    family = family_of(recipe.model.name)
+    has_heads = bool(family.auxiliary_heads) and recipe.loss.auxiliary_weight != 0
+    operation = family.nondeterministic_on_gpu or (family.nondeterministic_heads_on_gpu if has_heads else None)
+    if operation and recipe.reproducible and recipe.workers.gpus:
         raise RecipeError(
             f"reproducible: on GPUs the gradient of {operation} in {recipe.model.name} has no deterministic algorithm; "
             "set it to false, choose another model, or set workers.gpus to 0"

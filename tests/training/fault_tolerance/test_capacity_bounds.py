@@ -168,6 +168,7 @@ def test_a_store_is_reached_if_the_data_can_be_read_and_the_run_be_written(tmp_p
     assert probe(shard) is True
     assert probe(str(tmp_path / "run/checkpoints/x")) is True
     assert probe("s3://weights/x") is False, "a place that was not asked"
+    assert probe(str(tmp_path / "data2/x")) is False, "another place whose name begins alike"
     assert not list((tmp_path / "run").iterdir()), "nothing is left behind"
     assert StoreProbe(str(tmp_path / "none"), probe.run)(probe.run) is False
     (tmp_path / "file").write_text("no folder")

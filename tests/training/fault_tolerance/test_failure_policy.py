@@ -167,7 +167,7 @@ def test_a_failure_of_the_node_leaves_it_out_and_is_not_counted(
     failure: Exception, what: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     nodes = Nodes(spare=2)
-    policy = RunFailurePolicy(0, nodes=nodes)
+    policy = RunFailurePolicy(0, leave_out=nodes.add)
     for node in ("n1", "n2"):
         lost = failed(RuntimeError("closed"), failure, ActorDiedError(), step=40, node=node)
         failure.__dict__.pop(circumstances._KEY)
@@ -183,7 +183,7 @@ def test_a_failure_of_the_node_leaves_it_out_and_is_not_counted(
 
 
 def test_a_failure_of_the_node_is_none_of_the_program_however_often() -> None:
-    policy = RunFailurePolicy(-1, nodes=Nodes(spare=0))
+    policy = RunFailurePolicy(-1, leave_out=Nodes(spare=0).add)
     assert [decide(policy, failed(cuda_error(214), step=40)) for _ in range(3)] == ["RETRY"] * 3
 
 
@@ -191,7 +191,7 @@ def test_a_failure_of_the_node_is_none_of_the_program_however_often() -> None:
 def test_a_kernels_own_mistake_is_not_the_nodes(code: int | None) -> None:
     nodes = Nodes(spare=9)
     error = cuda_error(code) if code else OSError(errno.ENOENT, "no such file")
-    assert decide(RunFailurePolicy(0, nodes=nodes), failed(error, step=1)) == "RAISE"
+    assert decide(RunFailurePolicy(0, leave_out=nodes.add), failed(error, step=1)) == "RAISE"
     assert nodes.left_out == []
 
 
@@ -199,7 +199,7 @@ def test_what_a_device_error_was_raised_as_still_is_the_nodes() -> None:
     outer = RuntimeError("the loader's thread failed")
     outer.__cause__ = cuda_error(220)
     nodes = Nodes(spare=1)
-    assert decide(RunFailurePolicy(0, nodes=nodes), failed(outer)) == "RETRY"
+    assert decide(RunFailurePolicy(0, leave_out=nodes.add), failed(outer)) == "RETRY"
     assert nodes.left_out == ["n1"]
 
 
@@ -207,13 +207,13 @@ def test_an_error_of_ours_is_the_nodes_if_its_device_failed_but_not_for_a_full_s
     for cause, decision in ((cuda_error(214), "RETRY"), (OSError(errno.ENOSPC, "No space left on device"), "RAISE")):
         ours = DatasetError("sample 7 cannot be decoded")
         ours.__cause__ = cause
-        assert decide(RunFailurePolicy(0, nodes=Nodes(spare=1)), failed(ours, step=1)) == decision
+        assert decide(RunFailurePolicy(0, leave_out=Nodes(spare=1).add), failed(ours, step=1)) == decision
 
 
 def test_a_failure_as_the_group_is_formed_is_judged_as_one_of_its_workers() -> None:
     nodes = Nodes(spare=1)
     in_a_worker = RayTaskError("join", "a traceback", raised(NodeError("no usable GPU")))
-    assert decide(RunFailurePolicy(0, nodes=nodes), ControllerError(in_a_worker)) == "RETRY"
+    assert decide(RunFailurePolicy(0, leave_out=nodes.add), ControllerError(in_a_worker)) == "RETRY"
     assert nodes.left_out == ["n1"]
 
 
@@ -225,7 +225,7 @@ def test_a_node_without_a_way_to_the_store_is_left_out_if_the_store_answers_else
         (True, StorageError("not permitted to read s3://b/x", url="s3://b/x"), "RAISE"),
     ):
         nodes = Nodes(spare=3)
-        policy = RunFailurePolicy(0, nodes=nodes, reaches_stores=lambda _, answers=answers: answers)  # type: ignore[misc]
+        policy = RunFailurePolicy(0, leave_out=nodes.add, reaches_stores=lambda _, answers=answers: answers)  # type: ignore[misc]
         assert decide(policy, failed(kind, step=40)) == decision
         assert nodes.left_out == (["n1"] if decision == "RETRY" else [])
 
@@ -234,7 +234,7 @@ def test_a_store_that_is_silent_again_before_any_progress_ends_the_run() -> None
     def silent() -> StorageTimeout:
         return StorageTimeout("cannot write s3://b/x: no valid response in 120 s", url="s3://b/x")
 
-    policy = RunFailurePolicy(0, nodes=Nodes(spare=9), reaches_stores=lambda _: True)
+    policy = RunFailurePolicy(0, leave_out=Nodes(spare=9).add, reaches_stores=lambda _: True)
     decisions = [decide(policy, failed(silent(), step=step)) for step in (None, 40, 900, 900)]
     assert decisions == ["RETRY", "RETRY", "RETRY", "RAISE"]
 

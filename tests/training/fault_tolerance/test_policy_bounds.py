@@ -18,7 +18,8 @@ from ray.train.v2.api.exceptions import ControllerError, PreemptionError, Worker
 from ray.train.v2.api.preemption import PreemptionInfo
 
 from stoker.errors import StorageTimeout
-from stoker.training.fault_tolerance import circumstances, failure_policy, left_out
+from stoker.training.fault_tolerance import circumstances
+from stoker.training.fault_tolerance import head as heads
 from stoker.training.fault_tolerance.circumstances import annotate, annotating, circumstances_of
 from stoker.training.fault_tolerance.failure_policy import (
     RestartRequested,
@@ -38,10 +39,9 @@ class Head(dict[bytes, bytes]):
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__()
         self.is_away = False
-        for module in (failure_policy, left_out):
-            monkeypatch.setattr(module, "_internal_kv_get", self._get)
-            monkeypatch.setattr(module, "_internal_kv_put", self._put)
-            monkeypatch.setattr(module, "_internal_kv_del", self._delete)
+        monkeypatch.setattr(heads, "_internal_kv_get", self._get)
+        monkeypatch.setattr(heads, "_internal_kv_put", self._put)
+        monkeypatch.setattr(heads, "_internal_kv_del", self._delete)
 
     def _get(self, key: bytes) -> bytes | None:
         self._answer()
@@ -112,7 +112,7 @@ def test_a_repeated_exception_is_quoted(caplog: pytest.LogCaptureFixture) -> Non
 
 
 def test_nodes_that_all_fail_alike_are_counted(caplog: pytest.LogCaptureFixture) -> None:
-    policy = RunFailurePolicy(0, nodes=Nodes(spare=99))
+    policy = RunFailurePolicy(0, leave_out=Nodes(spare=99).add)
     for number in range(3):
         said = reason(policy, failed(cuda_error(35), step=None, node=f"n{number}"), caplog)
         assert said.endswith("the node is left out for the rest of the run")
@@ -134,7 +134,7 @@ def test_a_step_is_added_to_what_was_attached_without_one() -> None:
 
 def test_a_node_without_a_way_to_the_store_is_named_with_what_was_asked(caplog: pytest.LogCaptureFixture) -> None:
     silent = StorageTimeout("cannot read s3://b/x: no valid response in 120 s", url="s3://b/x")
-    policy = RunFailurePolicy(0, nodes=Nodes(spare=1), reaches_stores=lambda _: True)
+    policy = RunFailurePolicy(0, leave_out=Nodes(spare=1).add, reaches_stores=lambda _: True)
     assert reason(policy, failed(silent, step=0), caplog) == (
         "restarting the workers: node host-n1 does not reach the store, which answers here (cannot read s3://b/x: no "
         "valid response in 120 s); the node is left out for the rest of the run"
@@ -146,7 +146,7 @@ def test_by_itself_a_policy_spares_no_node_and_asks_no_store() -> None:
     for error in (failed(silent, step=3), failed(cuda_error(214), step=3)):
         assert str(RunFailurePolicy(0).make_decision(error).value) == "RAISE"
         assert str(
-            RunFailurePolicy(0, nodes=Nodes(spare=0), reaches_stores=lambda _: True).make_decision(error).value
+            RunFailurePolicy(0, leave_out=Nodes(spare=0).add, reaches_stores=lambda _: True).make_decision(error).value
         ) == ("RAISE")
 
 

@@ -102,21 +102,27 @@ def workers_that_fit(per_worker: Resources, nodes: Mapping[str, Resources]) -> i
 
 def nodes_and_types() -> list[Resources]:
     """Resources of the nodes that are alive, and of the types of node that an autoscaler may add."""
-    config = ray._private.state.state.get_cluster_config()
-    types = [dict(group.resources) for group in config.node_group_configs if group.max_count] if config else []
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]] + types
+    return _alive() + [resources for resources, most in _node_types() if most]
 
 
 def can_grow(per_worker: Resources) -> bool:
     """Whether an autoscaler, as far as it reports its types of node, may add one that holds a worker."""
+    there = sum(_holds(node, per_worker) for node in _alive())
+    return any(_holds(node, per_worker) and (most < 0 or there < most) for node, most in _node_types())
+
+
+def _holds(node: Resources, per_worker: Resources) -> bool:
+    return workers_that_fit(per_worker, {"": node}) > 0
+
+
+def _alive() -> list[Resources]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _node_types() -> list[tuple[Resources, int]]:
+    """Resources and greatest number of each type of node that an autoscaler reports; below 0 is without a limit."""
     config = ray._private.state.state.get_cluster_config()
-    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    for group in config.node_group_configs if config else ():
-        resources = dict(group.resources)
-        there = sum(workers_that_fit(per_worker, {"": node}) > 0 for node in alive)
-        if workers_that_fit(per_worker, {"": resources}) and (group.max_count < 0 or there < group.max_count):
-            return True
-    return False
+    return [(dict(group.resources), group.max_count) for group in config.node_group_configs] if config else []
 
 
 def nearest_node(per_worker: Resources, nodes: Iterable[Resources]) -> Resources | None:

@@ -21,21 +21,18 @@ anybody's: all else, a worker that dies while it starts  restart, at most ``work
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
-import ray
-from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_put
 from ray.train import FailureConfig
 from ray.train.v2._internal.exceptions import InsufficientClusterResourcesError, WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.failure_handling import FailureDecision, FailurePolicy
 from ray.train.v2.api.exceptions import ControllerError, PreemptionError, WorkerGroupError
 
 from stoker.errors import StokerError, StorageTimeout
+from stoker.training.fault_tolerance import head
 from stoker.training.fault_tolerance.circumstances import circumstances_of
 
 __all__ = [
@@ -60,22 +57,12 @@ class RestartRequested(Exception):
     """All ranks stopped after a step that they agreed on, their work is stored, and they need to be restarted."""
 
 
-class NodesToLeaveOut(Protocol):
-    """See :class:`.left_out.LeftOutNodes`."""
-
-    def add(self, node: str) -> bool: ...
-
-
-class _NoNode:
-    def add(self, node: str) -> bool:
-        return False
-
-
 class RunFailurePolicy(FailurePolicy):  # type: ignore[misc]
     """Decides after each failure; ``max_failures`` -1 is unlimited.
 
     The restarted workers find the reason under ``attempt``, a key that no other trainer uses (:func:`restart_reason`);
-    an empty key records nothing. ``nodes`` takes the nodes to leave out. ``reaches_stores`` says whether the place at a
+    an empty key records nothing. ``leave_out`` leaves out the node of an id, if
+    the run can do without it. ``reaches_stores`` says whether the place at a
     URL answers here; ``no_room`` describes a worker for which no node is large enough, and is empty otherwise.
     """
 
@@ -84,14 +71,14 @@ class RunFailurePolicy(FailurePolicy):  # type: ignore[misc]
         max_failures: int,
         attempt: str = "",
         *,
-        nodes: NodesToLeaveOut | None = None,
+        leave_out: Callable[[str], bool] = lambda _: False,
         reaches_stores: Callable[[str], bool] = lambda _: False,
         no_room: Callable[[], str] = lambda: "",
     ) -> None:
         super().__init__(FailureConfig(max_failures=max_failures))
         self._attempt = attempt
         self._max_failures, self._failures = max_failures, 0
-        self._nodes, self._reaches_stores, self._no_room = nodes or _NoNode(), reaches_stores, no_room
+        self._leave_out, self._reaches_stores, self._no_room = leave_out, reaches_stores, no_room
         self._lost_way_at = -2  # the step; -1 before the first
         self._of_nodes: dict[str, int] = {}  # by what failed: how many nodes
         self._last: Signature = frozenset()
@@ -102,7 +89,7 @@ class RunFailurePolicy(FailurePolicy):  # type: ignore[misc]
         restarts = decision is FailureDecision.RETRY
         logger.warning("%s: %s", "restarting the workers" if restarts else "stopping the run", reason)
         if restarts and self._attempt:
-            _record_reason(self._attempt, reason)
+            head.write(_key(self._attempt), {"failed_at": round(time.time(), 3), "why": reason})
         return decision
 
     def _decide(self, error: Exception) -> Decision:
@@ -157,7 +144,7 @@ class RunFailurePolicy(FailurePolicy):  # type: ignore[misc]
                 return self._count(
                     f"{what}, and the same on {_NODES_ALIKE} nodes before: it is hardly the nodes' fault"
                 )
-            if self._nodes.add(where.node):
+            if self._leave_out(where.node):
                 return FailureDecision.RETRY, f"{what}; the node is left out for the rest of the run"
             return self._count(f"{what}, which the run cannot do without")
         return None
@@ -171,7 +158,7 @@ class RunFailurePolicy(FailurePolicy):  # type: ignore[misc]
         if not isinstance(ours, StorageTimeout) or where is None:
             return None
         step = -1 if where.step is None else where.step
-        if step <= self._lost_way_at or not self._reaches_stores(ours.url) or not self._nodes.add(where.node):
+        if step <= self._lost_way_at or not self._reaches_stores(ours.url) or not self._leave_out(where.node):
             return None
         self._lost_way_at = step
         line = f"node {where.host or where.node} does not reach the store, which answers here ({ours})"
@@ -217,29 +204,16 @@ def _signature(causes: list[BaseException]) -> Signature:
 
 def restart_reason(attempt: str) -> dict[str, Any]:
     """``{"failed_at": seconds since 1970, "why": one line}`` of the last failure under ``attempt``; {} if none."""
-    try:
-        stored = _internal_kv_get(_key(attempt))
-        return dict(json.loads(stored)) if stored else {}
-    except (ray.exceptions.RayError, ValueError) as error:
-        logger.debug("the reason for this restart is unknown: %s", error)
-        return {}
+    return head.read(_key(attempt)) or {}
 
 
 def forget_restart_reason(attempt: str) -> None:
     """Delete what is recorded under ``attempt``."""
-    with contextlib.suppress(ray.exceptions.RayError):
-        _internal_kv_del(_key(attempt))
+    head.forget(_key(attempt))
 
 
-def _record_reason(attempt: str, reason: str) -> None:
-    try:
-        _internal_kv_put(_key(attempt), json.dumps({"failed_at": round(time.time(), 3), "why": reason}))
-    except ray.exceptions.RayError as error:
-        logger.debug("the next attempt will not know why it was started: %s", error)
-
-
-def _key(attempt: str) -> bytes:
-    return f"stoker/failure/{attempt}".encode()
+def _key(attempt: str) -> str:
+    return f"failure/{attempt}"
 
 
 def stoker_error_in(error: BaseException) -> StokerError | None:

@@ -6,14 +6,10 @@ that restarts gets a new id from Ray, and with it another chance.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
 from dataclasses import dataclass
 
-import ray
-from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_put
-
+from stoker.training.fault_tolerance import head
 from stoker.training.fault_tolerance.capacity import Resources, can_grow, capacity_for
 
 __all__ = ["LeftOutNodes", "StoreProbe", "forget_left_out", "left_out_nodes", "run_key"]
@@ -34,18 +30,13 @@ class LeftOutNodes:
 
     def add(self, node: str) -> bool:
         """Leave out ``node``, an id of Ray's. False, and nothing is changed, if the run needs it."""
-        before = left_out_nodes(self._key)
         if not node:
             return False
-        room = capacity_for(self._attempt, self._per_worker, before | {node}).now
+        left_out = left_out_nodes(self._key) | {node}
+        room = capacity_for(self._attempt, self._per_worker, left_out).now
         if room < self._least and not can_grow(self._per_worker):
             return False
-        try:
-            _internal_kv_put(_stored(self._key), json.dumps(sorted(before | {node})))
-        except ray.exceptions.RayError as error:
-            logger.debug("cannot record that node %s is left out: %s", node, error)
-            return False
-        return True
+        return head.write(_stored(self._key), sorted(left_out))
 
 
 @dataclass(frozen=True)
@@ -63,7 +54,7 @@ class StoreProbe:
         from stoker.errors import StokerError
         from stoker.storage import locate
 
-        if not url.startswith((locate(self.data).url, locate(self.run).url)):
+        if not f"{url}/".startswith((f"{locate(self.data).url}/", f"{locate(self.run).url}/")):
             return False
         try:
             read_manifest(locate(self.data, timeout_s=_PROBE_TIMEOUT_S))
@@ -78,18 +69,12 @@ class StoreProbe:
 
 def left_out_nodes(key: str) -> frozenset[str]:
     """Ids of the nodes that the run ``key`` leaves out."""
-    try:
-        stored = _internal_kv_get(_stored(key))
-        return frozenset(json.loads(stored)) if stored else frozenset()
-    except (ray.exceptions.RayError, ValueError) as error:
-        logger.debug("the nodes that the run leaves out are unknown: %s", error)
-        return frozenset()
+    return frozenset(head.read(_stored(key)) or ())
 
 
 def forget_left_out(key: str) -> None:
     """Delete what is recorded under ``key``."""
-    with contextlib.suppress(ray.exceptions.RayError):
-        _internal_kv_del(_stored(key))
+    head.forget(_stored(key))
 
 
 def run_key(attempt: str) -> str:
@@ -97,5 +82,5 @@ def run_key(attempt: str) -> str:
     return attempt.rpartition(".")[0]
 
 
-def _stored(key: str) -> bytes:
-    return f"stoker/left-out/{key}".encode()
+def _stored(key: str) -> str:
+    return f"left-out/{key}"

@@ -122,7 +122,7 @@ class Trainer(DataParallelTrainer):  # type: ignore[misc]
         return RunFailurePolicy(
             self._max_failures,
             name,
-            nodes=LeftOutNodes(name, per_worker, least),
+            leave_out=LeftOutNodes(name, per_worker, least).add,
             reaches_stores=self._reaches_stores,
             no_room=lambda: _no_room(per_worker, run_key(name)),
         )

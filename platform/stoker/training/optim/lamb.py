@@ -64,10 +64,10 @@ class Lamb(torch.optim.Optimizer):
             torch._foreach_add_(moves, parameters, alpha=group["weight_decay"])
         layers = [(p, move) for p, move in zip(parameters, moves, strict=True) if p.ndim > 1]
         if layers:
-            weights, steps_ = [p for p, _ in layers], [move for _, move in layers]
-            lengths, sizes = torch._foreach_norm(weights), torch._foreach_norm(steps_)
+            weights, layer_moves = [p for p, _ in layers], [move for _, move in layers]
+            lengths, sizes = torch._foreach_norm(weights), torch._foreach_norm(layer_moves)
             ratios = [torch.where((n > 0) & (m > 0), n / m, 1.0) for n, m in zip(lengths, sizes, strict=True)]
-            torch._foreach_mul_(steps_, ratios)
+            torch._foreach_mul_(layer_moves, ratios)
         torch._foreach_add_(parameters, moves, alpha=-group["lr"])
 
     def _state_of(self, parameter: Tensor) -> dict[str, Tensor]:

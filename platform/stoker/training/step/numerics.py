@@ -6,11 +6,10 @@ import os
 
 import torch
 
-from stoker.models.precision import AUTOCAST
 from stoker.recipe import Recipe
 from stoker.training.step.determinism import record_nondeterministic_operations
 
-__all__ = ["autocast_dtype", "configure_numerics", "set_cpu_threads"]
+__all__ = ["configure_numerics", "set_cpu_threads"]
 
 
 def configure_numerics(recipe: Recipe) -> None:
@@ -44,8 +43,3 @@ def configure_numerics(recipe: Recipe) -> None:
 def set_cpu_threads(threads: int) -> None:
     """Compute with ``threads`` CPU threads in this process, at least 1."""
     torch.set_num_threads(max(1, threads))
-
-
-def autocast_dtype(recipe: Recipe) -> torch.dtype:
-    """The dtype of the forward and backward pass; ``torch.float32`` means no autocast."""
-    return AUTOCAST[recipe.precision]

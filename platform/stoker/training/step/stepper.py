@@ -26,6 +26,7 @@ from stoker.dataset import Batch
 from stoker.dataset.order import key_of
 from stoker.models import auxiliary_weight, classes_of, logits_of, no_loss, training_loss
 from stoker.models.normalize import Normalize
+from stoker.models.precision import autocast
 from stoker.recipe import Recipe
 from stoker.training.augment.augmentation import Augmentation
 from stoker.training.optim.clipping import clip_gradients
@@ -35,7 +36,7 @@ from stoker.training.optim.schedule import learning_rate_ratio
 from stoker.training.step.batch_norm import RunningStatistics
 from stoker.training.step.communication import CommunicationTimer
 from stoker.training.step.exact_sums import Exactness, ExactSums
-from stoker.training.step.numerics import autocast_dtype, configure_numerics
+from stoker.training.step.numerics import configure_numerics
 from stoker.training.step.parallel import data_parallel
 from stoker.training.step.prefetch import OnDevice, Prefetcher
 
@@ -172,8 +173,7 @@ class Stepper:
     def _micro_batch(self, micro_batch: OnDevice, samples: int) -> None:
         batch, size, images, labels = micro_batch
         torch.manual_seed(key_of("micro-batch", self._recipe.seed, batch.epoch, batch.step, batch.micro_batch))
-        precision = autocast_dtype(self._recipe)
-        with torch.autocast(self._device.type, precision, enabled=precision != torch.float32):
+        with autocast(self._device, self._recipe.precision):
             normalized = self.normalize(self._augmentation.pixels(images, batch))
             mixed, targets = self._augmentation.mix(normalized, labels, batch)
             outputs = self._parallel(mixed)
