@@ -20,7 +20,7 @@ REQUIREMENTS := cluster/requirements.txt cluster/requirements-embedded.txt clust
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 
 .DEFAULT_GOAL := help
-.PHONY: FORCE help install lock quickstart up down test test-long test-fast lint docs format \
+.PHONY: FORCE help install lock quickstart demo up down test test-long test-fast lint docs format \
 	bench-data bench-order bench-train bench-gpu verify-weights mutants clean
 
 help: ## list the targets
@@ -49,6 +49,9 @@ lock: install ## resolve the pinned packages again, for what pyproject.toml asks
 
 quickstart: install ## run the whole line on real data, from images to an HTTP answer
 	@$(BIN)/stoker quickstart
+
+demo: install ## serve a pretrained ImageNet model, ask it about photographs, keep it running until Ctrl-C
+	@$(BIN)/stoker demo
 
 up: install ## start the embedded store, cluster and endpoint, and keep them running
 	@$(BIN)/stoker up

@@ -25,7 +25,8 @@ class Description:
     architecture: str
     classes: tuple[str, ...]
     image_size: int
-    accuracy: float
+    accuracy: float | None
+    """on the split that it was evaluated on, 0 to 1; None: not measured here"""
     published: str
 
 

@@ -70,7 +70,7 @@ class Model:
             architecture=card.architecture,
             classes=card.classes,
             image_size=card.preprocessing.image_size,
-            accuracy=card.metrics.accuracy,
+            accuracy=card.metrics.accuracy if card.metrics else None,
             published=card.published,
         )
 

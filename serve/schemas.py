@@ -39,7 +39,7 @@ class ModelEntry(BaseModel):
     architecture: str
     classes: list[str]
     image_size: int
-    accuracy: float
+    accuracy: float | None
     published: str
 
 

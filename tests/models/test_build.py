@@ -31,7 +31,8 @@ from stoker.recipe import Optimizer
 from stoker.training.optim.optimizers import build_optimizer
 
 FAMILIES = {
-    "alexnet": 64, "convnext_tiny": 32, "densenet121": 32, "digitsnet": 8, "efficientnet_b0": 32, "googlenet": 64,
+    "alexnet": 64, "convnext_tiny": 32, "densenet121": 32, "digitsnet": 8, "efficientnet_b0": 32,
+    **{f"efficientnet_lite{size}": 32 for size in range(5)}, "googlenet": 64,
     "inception_v3": 299, "maxvit_t": 224, "mnasnet0_5": 32, "mobilenet_v2": 32, "mobilenet_v3_small": 32,
     "regnet_x_400mf": 32, "resnet18": 32, "shufflenet_v2_x0_5": 32, "squeezenet1_1": 32,
     "swin_t": 32, "swin_v2_t": 32, "vgg11": 32, "vit_b_32": 64,

@@ -42,7 +42,7 @@ def test_a_versions_files_are_its_card_its_claim_and_its_own(models: Registry) -
     files = content.pop("files")
     assert files["weights"] == {"bytes": 3, "sha256": SHA256_OF_ABC}
     assert files["notes"]["bytes"] == 0
-    own = {"format": "stoker-model", "version": [1, 0], "name": "digits", "number": 1}
+    own = {"format": "stoker-model", "version": [2, 0], "name": "digits", "number": 1}
     assert content == own | CARD.model_dump(mode="json")
     claim = json.loads((version.location / "claim.json").read())
     assert claim.keys() == {"publisher", "at"}
@@ -196,8 +196,8 @@ def test_a_minor_version_and_fields_of_tomorrow_are_read_and_a_major_one_is_not(
     version = publish(models)
     change(version, version=[1, 7], tomorrow={"a": 1})
     assert models.resolve("digits@1").card == CARD
-    change(version, version=[2, 0])
-    with pytest.raises(ModelError, match=r"format version \[2, 0\] is newer than this stoker reads; upgrade stoker"):
+    change(version, version=[3, 0])
+    with pytest.raises(ModelError, match=r"format version \[3, 0\] is newer than this stoker reads; upgrade stoker"):
         models.resolve("digits@1")
     with pytest.raises(ValueError, match="frozen"):
         CARD.run = "other"

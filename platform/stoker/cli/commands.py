@@ -47,13 +47,17 @@ COMMANDS = {
         Command(
             "quickstart", "stoker.cli.quickstart", "run the whole line on real data, from images to an HTTP answer"
         ),
+        Command("demo", "stoker.cli.demo", "serve a pretrained model and ask it about real photographs"),
         Command("init", "stoker.cli.init", "create a project folder with a recipe and a Serve config"),
         Command("prepare", "stoker.cli.prepare", "make a data set from labelled images", is_job=True),
         Command("estimate", "stoker.cli.estimate", "estimate requests, bytes, time and cost of an epoch", is_job=True),
         Command("train", "stoker.cli.train", "train a model from a recipe", is_job=True),
         Command("evaluate", "stoker.cli.evaluate", "evaluate a model version, a run or a file of weights", is_job=True),
         Command("publish", "stoker.cli.publish", "publish a finished run as a model version", is_job=True),
-        Command("models", "stoker.cli.models", "list model versions, move and roll back aliases, delete versions"),
+        Command("import", "stoker.cli.import_model", "publish weights that were trained elsewhere", is_job=True),
+        Command(
+            "models", "stoker.cli.models", "list and import model versions, move and roll back aliases, delete versions"
+        ),
         Command("deploy", "stoker_serve.deploy", "deploy models with Ray Serve"),
         Command("submit", "stoker.cli.submit", "run prepare, train, … as a job on a cluster and follow its log"),
         Command("watch-spot", "stoker.cli.watch_spot", "drain this node when AWS takes its spot machine back"),

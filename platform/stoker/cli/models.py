@@ -4,6 +4,7 @@ stoker models                                 all models (or: stoker models list
 stoker models alias digits@3 production       point digits@production at version 3
 stoker models rollback digits production      point it at the version before, as its history tells
 stoker models delete digits@2                 refused if an alias names the version; its number is not used again
+stoker models import efficientnet_lite0 imagenet-lite0       publish weights that were trained elsewhere
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import os
 from typing import Any
 
+from stoker.cli import import_model
 from stoker.errors import ModelError
 from stoker.registry import Registry
 from stoker.storage import locate
@@ -22,7 +24,9 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_options(parser, storage=os.environ.get("STOKER_STORAGE"), is_json=False)
-    actions = parser.add_subparsers(dest="action", metavar="ACTION", help="list (the default), alias, rollback, delete")
+    actions = parser.add_subparsers(
+        dest="action", metavar="ACTION", help="list (the default), alias, rollback, delete, import"
+    )
     listing = actions.add_parser("list", help="models, versions and aliases with their history")
     listing.add_argument("name", nargs="?", metavar="NAME", help="one model (default: all)")
     alias = actions.add_parser("alias", help="point an alias at a version")
@@ -33,13 +37,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rollback.add_argument("alias", metavar="ALIAS")
     delete = actions.add_parser("delete", help="delete a version that no alias names")
     delete.add_argument("reference", metavar="NAME@VERSION")
-    for action in (listing, alias, rollback, delete):
+    imported = actions.add_parser(
+        "import",
+        help="publish weights that were trained elsewhere",
+        description=import_model.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    import_model.add_own_arguments(imported)
+    for action in (listing, alias, rollback, delete, imported):
         _add_options(action, storage=argparse.SUPPRESS, is_json=argparse.SUPPRESS)
 
 
 def run(given: argparse.Namespace) -> None:
     if not given.storage:
         raise ModelError("no storage given for models; give --storage s3://bucket or set STOKER_STORAGE")
+    if given.action == "import":
+        import_model.run(given)
+        return
     registry = Registry(locate(given.storage, timeout_s=10))
     action = {"alias": _alias, "rollback": _rollback, "delete": _delete}.get(given.action, _list)
     content, text = action(registry, given)
@@ -79,9 +93,11 @@ def _version(registry: Registry, name: str, number: int) -> dict[str, Any]:
         "version": number,
         "published": version.card.published,
         "architecture": version.card.architecture,
-        "accuracy": version.card.metrics.accuracy,
+        "accuracy": version.card.metrics.accuracy if version.card.metrics else None,
         "run": version.card.run,
         "parent": version.card.parent,
+        "licence": version.card.licence,
+        "source": version.card.source,
         "bytes": sum(file.bytes for file in version.files.values()),
     }
 
@@ -96,8 +112,9 @@ def _lines(model: dict[str, Any]) -> list[str]:
             continue
         naming = ", ".join(alias for alias, entry in aliases.items() if entry["version"] == row["version"])
         lines.append(
-            f"  {row['version']:>4}  {row['published']}  {row['accuracy']:>7.2%}  {row['bytes'] / 1e6:>8,.1f} MB  "
-            f"{row['architecture']}, run {row['run']}"
+            f"  {row['version']:>4}  {row['published']}  {_shown_accuracy(row)}  {row['bytes'] / 1e6:>8,.1f} MB  "
+            f"{row['architecture']}, "
+            + (f"run {row['run']}" if row["run"] else f"imported ({row['licence']})")
             + (f", from {row['parent']}" if row["parent"] else "")
             + (f"  <- {naming}" if naming else "")
         )
@@ -106,6 +123,10 @@ def _lines(model: dict[str, Any]) -> list[str]:
         missing = "" if entry["version"] in numbers else " (does not exist)"
         lines.append(f"  {alias} -> {entry['version']}{missing}  history: {moves}")
     return lines
+
+
+def _shown_accuracy(row: dict[str, Any]) -> str:
+    return "not measured" if row["accuracy"] is None else f"{row['accuracy']:>12.2%}"
 
 
 def _alias(registry: Registry, given: argparse.Namespace) -> tuple[Any, str]:

@@ -33,5 +33,6 @@ def run(given: argparse.Namespace) -> None:
 
     storage = locate(url, timeout_s=10)
     version = publish_run(storage, name, given.model, verify=check_parity, alias=given.alias)
+    assert version.card.metrics is not None  # the gate
     print(f"published {version.reference} from run {name}: accuracy {version.card.metrics.accuracy:.2%}")
     print(json.dumps({"model": version.reference, "alias": given.alias, "url": version.location.url}))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from stoker.embedded.cluster import RayCluster
 from stoker.embedded.ports import preferred_port
@@ -16,7 +16,7 @@ from stoker.errors import ClusterError
 
 __all__ = ["Instance", "Owner"]
 
-Owner = Literal["quickstart", "up"]
+Owner = Literal["demo", "quickstart", "up"]
 
 
 class Instance:
@@ -34,9 +34,9 @@ class Instance:
 
     @property
     def owner(self) -> Owner | None:
-        """Who keeps it running: ``up`` (until ``down``) or ``quickstart`` (until it exits); None: nobody started it."""
+        """Who keeps it running: ``up`` (until ``down``), ``quickstart`` or ``demo`` (until they exit); None: nobody."""
         found = self.folder.read().get("owner")
-        return found if found in ("quickstart", "up") else None
+        return found if found in get_args(Owner) else None
 
     @property
     def url(self) -> str:
@@ -78,7 +78,7 @@ class Instance:
         return self.store.is_healthy() and self.cluster.is_healthy()
 
     def start(self, owner: Owner) -> None:
-        """Start store and cluster; what is healthy already is kept. ``up`` is never taken back by ``quickstart``.
+        """Start store and cluster; what is healthy already is kept. ``up`` is never taken back by others.
 
         Raises:
             ClusterError: something cannot be started.

@@ -1,4 +1,4 @@
-"""Build models by name: every classification model of torchvision, and a small one for 32 pixel inputs."""
+"""Build models by name: every classification model of torchvision, and those of ours."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def _builder(name: str, family: Family) -> Callable[..., nn.Module]:
     if family.builder is None:
         return models.get_model_builder(name)
     module, _, attribute = family.builder.partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    return getattr(importlib.import_module(module), attribute or name)
 
 
 class _OnMeta(TorchFunctionMode):

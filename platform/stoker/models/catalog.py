@@ -40,7 +40,8 @@ class Family:
 
     prefixes: tuple[str, ...]
     builder: str | None = None
-    """``module:name`` of an architecture of ours, imported when a model is built; None: torchvision's, by its name"""
+    """``module:name`` of an architecture of ours, imported when a model is built (without a name: the model's); None:
+    torchvision's, by its name"""
     least_side: int | None = None
     """square images of any side from this many pixels on go through; None: only a forward pass can tell"""
     has_dropout: bool = False
@@ -64,6 +65,8 @@ class Family:
     """the operation whose gradient has no deterministic algorithm on a GPU; None: none is known"""
     nondeterministic_heads_on_gpu: str | None = None
     """the same, of the auxiliary heads alone"""
+    foreign_names: str | None = None
+    """``module:name`` of a function that maps names of tensors in files of other implementations to ours"""
     containers: tuple[str, ...] = ()
     """qualified names of module classes that only list blocks: each child is a layer of its own"""
 
@@ -73,7 +76,15 @@ FAMILIES = (
     Family(("alexnet", "vgg"), has_dropout=True, nondeterministic_on_gpu="AdaptiveAvgPool2d"),
     Family(("mnasnet", "squeezenet"), has_dropout=True),
     Family(("convnext",), has_stochastic_depth=True, ignored=("drop_rate",)),
-    Family(("efficientnet",), least_side=32, has_dropout=True, has_stochastic_depth=True),
+    Family(("efficientnet_b", "efficientnet_v2"), least_side=32, has_dropout=True, has_stochastic_depth=True),
+    Family(
+        tuple(f"efficientnet_lite{size}" for size in range(5)),
+        builder="stoker.models.efficientnet_lite:",
+        least_side=32,
+        has_dropout=True,
+        has_stochastic_depth=True,
+        foreign_names="stoker.models.efficientnet_lite:our_names",
+    ),
     Family(("mobilenet_v2",), least_side=32, has_dropout=True),
     Family(("mobilenet_v3",), least_side=32, has_dropout=True, ignored=("stochastic_depth",)),
     Family(("regnet", "resnet", "resnext", "shufflenet", "wide_resnet"), least_side=32),
@@ -143,6 +154,10 @@ def check_model_name(name: str) -> None:
     known = known_models()
     if name not in known:
         near = difflib.get_close_matches(name, sorted(known), n=3)
-        ours = " or ".join(sorted(_OURS))
-        hint = f"did you mean {' or '.join(near)}?" if near else f"give a torchvision classification model or {ours}"
+        ours = ", ".join(sorted(_OURS))
+        hint = (
+            f"did you mean {' or '.join(near)}?"
+            if near
+            else f"give a torchvision classification model, or one of {ours}"
+        )
         raise ModelError(f"model.name: unknown model {name!r}; {hint}")

@@ -7,7 +7,8 @@ initial_weights         rank 0, unless a checkpoint exists       the pretrained 
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
@@ -15,11 +16,20 @@ from stoker import recipe as recipes
 from stoker.errors import ModelError
 from stoker.models import build_model, check_images, freeze, head_names, model_on_meta, model_options
 from stoker.models.catalog import family_of
-from stoker.models.pretrained import TensorMatch, match_tensors, read_shapes, read_weights, resize_positions
+from stoker.models.pretrained import (
+    TensorMatch,
+    match_tensors,
+    read_shapes,
+    read_weights,
+    resize_positions,
+    with_our_names,
+)
 from stoker.recipe import Recipe
 from stoker.storage import locate
 
 __all__ = ["check_initialization", "initial_weights", "training_model"]
+
+Value = TypeVar("Value")
 
 
 def check_initialization(
@@ -43,7 +53,7 @@ def check_initialization(
     check_images(model, name, sides=sorted(sizes), micro=micro, last=last or micro)
     if (source := _source(recipe.model)) is None:
         return None
-    match = _match(recipe, classes, read_shapes(locate(source.url, timeout_s=timeout_s)))
+    match = _match(recipe, classes, _ours(recipe, classes, read_shapes(locate(source.url, timeout_s=timeout_s))))
     line = f"initialized from {recipe.model.parent}"
     return f"{line}, a new head for {count} classes" if match.new & _head(recipe.model, count, options) else line
 
@@ -71,7 +81,9 @@ def initial_weights(recipe: Recipe, classes: tuple[str, ...]) -> dict[str, Tenso
     """
     if (source := _source(recipe.model)) is None:
         return {}
-    weights = read_weights(locate(source.url, timeout_s=recipe.storage_timeout_s), source.sha256)
+    weights = _ours(
+        recipe, classes, read_weights(locate(source.url, timeout_s=recipe.storage_timeout_s), source.sha256)
+    )
     match = _match(recipe, classes, {name: tuple(tensor.shape) for name, tensor in weights.items()})
     projection = family_of(recipe.model.name).patch_projection
     if match.resized and projection is not None:
@@ -104,6 +116,12 @@ def _freeze(model: nn.Module, chosen: recipes.Model, classes: int, options: dict
     return freeze(model, chosen.frozen, lambda: _head(chosen, classes, options)) if chosen.frozen else model
 
 
+def _ours(recipe: Recipe, classes: tuple[str, ...], given: Mapping[str, Value]) -> dict[str, Value]:
+    """What a file holds, by the names of the recipe's model."""
+    wanted = model_on_meta(recipe.model.name, classes=len(classes), **_options(recipe)).state_dict().keys()
+    return with_our_names(recipe.model.name, given, wanted)
+
+
 def _match(recipe: Recipe, classes: tuple[str, ...], given: dict[str, tuple[int, ...]]) -> TensorMatch:
     chosen, options = recipe.model, _options(recipe)
     state = model_on_meta(chosen.name, classes=len(classes), **options).state_dict()
@@ -113,6 +131,6 @@ def _match(recipe: Recipe, classes: tuple[str, ...], given: dict[str, tuple[int,
         {name: tuple(tensor.shape) for name, tensor in state.items()},
         _head(chosen, len(classes), options),
         keeps_head=chosen.head == "auto" and known in (None, classes),
-        what=f"{chosen.parent} for a {chosen.name}",
+        what=f"model.weights: {chosen.parent} for a {chosen.name}",
         positions=family_of(chosen.name).position_embedding,
     )

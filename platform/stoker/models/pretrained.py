@@ -7,12 +7,13 @@ The file is safetensors, or a state dict by ``torch.save`` as torchvision publis
 from __future__ import annotations
 
 import hashlib
+import importlib
 import io
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors
 import safetensors.torch
@@ -21,13 +22,22 @@ from torch import Tensor
 from torchvision.models.vision_transformer import interpolate_embeddings
 
 from stoker.errors import ModelError
-from stoker.models.catalog import AUXILIARY_HEADS
+from stoker.models.catalog import AUXILIARY_HEADS, family_of
 from stoker.storage import Location
 from stoker.storage.retry import BadBody
 
-__all__ = ["TensorMatch", "match_tensors", "read_shapes", "read_weights", "resize_positions"]
+__all__ = [
+    "TensorMatch",
+    "match_tensors",
+    "read_shapes",
+    "read_weights",
+    "resize_positions",
+    "weights_in",
+    "with_our_names",
+]
 
 Shape = tuple[int, ...]
+Value = TypeVar("Value")
 
 _SAFETENSORS = ".safetensors"
 _HEADER_MOST_BYTES = 100 * 2**20
@@ -48,8 +58,10 @@ class TensorMatch:
     """of ``loaded``: position embeddings for another image size, to be interpolated"""
 
 
-def read_weights(place: Location, sha256: str | None = None) -> dict[str, Tensor]:
+def read_weights(place: Location, sha256: str | None = None, *, field: str = "model.weights") -> dict[str, Tensor]:
     """Read the tensors in the file at ``place`` by name, on the CPU; ``sha256`` (hexadecimal) is checked if given.
+
+    ``field`` is what errors call the file.
 
     Raises:
         ModelError: the file does not exist, or it holds something other than named tensors.
@@ -63,13 +75,18 @@ def read_weights(place: Location, sha256: str | None = None) -> dict[str, Tensor
     try:
         data = place.read(check)
     except FileNotFoundError:
-        raise _missing(place) from None
+        raise _missing(place, field) from None
+    return weights_in(data, place, field=field)
+
+
+def weights_in(data: bytes, place: Location, *, field: str) -> dict[str, Tensor]:
+    """The tensors in ``data``, the content of the file at ``place``; see :func:`read_weights`."""
     if place.name.endswith(_SAFETENSORS):
         try:
             return safetensors.torch.load(data)
         except safetensors.SafetensorError as error:
-            raise ModelError(f"model.weights: {place} is not a safetensors file ({error}); write it again") from None
-    return _state_dict(place, data)
+            raise ModelError(f"{field}: {place} is not a safetensors file ({error}); write it again") from None
+    return _state_dict(place, data, field)
 
 
 def read_shapes(place: Location) -> dict[str, Shape]:
@@ -87,9 +104,27 @@ def read_shapes(place: Location) -> dict[str, Shape]:
         header = json.loads(bytes(place.read_range(8, 8 + length)))
         return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
     except FileNotFoundError:
-        raise _missing(place) from None
+        raise _missing(place, "model.weights") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ModelError(f"model.weights: {place} is not a safetensors file; write it again") from None
+
+
+def with_our_names(model: str, given: Mapping[str, Value], wanted: Collection[str]) -> dict[str, Value]:
+    """``given``, by the names that the tensors of the architecture ``model`` have here, which are ``wanted``.
+
+    A prefix that all names share (``module.``, ``model.``, ``_orig_mod.``) is taken off unless those of ``wanted``
+    have it, and names of other implementations that the model's family knows are mapped to ours.
+    """
+    renamed = dict(given)
+    while prefix := _shared_prefix(renamed):
+        if any(name.startswith(prefix) for name in wanted):
+            break
+        renamed = {name.removeprefix(prefix): value for name, value in renamed.items()}
+    if (foreign := family_of(model).foreign_names) is not None:
+        module, _, function = foreign.partition(":")
+        names = getattr(importlib.import_module(module), function)(model, renamed)
+        renamed = {names.get(name, name): value for name, value in renamed.items()}
+    return renamed
 
 
 def match_tensors(
@@ -103,27 +138,29 @@ def match_tensors(
 ) -> TensorMatch:
     """Match the tensors of a file (``given``) with those of a model (``wanted``), whose ``head`` may keep fresh values.
 
-    ``what`` names both in errors, for example ``"s3://… for a resnet50"``. ``positions`` is the name of a position
-    embedding that may be interpolated.
+    ``what`` names both in errors, for example ``"model.weights: s3://… for a resnet50"``. ``positions`` is the name of
+    a position embedding that may be interpolated.
 
     Raises:
-        ModelError: a tensor's shapes differ, or it is missing on one side; the message has its name and shapes.
+        ModelError: a tensor's shapes differ, or it is missing on one side; the message has the first one's name and
+            shapes, and how many there are.
     """
     resized = frozenset(
         {positions} if positions and _are_resizable(given.get(positions), wanted.get(positions)) else ()
     )
-    new: set[str] = set()
+    new = {name for name in wanted if name not in given}
+    faults = []
     for name, shape in wanted.items():
-        if name not in given:
-            if name not in head and not _is_optional(name):
-                raise ModelError(f"model.weights: {what}: tensor {name} {_shown(shape)} is missing; {_ADVICE}")
-            new.add(name)
-        elif given[name] != shape and name not in head and name not in resized:
-            shapes = f"{_shown(given[name])}, but {_shown(shape)} is needed"
-            raise ModelError(f"model.weights: {what}: tensor {name} is {shapes}; {_ADVICE}")
+        if name not in given and name not in head and not _is_optional(name):
+            faults.append(f"tensor {name} {_shown(shape)} is missing")
+        elif name in given and given[name] != shape and name not in head and name not in resized:
+            faults.append(f"tensor {name} is {_shown(given[name])}, but {_shown(shape)} is needed")
     for name, shape in given.items():
         if name not in wanted and name not in head and not _is_optional(name):
-            raise ModelError(f"model.weights: {what}: the model has no tensor {name} {_shown(shape)}; {_ADVICE}")
+            faults.append(f"the model has no tensor {name} {_shown(shape)}")
+    if faults:
+        count = f" (the first of {len(faults)} that differ, of {len(wanted)})" if len(faults) > 1 else ""
+        raise ModelError(f"{what}: {faults[0]}{count}; {_ADVICE}")
     if not keeps_head or any(given.get(name) != wanted[name] for name in head if not _is_optional(name)):
         new |= head
     return TensorMatch(frozenset(wanted) - new, frozenset(new), resized)
@@ -139,20 +176,26 @@ def resize_positions(weights: dict[str, Tensor], image_size: int, patch_size: in
     return dict(interpolate_embeddings(image_size, patch_size, dict(weights)))
 
 
-def _state_dict(place: Location, data: bytes) -> dict[str, Tensor]:
+def _state_dict(place: Location, data: bytes, field: str) -> dict[str, Tensor]:
     try:
         loaded: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # bytes that are not a pickle make its interpreter fail in any way
         reason = " ".join(str(error).split())[:120]
         raise ModelError(
-            f"model.weights: {place} does not load with weights_only ({reason}); save a state dict, or safetensors"
+            f"{field}: {place} does not load with weights_only ({reason}); save a state dict, or safetensors"
         ) from None
     for key in _WRAPPED:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]
     if not isinstance(loaded, Mapping) or not all(isinstance(v, Tensor) for v in loaded.values()):
-        raise ModelError(f"model.weights: {place} does not hold a state dict; save model.state_dict(), or safetensors")
-    return {_DENSENET.sub(r"\1\2.", str(name).removeprefix("module.")): tensor for name, tensor in loaded.items()}
+        raise ModelError(f"{field}: {place} does not hold a state dict; save model.state_dict(), or safetensors")
+    return {_DENSENET.sub(r"\1\2.", str(name)): tensor for name, tensor in loaded.items()}
+
+
+def _shared_prefix(names: Collection[str]) -> str:
+    """The first part of every name, with its dot; empty if they differ, or if one has no other part."""
+    starts = {name.partition(".")[0] if "." in name else "" for name in names}
+    return f"{starts.pop()}." if len(starts) == 1 and "" not in starts else ""
 
 
 def _is_optional(name: str) -> bool:
@@ -168,7 +211,5 @@ def _shown(shape: Shape) -> str:
     return f"[{', '.join(map(str, shape))}]"
 
 
-def _missing(place: Location) -> ModelError:
-    return ModelError(
-        f"model.weights: file {place} not found; give a model version (name@3) or the URL of a weights file"
-    )
+def _missing(place: Location, field: str) -> ModelError:
+    return ModelError(f"{field}: file {place} not found; give a model version (name@3) or the URL of a weights file")

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,16 +19,28 @@ from stoker.errors import ModelError
 from stoker.models import build_model, load_weights, model_options
 from stoker.models.normalize import Normalize
 from stoker.models.precision import full_float32
-from stoker.registry import ModelVersion, Registry
+from stoker.registry import ModelCard, Registry
 from stoker.storage import Location, locate
 
-__all__ = ["Predictor"]
+__all__ = ["Predictor", "Weighted"]
+
+
+class Weighted(Protocol):
+    """A model version, published or about to be: its card, and its weights by name."""
+
+    @property
+    def reference(self) -> str: ...
+    @property
+    def card(self) -> ModelCard: ...
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    def weights(self) -> dict[str, Tensor]: ...
 
 
 class Predictor:
     """Run one model version on one device. Thread-safe."""
 
-    def __init__(self, version: ModelVersion, device: str | torch.device | None = None) -> None:
+    def __init__(self, version: Weighted, device: str | torch.device | None = None) -> None:
         """
         Raises:
             ModelError: the weights do not fit the version's architecture.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import dataclass, replace
 
 import safetensors
@@ -13,6 +15,7 @@ from stoker.dataset import Loader
 from stoker.errors import DatasetError, ModelError, RunError
 from stoker.evaluation import EvaluationResult, evaluate
 from stoker.models import build_model, load_weights, model_options
+from stoker.models.known_weights import imagenet_classes
 from stoker.models.normalize import Normalize
 from stoker.recipe import Recipe, read_recipe, stored_recipe
 from stoker.registry import Registry
@@ -20,7 +23,12 @@ from stoker.registry.card import ModelCard
 from stoker.runs.folder import RunFolder
 from stoker.storage import Location
 
-__all__ = ["EvaluationTarget", "evaluate_target"]
+__all__ = ["EvaluationTarget", "evaluate_target", "evaluation_recipe"]
+
+
+_BATCH = 32
+_IMAGENET = 1000
+_WNID = re.compile(r"n\d{8}")
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,7 @@ class EvaluationTarget:
             ModelError: the model, version or alias does not exist.
         """
         version = Registry(storage).resolve(reference)
-        return cls(version.reference, stored_recipe(version.card.recipe), version.weights(), version.classes)
+        return cls(version.reference, _recipe_of(version.card), version.weights(), version.classes)
 
     @classmethod
     def from_file(cls, place: Location, recipe: str | None = None) -> EvaluationTarget:
@@ -81,7 +89,41 @@ class EvaluationTarget:
             raise ModelError(f"{place}: no model.json next to it describes it; give --recipe recipe.yaml") from None
         except ValueError:
             raise ModelError(f"{card_place}: damaged, or not a model card; give --recipe recipe.yaml") from None
-        return cls(str(place), stored_recipe(card.recipe), weights, card.classes)
+        return cls(str(place), _recipe_of(card), weights, card.classes)
+
+
+def evaluation_recipe(card: ModelCard, data_url: str) -> Recipe:
+    """A recipe that evaluates weights which were trained elsewhere as ``card`` says, on the data set ``data_url``."""
+    how = card.preprocessing
+    return Recipe.model_validate(
+        {
+            "name": "imported",
+            "storage": data_url,
+            "data": {"url": data_url, "image_size": how.image_size, "mean": how.mean, "std": how.std},
+            "model": {"name": card.architecture},
+            "evaluation": {"resize": how.resize},
+            "batch": {"total": _BATCH, "micro": _BATCH},
+            "optimizer": {"lr": 1.0},
+            "schedule": {"epochs": 1},
+            "workers": {"gpus": 0, "cpus": os.cpu_count() or 1},
+        }
+    )
+
+
+def _recipe_of(card: ModelCard) -> Recipe:
+    return stored_recipe(card.recipe) if card.recipe else evaluation_recipe(card, card.dataset_url or "")
+
+
+def _are_same(ours: tuple[str, ...], theirs: tuple[str, ...]) -> bool:
+    """Whether a data set's classes are the model's; ImageNet's are also known by their WNIDs, which sort as they do."""
+    if ours == theirs:
+        return True
+    return (
+        len(ours) == len(theirs) == _IMAGENET
+        and all(_WNID.fullmatch(name) for name in theirs)
+        and theirs == tuple(sorted(theirs))
+        and ours == imagenet_classes()
+    )
 
 
 def evaluate_target(
@@ -101,8 +143,10 @@ def evaluate_target(
     data = recipe.data.model_copy(
         update={"url": data_url or recipe.data.url, "validation_split": split or recipe.data.validation_split}
     )
+    if not data.url:
+        raise DatasetError(f"{name} was imported, so no data set of it is known; give one with --data URL")
     loader = Loader.for_evaluation(recipe.model_copy(update={"data": data}))
-    if target.classes is not None and loader.classes != target.classes:
+    if target.classes is not None and not _are_same(target.classes, loader.classes):
         raise DatasetError(f"{data.url}: its classes are not those that {name} was trained on; choose another data set")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     options = model_options(recipe.model, recipe.evaluation_image_size)

@@ -27,7 +27,9 @@ class Source(Section):
 class Model(Section):
     """Which model is trained, and what it is initialized from."""
 
-    name: str = Field(description="a classification model of torchvision, or digitsnet for images of 32 pixels")
+    name: str = Field(
+        description="a classification model of torchvision; efficientnet_lite0 to 4; digitsnet for images of 32 pixels"
+    )
     classes: Positive | None = Field(
         None, description="number of outputs; must be the number of classes of the data set, which is the default"
     )

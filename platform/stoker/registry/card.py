@@ -11,8 +11,11 @@ from stoker.runs.records import Metrics
 __all__ = ["FORMAT", "FORMAT_VERSION", "ModelCard", "Preprocessing", "StoredFile"]
 
 FORMAT = "stoker-model"
-FORMAT_VERSION = (1, 0)
-"""(major, minor): a reader rejects a newer major version and reads any minor one"""
+FORMAT_VERSION = (2, 0)
+"""(major, minor): a reader rejects a newer major version and reads any minor one.
+
+Since 2.0 a version may have no run, no metrics and no data set: its weights were trained elsewhere.
+"""
 
 
 class _Part(BaseModel):
@@ -41,11 +44,19 @@ class ModelCard(_Part):
     architecture: str
     classes: tuple[str, ...]
     preprocessing: Preprocessing
-    metrics: Metrics
+    metrics: Metrics | None
+    """on every sample of the split that it was evaluated on; None: not measured here"""
     recipe: dict[str, Any]
-    run: str
-    dataset_url: str
-    dataset_fingerprint: str
+    """of the run; empty if the weights were trained elsewhere"""
+    run: str | None
+    """None: the weights were trained elsewhere (``licence``, ``source``)"""
+    dataset_url: str | None
+    """that it was evaluated on"""
+    dataset_fingerprint: str | None
+    licence: str | None = None
+    """of weights that were trained elsewhere, for example Apache-2.0"""
+    source: str | None = None
+    """who trained them and where they are from, in words or as a URL"""
     parent: str | None = None
     """the version that this one was fine-tuned from, as ``digits@2``"""
     published: str

@@ -131,6 +131,14 @@ class Registry:
         names = [child.removesuffix(".json") for child in folder.children() if child.endswith(".json")]
         return {alias: int(self.alias_history(name, alias)[-1]["version"]) for alias in names}
 
+    def check_name(self, name: str) -> None:
+        """Refuse what cannot be the name of a model.
+
+        Raises:
+            ModelError: characters that a name may not have, or more than 100.
+        """
+        _checked("model", name)
+
     def check_alias_name(self, name: str, alias: str) -> None:
         """Refuse what cannot be an alias of ``name``.
 
