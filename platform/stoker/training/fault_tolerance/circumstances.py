@@ -26,7 +26,7 @@ _CUDA_ERRORS: dict[int | None, str] = {
     46: "the device is busy or unavailable",
     100: "no device",
     101: "no such device",
-    127: "the device cannot be started",
+    127: "the CUDA runtime cannot be started",
     214: "an ECC error that cannot be corrected",
     220: "an NVLink error that cannot be corrected",
     226: "a contained memory error",
