@@ -102,9 +102,11 @@ def test_room_counts_what_is_free_and_what_the_run_itself_holds(cluster: Cluster
     }
     assert capacity_for("run", ONE) == Capacity(now=3, total=6)
     assert capacity_for("run", ONE, {"b"}) == Capacity(now=1, total=4)
-    small = {"bundles": {0: {"CPU": 1.0}}, "bundles_to_node_id": {0: "c"}}
-    cluster.groups = {"own": {"name": "run/1", "state": "CREATED", **small}}
-    assert capacity_for("run", ONE).now == 2, "one CPU more, where nothing else was free"
+    on_c = {"bundles": {0: {"CPU": 3.0}}, "bundles_to_node_id": {0: "c"}}
+    cluster.groups = {"own": {"name": "run/1", "state": "CREATED", **on_c}}
+    assert capacity_for("run", ONE).now == 3, "a run's three CPUs, where nothing else is free, hold one worker"
+    cluster.groups["own"]["state"] = "REMOVED"
+    assert capacity_for("run", ONE).now == 2
 
 
 def test_the_nearest_node_has_most_of_what_is_scarcest() -> None:
@@ -114,6 +116,7 @@ def test_the_nearest_node_has_most_of_what_is_scarcest() -> None:
     assert nearest_node(worker, [{"CPU": 7.9999999, "GPU": 1.0}]) is None, "Ray counts ten-thousandths"
     assert nearest_node(worker, [{"CPU": 64.0}, {"CPU": 4.0, "GPU": 4.0}]) == {"CPU": 4.0, "GPU": 4.0}
     assert nearest_node(worker, [{"CPU": 2.0, "GPU": 1.0}, {"CPU": 6.0, "GPU": 1.0}]) == {"CPU": 6.0, "GPU": 1.0}
+    assert nearest_node(worker, [{"CPU": 2.0, "GPU": 1.0}, {"CPU": 6.0, "GPU": 0.5}]) == {"CPU": 6.0, "GPU": 0.5}
     assert nearest_node(worker, [{"memory": 9.0}]) == {"CPU": 0.0, "GPU": 0.0}
 
 
