@@ -123,7 +123,6 @@ class Watchdog:
             f"rank {self._rank} made no progress for {self._timeout_s:g} s (workers.stall_timeout_s); dumping the "
             "stacks of its threads, then it exits and the workers are restarted:\n"
         )
-        error.flush()  # the stacks are written past the stream's buffer
         faulthandler.dump_traceback(file=error, all_threads=True)
         time.sleep(_GRACE_S)
         os._exit(1)
