@@ -23,7 +23,6 @@ NODES_CODES = {
     220: ("cudaErrorNvlinkUncorrectable", "an NVLink error that cannot be corrected"),
     226: ("cudaErrorContained", "a contained memory error"),
     304: ("cudaErrorOperatingSystem", "an error of the operating system"),
-    714: ("cudaErrorHardwareStackError", "an error of the hardware's stack"),
     802: ("cudaErrorSystemNotReady", "the system is not ready (fabric manager)"),
     803: ("cudaErrorSystemDriverMismatch", "driver and library do not fit together"),
     804: ("cudaErrorCompatNotSupportedOnDevice", "the device does not support this driver"),
@@ -37,6 +36,7 @@ NODES_CODES = {
 KERNELS_CODES = {
     700: "cudaErrorIllegalAddress",
     710: "cudaErrorAssert",
+    714: "cudaErrorHardwareStackError",
     715: "cudaErrorIllegalInstruction",
     716: "cudaErrorMisalignedAddress",
     717: "cudaErrorInvalidAddressSpace",
