@@ -187,6 +187,13 @@ def test_the_tolerance_of_parity_is_below_what_tf32_does_and_above_rounding() ->
         ("", "float32", 1.1, True),
         ("NVIDIA H100 80GB HBM3", "", 150.0, False),
         ("NVIDIA H100 80GB HBM3", "", 250.0, True),
+        ("x86_64 CPU", "bfloat16", 150.0, False),
+        ("x86_64 CPU", "bfloat16", 250.0, True),
+        ("x86_64 CPU", "float16", 150.0, False),
+        ("x86_64 CPU", "float16", 250.0, True),
+        ("NVIDIA H100 80GB HBM3", "float16", 150.0, False),
+        ("NVIDIA H100 80GB HBM3", "float16", 250.0, True),
+        ("x86_64 CPU", "float32", float("nan"), True),
     ],
 )
 def test_parity_is_held_by_the_device_and_the_precision_that_the_run_recorded(

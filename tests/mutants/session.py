@@ -8,6 +8,7 @@ import ctypes
 import gc
 import importlib
 import json
+import mmap
 import os
 import random
 import resource
@@ -94,14 +95,15 @@ class MutantRun:
         return True
 
     def _trace(self, session: pytest.Session) -> tuple[list[_Traced], list[str]]:
-        """(the lines that each test runs and how long it takes, the names of tests that fail)."""
+        """(the lines that each test runs, in processes that it forks too, and how long it takes, the names of tests
+        that fail)."""
 
         def run(write: Callable[[object], None]) -> int:
-            lines: set[int] = set()
             name = str(self._path)
+            seen = mmap.mmap(-1, 2 + len(self._path.read_bytes().splitlines()))  # shared with what is forked
 
             def in_frame(frame: FrameType, event: str, _: Any) -> Any:
-                lines.add(frame.f_lineno)
+                seen[frame.f_lineno or 0] = 1
                 return in_frame
 
             def on_call(frame: FrameType, event: str, _: Any) -> Any:
@@ -110,10 +112,11 @@ class MutantRun:
             threading.settrace(on_call)
             sys.settrace(on_call)
             for item in session.items:
-                lines.clear()
+                seen[:] = bytes(len(seen))
                 failed, began = session.testsfailed, time.monotonic()
                 _run(session, item)
-                write([time.monotonic() - began, session.testsfailed > failed, sorted(lines)])
+                lines = [line for line, was_run in enumerate(seen) if was_run]
+                write([time.monotonic() - began, session.testsfailed > failed, lines])
             return 0
 
         rows = _forked(run, _LONGEST_S)[1]

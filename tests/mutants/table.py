@@ -115,7 +115,7 @@ TESTS_OF: dict[str, tuple[str, ...]] = {
         "training/fault_tolerance/test_failure_policy.py",
     ),
     "training/fault_tolerance/circumstances.py": (
-        "training/fault_tolerance/test_policy_bounds.py",
+        "training/fault_tolerance/test_circumstances_bounds.py",
         "training/fault_tolerance/test_failure_policy.py",
     ),
     "training/fault_tolerance/capacity.py": (
@@ -155,6 +155,7 @@ TESTS_OF: dict[str, tuple[str, ...]] = {
     "predict/parity.py": ("evaluation/test_precision.py",),
     "training/numa.py": ("training/test_numa.py",),
     "training/fault_tolerance/watchdog.py": (
+        "training/fault_tolerance/test_watchdog_bounds.py",
         "training/fault_tolerance/test_compiling.py",
         "training/fault_tolerance/test_guard.py",
     ),

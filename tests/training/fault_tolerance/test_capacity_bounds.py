@@ -11,6 +11,8 @@ import pytest
 from ray.core.generated import autoscaler_pb2
 
 from made import write_dataset
+from stoker import storage
+from stoker.storage import locate
 from stoker.training.fault_tolerance import capacity
 from stoker.training.fault_tolerance.capacity import (
     Capacity,
@@ -100,6 +102,11 @@ def test_room_counts_what_is_free_and_what_the_run_itself_holds(cluster: Cluster
     }
     assert capacity_for("run", ONE) == Capacity(now=3, total=6)
     assert capacity_for("run", ONE, {"b"}) == Capacity(now=1, total=4)
+    on_c = {"bundles": {0: {"CPU": 3.0}}, "bundles_to_node_id": {0: "c"}}
+    cluster.groups = {"own": {"name": "run/1", "state": "CREATED", **on_c}}
+    assert capacity_for("run", ONE).now == 3, "a run's three CPUs, where nothing else is free, hold one worker"
+    cluster.groups["own"]["state"] = "REMOVED"
+    assert capacity_for("run", ONE).now == 2
 
 
 def test_the_nearest_node_has_most_of_what_is_scarcest() -> None:
@@ -109,7 +116,14 @@ def test_the_nearest_node_has_most_of_what_is_scarcest() -> None:
     assert nearest_node(worker, [{"CPU": 7.9999999, "GPU": 1.0}]) is None, "Ray counts ten-thousandths"
     assert nearest_node(worker, [{"CPU": 64.0}, {"CPU": 4.0, "GPU": 4.0}]) == {"CPU": 4.0, "GPU": 4.0}
     assert nearest_node(worker, [{"CPU": 2.0, "GPU": 1.0}, {"CPU": 6.0, "GPU": 1.0}]) == {"CPU": 6.0, "GPU": 1.0}
+    assert nearest_node(worker, [{"CPU": 2.0, "GPU": 1.0}, {"CPU": 6.0, "GPU": 0.5}]) == {"CPU": 6.0, "GPU": 0.5}
     assert nearest_node(worker, [{"memory": 9.0}]) == {"CPU": 0.0, "GPU": 0.0}
+
+
+def test_where_no_worker_fits_there_is_a_nearest_node_however_little_it_lacks() -> None:
+    node = {"CPU": 7.9998}
+    assert workers_that_fit({"CPU": 8.0}, {"a": node}) == 0
+    assert nearest_node({"CPU": 8.0}, [node]) == node
 
 
 def test_node_types_count_as_what_there_may_be(cluster: Cluster) -> None:
@@ -144,6 +158,7 @@ def test_a_node_is_left_out_while_the_others_have_room_and_is_remembered(
     assert not nodes.add("b"), "c alone has room for two of four"
     assert not nodes.add(""), "a node that is unknown"
     assert left_out_nodes("run-1") == {"a"}
+    assert list(head) == [b"stoker/left-out/run-1"], "a driver of another version finds it, too"
     assert left_out_nodes("run-2") == frozenset()
     cluster.types(9)
     assert LeftOutNodes("run-1.2", ONE, least=4).add("b"), "the autoscaler may bring another"
@@ -167,6 +182,8 @@ def test_a_store_is_reached_if_the_data_can_be_read_and_the_run_be_written(tmp_p
     shard = str(tmp_path / "data/train/0.tar")
     assert probe(shard) is True
     assert probe(str(tmp_path / "run/checkpoints/x")) is True
+    assert probe(probe.run) is True
+    assert probe(probe.data) is True
     assert probe("s3://weights/x") is False, "a place that was not asked"
     assert probe(str(tmp_path / "data2/x")) is False, "another place whose name begins alike"
     assert not list((tmp_path / "run").iterdir()), "nothing is left behind"
@@ -175,5 +192,26 @@ def test_a_store_is_reached_if_the_data_can_be_read_and_the_run_be_written(tmp_p
     assert StoreProbe(probe.data, str(tmp_path / "file"))(shard) is False
 
 
+def test_a_store_is_asked_for_seconds_not_as_long_as_a_worker_would(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_dataset(str(tmp_path / "data"), {"train": [3], "validation": [2]})
+    told: dict[str, float] = {}
+
+    def noting(url: str, **how: float) -> storage.Location:
+        told.update({Path(url).name: seconds for seconds in how.values()})
+        return locate(url, **how)
+
+    monkeypatch.setattr(storage, "locate", noting)
+    assert StoreProbe(str(tmp_path / "data"), str(tmp_path / "run"))(str(tmp_path / "run")) is True
+    assert told == {"data": 5.0, "run": 5.0}
+
+
 def test_workers_fit_by_their_scarcest_resource() -> None:
     assert workers_that_fit({"CPU": 2.0}, {"a": {"CPU": 3.99}, "b": {"CPU": 3.99999}}) == 3
+
+
+@pytest.mark.parametrize(("free", "fits"), [(3.9999, 0), (3.99994, 0), (3.99996, 1), (4.0, 1)])
+def test_what_is_free_counts_to_the_nearest_ten_thousandth(free: float, fits: int) -> None:
+    """Ray gives out ten-thousandths and reports what is left in binary: less than half of one is rounding."""
+    assert workers_that_fit({"CPU": 4.0}, {"a": {"CPU": free}}) == fits

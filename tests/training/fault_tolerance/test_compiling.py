@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import time
 from pathlib import Path
 
+import psutil
+import pytest
 import torch
 import torch.distributed as dist
 
@@ -12,7 +15,7 @@ from stoker.recipe import parse_recipe
 from stoker.runs.folder import RunFolder
 from stoker.storage import locate
 from stoker.training.fault_tolerance.guard import Guard
-from stoker.training.fault_tolerance.watchdog import Progress, processor_seconds
+from stoker.training.fault_tolerance.watchdog import Progress, Watchdog, processor_seconds
 from stoker.training.step.compilation import watched_compilation
 
 RECIPE = """
@@ -96,23 +99,80 @@ def test_processor_time_that_a_compilers_end_takes_away_is_no_progress() -> None
     assert machine.goes_on(61, 0.0, progress)
 
 
-def _spin(queue: multiprocessing.Queue[bool]) -> None:
+def test_two_looks_at_the_same_moment_are_no_progress() -> None:
+    machine, progress = watched()
+    progress.compile_begins()
+    assert not machine.goes_on(60, 0.0, progress)
+    assert not progress.is_stalled()
+    assert not progress.is_stalled()
+    assert machine.goes_on(1, 0.0, progress)
+
+
+def test_what_a_rank_reports_reaches_the_progress_that_its_watchdog_reads() -> None:
+    machine, progress = watched()
+    watchdog = Watchdog(0, 60.0)
+    watchdog.close()  # it would look in between
+    watchdog._progress = progress
+    assert not machine.goes_on(60, 0.0, progress)
+    watchdog.heartbeat()
+    assert not machine.goes_on(50, 0.0, progress)
+    watchdog.compile_begins()
+    assert not machine.goes_on(1000, 1.0, progress)
+    watchdog.compile_ends()
+    assert machine.goes_on(61, 1.0, progress)
+
+
+FORK = multiprocessing.get_context("fork")
+
+
+def _spin(queue: multiprocessing.Queue[bool], below: int) -> None:
+    """Use a processor in the descendant ``below`` generations further down; all live until the queue says so."""
+    if below:
+        child = FORK.Process(target=_spin, args=(queue, below - 1))
+        child.start()
+        child.join()
+        return
     for n in range(10**7):
         _ = n * n
     queue.put(True)
     queue.get()
 
 
-def test_the_time_of_a_child_that_works_counts() -> None:
-    context = multiprocessing.get_context("fork")
-    done: multiprocessing.Queue[bool] = context.Queue()
+@pytest.mark.parametrize("below", [0, 1])
+def test_the_time_of_descendants_that_work_counts_also_when_they_have_ended(below: int) -> None:
+    done: multiprocessing.Queue[bool] = FORK.Queue()
     before = processor_seconds()
-    child = context.Process(target=_spin, args=(done,))
+    child = FORK.Process(target=_spin, args=(done, below))
     child.start()
     assert done.get()
     assert processor_seconds() > before + 0.05
     done.put(True)
     child.join()
+    assert processor_seconds() > before + 0.05
+
+
+def test_a_process_that_ends_while_it_is_looked_at_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = psutil.Process.children
+    ended = FORK.Process(target=int)
+    ended.start()
+    gone = psutil.Process(ended.pid)
+    ended.join()
+    monkeypatch.setattr(psutil.Process, "children", lambda *own, **how: [gone, *whole(*own, **how)])
+    done: multiprocessing.Queue[bool] = FORK.Queue()
+    before = processor_seconds()
+    child = FORK.Process(target=_spin, args=(done, 0))
+    child.start()
+    assert done.get()
+    assert processor_seconds() > before + 0.05
+    done.put(True)
+    child.join()
+
+
+def test_the_time_of_the_thread_that_asks_does_not_count() -> None:
+    before, began = processor_seconds(), time.thread_time()
+    while time.thread_time() < began + 0.6:
+        pass
+    assert processor_seconds() < before + 0.3
 
 
 def test_what_torch_compiles_is_watched_from_its_begin_to_its_end() -> None:

@@ -1,13 +1,10 @@
-"""What the failure policy says and records, and which codes are a node's fault, each to the letter."""
+"""What the failure policy says and records, to the letter, and what Ray's head keeps of it."""
 
 from __future__ import annotations
 
-import errno
 import json
-from typing import Any
 
 import pytest
-import torch
 from ray.exceptions import ActorDiedError, GetTimeoutError
 from ray.train.v2._internal.exceptions import (
     WorkerGroupStartupFailedError,
@@ -18,9 +15,7 @@ from ray.train.v2.api.exceptions import ControllerError, PreemptionError, Worker
 from ray.train.v2.api.preemption import PreemptionInfo
 
 from stoker.errors import StorageTimeout
-from stoker.training.fault_tolerance import circumstances
 from stoker.training.fault_tolerance import head as heads
-from stoker.training.fault_tolerance.circumstances import annotate, annotating, circumstances_of
 from stoker.training.fault_tolerance.failure_policy import (
     RestartRequested,
     RunFailurePolicy,
@@ -123,15 +118,6 @@ def test_nodes_that_all_fail_alike_are_counted(caplog: pytest.LogCaptureFixture)
     )
 
 
-def test_a_step_is_added_to_what_was_attached_without_one() -> None:
-    error = RuntimeError("read before the first step")
-    for step in (None, 0, 7):
-        annotate(error, step)
-    attached = circumstances_of(error)
-    assert attached is not None
-    assert attached.step == 0
-
-
 def test_a_node_without_a_way_to_the_store_is_named_with_what_was_asked(caplog: pytest.LogCaptureFixture) -> None:
     silent = StorageTimeout("cannot read s3://b/x: no valid response in 120 s", url="s3://b/x")
     policy = RunFailurePolicy(0, leave_out=Nodes(spare=1).add, reaches_stores=lambda _: True)
@@ -164,6 +150,15 @@ def test_the_restarted_workers_find_the_reason_until_it_is_forgotten(head: Head)
     assert not head
 
 
+def test_the_head_says_whether_it_keeps_a_value(head: Head) -> None:
+    assert heads.write("a/b", ["n1"]) is True
+    assert heads.read("a/b") == ["n1"]
+    head.is_away = True
+    assert heads.write("a/b", ["n2"]) is False
+    head.is_away = False
+    assert heads.read("a/b") == ["n1"]
+
+
 def test_a_head_that_does_not_answer_stops_no_restart(head: Head) -> None:
     head.is_away = True
     assert str(RunFailurePolicy(1, "run.1").make_decision(DIED).value) == "RETRY"
@@ -172,76 +167,3 @@ def test_a_head_that_does_not_answer_stops_no_restart(head: Head) -> None:
     head.is_away = False
     head[b"stoker/failure/run.1"] = b"{"
     assert restart_reason("run.1") == {}
-
-
-NODES_CODES = {3, 35, 46, 100, 101, 127, 214, 220, 226, 304, 714, 802, 803, 804, 805, 806, 807, 810, 999}
-
-
-def test_the_codes_of_cuda_that_are_the_nodes_fault() -> None:
-    """By name in driver_types.h: initialisation, driver, device, ECC, NVLink, hardware, system, MPS, unknown."""
-    found = {}
-    for code in range(1200):
-        error = cuda_error(code)
-        annotate(error)
-        attached = circumstances_of(error)
-        assert attached is not None
-        if attached.of_node:
-            found[code] = attached.of_node
-    assert set(found) == NODES_CODES
-    assert found[214] == "CUDA error 214, an ECC error that cannot be corrected"
-    assert len(set(found.values())) == len(found), "two codes are described alike"
-
-
-def of_node(error: BaseException) -> str:
-    annotate(error)
-    attached = circumstances_of(error)
-    assert attached is not None
-    return attached.of_node
-
-
-def test_the_errors_of_a_disk() -> None:
-    found = {code for code in errno.errorcode if of_node(OSError(code, "it failed"))}
-    names = {"EIO", "ENOSPC", "EROFS", "ENXIO", "ENODEV", "EDQUOT", "EUCLEAN", "EREMOTEIO"}
-    assert {errno.errorcode[code] for code in found} == names
-    assert of_node(OSError(errno.EIO, "Input/output error", "/cache/x")) == "Input/output error (/cache/x)"
-    assert of_node(OSError(errno.EIO, "Input/output error")) == "Input/output error"
-    bare = OSError()
-    bare.errno = errno.EIO
-    assert of_node(bare) == f"error {errno.EIO}"
-    assert of_node(ValueError("errno 5")) == ""
-
-
-@pytest.mark.parametrize("kind", ["DistError", "DistBackendError", "DistNetworkError", "DistStoreError"])
-def test_errors_of_the_process_group_follow_from_another_ranks(kind: str) -> None:
-    error: BaseException = getattr(torch.distributed, kind)("closed")
-    annotate(error)
-    attached = circumstances_of(error)
-    assert attached is not None
-    assert attached.is_echo
-    assert attached.of_node == ""
-
-
-def test_outside_of_ray_there_is_no_node(monkeypatch: pytest.MonkeyPatch) -> None:
-    error = RuntimeError("closed")
-    with pytest.raises(RuntimeError), annotating():
-        raise error
-    attached = circumstances_of(error)
-    assert attached == circumstances.Circumstances()
-    assert circumstances_of(RuntimeError("never annotated")) is None
-
-
-def test_the_node_is_rays(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Context:
-        def get_node_id(self) -> str:
-            return "ab12"
-
-    fakes: dict[str, Any] = {
-        "is_initialized": lambda: True,
-        "get_runtime_context": Context,
-    }
-    for name, value in fakes.items():
-        monkeypatch.setattr(circumstances.ray, name, value)
-    monkeypatch.setattr(circumstances.ray.util, "get_node_ip_address", lambda: "10.0.0.7")
-    error = RuntimeError("closed")
-    annotate(error, 4)
-    assert circumstances_of(error) == circumstances.Circumstances(step=4, node="ab12", host="10.0.0.7")

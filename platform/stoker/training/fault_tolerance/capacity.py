@@ -77,7 +77,7 @@ def silent_nodes() -> set[str]:
     minute after it lost power, and until then would place workers there.
     """
     nodes = [node for node in ray.nodes() if node["Alive"]]
-    with ThreadPoolExecutor(max_workers=min(_MAX_PROBES, max(1, len(nodes)))) as pool:
+    with ThreadPoolExecutor(_MAX_PROBES) as pool:
         answers = pool.map(_accepts_connections, nodes)
         return {node["NodeID"] for node, answer in zip(nodes, answers, strict=True) if not answer}
 
@@ -94,10 +94,11 @@ def _accepts_connections(node: Mapping[str, Any]) -> bool:
 
 def workers_that_fit(per_worker: Resources, nodes: Mapping[str, Resources]) -> int:
     """How many workers fit, each whole on one of ``nodes``; the amounts in ``per_worker`` are above 0."""
-    return sum(
-        min(int((free.get(name, 0.0) + _RESOLUTION / 2) / amount) for name, amount in per_worker.items())
-        for free in nodes.values()
-    )
+    return sum(_workers_on(free, per_worker) for free in nodes.values())
+
+
+def _workers_on(node: Resources, per_worker: Resources) -> int:
+    return min(int((node.get(name, 0.0) + _RESOLUTION / 2) / amount) for name, amount in per_worker.items())
 
 
 def nodes_and_types() -> list[Resources]:
@@ -112,7 +113,7 @@ def can_grow(per_worker: Resources) -> bool:
 
 
 def _holds(node: Resources, per_worker: Resources) -> bool:
-    return workers_that_fit(per_worker, {"": node}) > 0
+    return _workers_on(node, per_worker) > 0
 
 
 def _alive() -> list[Resources]:
@@ -126,15 +127,15 @@ def _node_types() -> list[tuple[Resources, int]]:
 
 
 def nearest_node(per_worker: Resources, nodes: Iterable[Resources]) -> Resources | None:
-    """Of ``nodes``, the one that comes nearest to a worker of ``per_worker``; None if one has all, or there is none.
+    """Of ``nodes``, the one that comes nearest to a worker of ``per_worker``; None if one holds it, or there is none.
 
     Near is how much of the scarcest resource it has, then how much of the others.
     """
-    shares = [(sorted(min(1.0, n.get(name, 0.0) / want) for name, want in per_worker.items()), n) for n in nodes]
-    if not shares:
+    candidates = list(nodes)
+    if not candidates or any(_holds(node, per_worker) for node in candidates):
         return None
-    best, node = max(shares, key=lambda entry: entry[0])
-    return None if best[0] >= 1.0 - _RESOLUTION else {name: node.get(name, 0.0) for name in per_worker}
+    nearest = max(candidates, key=lambda n: sorted(n.get(name, 0.0) / want for name, want in per_worker.items()))
+    return {name: nearest.get(name, 0.0) for name in per_worker}
 
 
 def useful_workers(workers: int, micro_batches: int) -> int:

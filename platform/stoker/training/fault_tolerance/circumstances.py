@@ -19,19 +19,18 @@ from stoker.errors import StokerError
 
 __all__ = ["Circumstances", "NodeError", "annotate", "annotating", "circumstances_of"]
 
-# cudaError_t of CUDA 13 (driver_types.h). 700, 710 and 715 to 719 are missing: a kernel's own mistake gives them too.
+# cudaError_t of CUDA 13 (driver_types.h). 700, 710 and 714 to 719 are missing: a kernel's own mistake gives them too.
 _CUDA_ERRORS: dict[int | None, str] = {
     3: "the driver cannot be initialised",
     35: "the driver is too old",
     46: "the device is busy or unavailable",
     100: "no device",
     101: "no such device",
-    127: "the device cannot be started",
+    127: "the CUDA runtime cannot be started",
     214: "an ECC error that cannot be corrected",
     220: "an NVLink error that cannot be corrected",
     226: "a contained memory error",
     304: "an error of the operating system",
-    714: "an error of the hardware's stack",
     802: "the system is not ready (fabric manager)",
     803: "driver and library do not fit together",
     804: "the device does not support this driver",

@@ -10,6 +10,7 @@ processor time that this process and its children (compilers) use: as long as th
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
 import sys
@@ -64,7 +65,7 @@ class Progress:
         with self._lock:
             if self._seen is not None:
                 (before, had_used), now, used = self._seen, self._now(), self._processor_s()
-                if had_used is not None and now > before and used - had_used >= _LEAST_LOAD * (now - before):
+                if had_used is not None and used - had_used > _LEAST_LOAD * (now - before):
                     self._last = now
                 self._seen = now, used
         return self._now() - self._last > self._timeout_s
@@ -77,10 +78,8 @@ def processor_seconds() -> float:
     """
     total, own = -time.thread_time(), psutil.Process()  # without the watchdog's own, which looks at every process
     for process in (own, *own.children(recursive=True)):
-        try:
+        with contextlib.suppress(psutil.Error):  # it has ended: its parent has its time
             total += sum(process.cpu_times()[:4])  # user and system, of the process and of its children that have ended
-        except psutil.Error:  # it has ended: its parent has its time
-            continue
     return total
 
 
@@ -111,7 +110,7 @@ class Watchdog:
 
     def _watch(self) -> None:
         try:
-            while not self._closed.wait(min(_POLL_INTERVAL_S, self._timeout_s / 4)):
+            while not self._closed.wait(_POLL_INTERVAL_S):
                 faulthandler.dump_traceback_later(self._timeout_s + _MARGIN_S, exit=True, file=_log())
                 if self._progress.is_stalled():
                     self._abort()
@@ -125,7 +124,6 @@ class Watchdog:
             "stacks of its threads, then it exits and the workers are restarted:\n"
         )
         faulthandler.dump_traceback(file=error, all_threads=True)
-        error.flush()
         time.sleep(_GRACE_S)
         os._exit(1)
 
