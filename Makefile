@@ -21,7 +21,7 @@ COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generat
 
 .DEFAULT_GOAL := help
 .PHONY: FORCE help install lock quickstart demo up down test test-long test-fast lint docs format \
-	bench-data bench-order bench-train bench-gpu verify-weights mutants clean
+	bench-data bench-order bench-train bench-pictures bench-gpu verify-weights mutants clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -101,10 +101,13 @@ mutants: install ## small mistakes in the pure parts, and whether a test notices
 bench-train: install ## the step, the data path, starts and recoveries, compared with a plain loop and stock Ray
 	@PYTHONPATH=tests $(BIN)/python -m bench.train $(BENCH)
 
+bench-pictures: install ## fine-tuning on real pictures, three seeds of each recipe (BENCH="--seeds 1 --only probe")
+	@PYTHONPATH=tests $(BIN)/python -m bench.pictures $(BENCH)
+
 bench-gpu: install ## every figure that needs a GPU, on one, in 25 minutes (BENCH=--toy runs its code on the CPU)
 	@PYTHONPATH=tests $(BIN)/python -m bench.train.gpu $(BENCH)
 
 clean: down ## remove the virtual environment, the data and all caches
 	@test ! -e .stoker/state.json || { echo "error: by .stoker/state.json something runs here, which 'make install down' stops;" \
 		"if nothing does, delete that file"; exit 2; }
-	@rm -rf .venv .venv-peers .venv-peers-ffcv .stoker bench-data bench-train .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build
+	@rm -rf .venv .venv-peers .venv-peers-ffcv .stoker bench-data bench-train bench-pictures .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build

@@ -98,10 +98,6 @@ class EfficientNetLite(nn.Module):
         self.last = _Unit(channels, _HEAD, 1)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(_HEAD, num_classes)
-        # As its authors do: normal by the fan-out of convolutions, uniform by the number of classes in the head.
-        limit = num_classes**-0.5
-        nn.init.uniform_(self.head.weight, -limit, limit)
-        nn.init.zeros_(self.head.bias)
 
     def forward(self, images: Tensor) -> Tensor:
         features: Tensor = self.last(self.stages(self.stem(images)))
