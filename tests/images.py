@@ -6,8 +6,10 @@ import hashlib
 import io
 import os
 import runpy
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from stoker.dataset import SampleReader
 from stoker.dataset.prepare import Map, Options, Prepared, open_source, prepare
 from stoker.storage import locate
 
-__all__ = ["JOB", "encoded", "make", "make_folder", "objects", "run_here", "run_job", "samples"]
+__all__ = ["JOB", "encoded", "make", "make_folder", "objects", "raw_png", "run_here", "run_job", "samples"]
 
 JOB = Path(__file__).parents[1] / "jobs" / "prepare.py"
 
@@ -29,6 +31,19 @@ def encoded(number: int, kind: str = "JPEG", mode: str = "RGB", **options: objec
     file = io.BytesIO()
     Image.fromarray(pixels).resize((48, 36)).convert(mode).save(file, kind, **options)
     return file.getvalue()
+
+
+def raw_png(depth: int, colours: int, samples: list[int], *, width: int = 4, names: bytes = b"") -> bytes:
+    """A PNG of one row of ``samples``, ``depth`` bits each; ``colours`` is its kind of them, ``names`` its tRNS."""
+    bits = "".join(f"{sample:0{depth}b}" for sample in samples)
+    length = -(-len(bits) // 8)
+    row = b"\0" + int(bits.ljust(8 * length, "0"), 2).to_bytes(length, "big")
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", width, 1, depth, colours, 0, 0, 0))]
+    parts += [(b"PLTE", bytes(range(12)))] if colours == 3 else []
+    parts += [(b"tRNS", names)] if names else []
+    parts += [(b"IDAT", zlib.compress(row)), (b"IEND", b"")]
+    chunks = (struct.pack(">I", len(c)) + k + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in parts)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
 def make_folder(root: Path, per_class: dict[str, int], *, first: int = 0) -> Path:

@@ -83,6 +83,15 @@ def _longest_side(at: Path) -> tuple[list[str | Path], str]:
     return [make_folder(at / "images", {"cat": 3}), at / "data", "--longest-side", "0"], "must be at least 1 pixel"
 
 
+def _background(at: Path) -> tuple[list[str | Path], str]:
+    return [
+        make_folder(at / "images", {"cat": 3}),
+        at / "data",
+        "--background",
+        "snow-ish",
+    ], "--background 'snow-ish': neither a colour of CSS by name, such as white, nor #rrggbb"
+
+
 def _fraction_although_split(at: Path) -> tuple[list[str | Path], str]:
     for split in ("train", "val"):
         make_folder(at / "images" / split, {"cat": 3})
@@ -143,6 +152,7 @@ def _folder_said_to_be_imagenet(at: Path) -> tuple[list[str | Path], str]:
         _fraction,
         _quality,
         _longest_side,
+        _background,
         _fraction_although_split,
         _no_list,
         _empty_list,

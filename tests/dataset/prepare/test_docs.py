@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from conftest import Store
 from images import JOB, encoded, make_folder
@@ -48,6 +49,9 @@ def place(tmp_path_factory: pytest.TempPathFactory, store: Store) -> tuple[Path,
     make_folder(here / "photos", {"cat": 20, "dog": 20})
     make_folder(here / "photos-with-flaws", {"cat": 4, "dog": 4})
     (here / "photos-with-flaws" / "cat" / "7.jpg").write_bytes(b"")
+    for n, kind in enumerate("ab" * 3):
+        (here / "drawings" / kind).mkdir(parents=True, exist_ok=True)
+        Image.new("RGBA", (48, 36), (200, 30, 30, 40 * n)).save(here / "drawings" / kind / f"{n}.png")
     make_folder(here / "vehicles", {"bus": 3, "car/new": 3, "train/steam": 3})
     make_folder(here / "extended", {f"{split}/{name}": 3 for split in ("train", "dev", "extra") for name in "ab"})
     for path in (here / "photos").rglob("*.jpg"):
@@ -106,6 +110,8 @@ def test_a_command_of_the_page_does_what_it_says(
         assert sum(split["samples"] for split in reported["splits"].values()) == 30
     if "flaws" in command:
         assert reported["left_out"] == 1
+    if "--background" in command:
+        assert reported["transparent"] == 6
 
 
 def test_the_pages_show_every_option() -> None:

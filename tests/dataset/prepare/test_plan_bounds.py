@@ -47,6 +47,7 @@ def test_the_smallest_shards_have_one_sample_each(entries: Entries, shard_mb: fl
 def test_the_defaults_are_those_that_stored_data_sets_were_made_with() -> None:
     assert Options(seed=3).choices == (3, 64.0, None, True, False, True, "marked", "keep", None, 90)
     assert Options().image_choices == (True, "marked", "keep", None, 90)
+    assert Options(background="#ffffff").image_choices == (True, "marked", "keep", None, 90, "#ffffff")
     assert (Options().on_bad, Options().copies, Options().validation_fraction, Options().limit) == (
         "fail",
         False,

@@ -196,6 +196,7 @@ def test_folders_of_tars_beside_what_stoker_wrote_are_tars_and_folders_in_them_a
         (Options(limit=5), "--limit"),
         (Options(deduplicates=True), "--deduplicate"),
         (Options(longest_side=64), "--longest-side"),
+        (Options(background="#ffffff"), "--background"),
     ],
 )
 def test_what_would_change_tars_that_are_indexed_is_refused_by_name(

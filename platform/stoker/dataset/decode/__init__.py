@@ -9,6 +9,7 @@ from stoker.dataset.decode.decoder import Decoder, UndecodableSample
 from stoker.dataset.decode.evaluation import EvaluationImages, evaluation_image
 from stoker.dataset.decode.gpu import TrainingImagesOnGpu
 from stoker.dataset.decode.image import UndecodableImage, decode, image_header
+from stoker.dataset.decode.opacity import decode_opacity
 from stoker.dataset.decode.training import TrainingImages
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "UndecodableImage",
     "UndecodableSample",
     "decode",
+    "decode_opacity",
     "evaluation_image",
     "image_header",
     "random_resized_crop",

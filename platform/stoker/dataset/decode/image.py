@@ -7,6 +7,8 @@ people see. Decoders and resampling release the interpreter's lock: call from th
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -20,7 +22,15 @@ from stoker.dataset.format.exif import UPRIGHT
 from stoker.dataset.format.image_header import MOST_PIXELS, MOST_SCANS, ImageHeader, image_kind, read_header
 from stoker.dataset.format.parts import without_metadata
 
-__all__ = ["UndecodableImage", "decode", "decode_jpeg", "empty_images", "image_header", "resample"]
+__all__ = [
+    "UndecodableImage",
+    "decode",
+    "decode_jpeg",
+    "empty_images",
+    "image_header",
+    "opened_by_pillow",
+    "resample",
+]
 
 _RGB = ImageReadMode.RGB.value
 _PNG_END = b"IEND\xaeB`\x82"
@@ -66,8 +76,9 @@ def _no_header(data: bytes | bytearray | memoryview) -> str:
 def decode(data: bytes | memoryview) -> Tensor:
     """The whole image in ``data`` (JPEG, PNG, WebP or GIF; the first frame if animated): uint8 [3, H, W], upright.
 
-    Grey, palette and CMYK become RGB, transparency is dropped, 16 bits a channel become 8. The pixels are decoded as
-    they are stored, and turned by the orientation of the image's header (``stoker.dataset.format.image_header``).
+    Grey, palette and CMYK become RGB, transparency is dropped (``stoker.dataset.decode.opacity`` reads it), 16 bits a
+    channel become 8. The pixels are decoded as they are stored, and turned by the orientation of the image's header
+    (``stoker.dataset.format.image_header``).
 
     torchvision decodes JPEG and still WebP. PNG never goes there: its decoder ends the process (SIGSEGV, torchvision
     0.29.2) on a PNG whose data is damaged in the middle, and a server accepts images from anybody. Pillow decodes PNG
@@ -137,23 +148,36 @@ def _needs_pillow(data: bytes | memoryview) -> bool:
     return bytes(data[12:16]) == b"VP8X" and len(data) > 20 and bool(data[20] & (_WEBP_ANIMATED | _WEBP_EXIF))
 
 
-def _decode_by_pillow(data: bytes | bytearray | memoryview, header: ImageHeader) -> Tensor:
-    """The pixels as they are stored. Pillow sees no metadata: it refuses images for what is wrong with those."""
+@contextmanager
+def opened_by_pillow(data: bytes | bytearray | memoryview, header: ImageHeader) -> Iterator[Image.Image]:
+    """The image as Pillow opens it, not loaded yet and not turned, and its errors as ours.
+
+    Pillow sees no metadata: it refuses images for what is wrong with those.
+
+    Raises:
+        UndecodableImage: Pillow raises anything, also in the body of the ``with`` statement.
+    """
     picture = without_metadata(data, header.kind)
     try:
         with Image.open(io.BytesIO(picture), formats=("JPEG", "PNG", "WEBP", "GIF")) as opened:
             if opened.size != (header.width, header.height):  # before memory is taken for them
                 raise _other_size(header, *opened.size)
-            opened.load()
-            image: Image.Image = opened
-            if image.mode.startswith("I"):  # 16 bits: Pillow's own conversion clips instead of scaling
-                wide = np.asarray(image).astype(np.uint32)
-                image = Image.fromarray((wide >> 8).clip(0, 255).astype(np.uint8))
-            pixels = np.array(image.convert("RGB"))
+            yield opened
     except (UndecodableImage, MemoryError):
         raise
     except Exception as error:  # it raises what its readers raise, of every kind
         raise UndecodableImage(f"the {header.kind} image cannot be decoded ({_one_line(error)})") from None
+
+
+def _decode_by_pillow(data: bytes | bytearray | memoryview, header: ImageHeader) -> Tensor:
+    """The pixels as they are stored: uint8 [3, H, W]."""
+    with opened_by_pillow(data, header) as opened:
+        opened.load()
+        image: Image.Image = opened
+        if image.mode.startswith("I"):  # 16 bits: Pillow's own conversion clips instead of scaling
+            wide = np.asarray(image).astype(np.uint32)
+            image = Image.fromarray((wide >> 8).clip(0, 255).astype(np.uint8))
+        pixels = np.array(image.convert("RGB"))
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 

@@ -52,6 +52,10 @@ class Prepared:
     """files that were left out because another holds the same bytes"""
     kept: dict[str, int] = field(default_factory=dict)
     """why JPEGs that were to be rewritten are stored unchanged, and how many"""
+    transparent: int = 0
+    """images with transparent pixels, as far as they were decoded"""
+    background: str | None = None
+    """#rrggbb that these were composited onto"""
     notes: tuple[str, ...] = ()
     """notes of the source, for people"""
     was_there: bool = False
@@ -110,6 +114,7 @@ def prepare(
             "duplicates": len(duplicates),
             "source_sum": source_sums,
             "rewriters": sorted({shard.rewriter for shard in built if shard.rewriter}),
+            "background": options.background,
         }
         destination.publish(manifest, facts, owner)
     return Prepared(
@@ -118,6 +123,8 @@ def prepare(
         bad,
         duplicates,
         dict(sum((Counter(shard.kept) for shard in built), Counter())),
+        sum(shard.transparent for shard in built),
+        options.background,
         source.notes,
         shards_kept=sum(shard.was_there for shard in built),
         seconds=progress.seconds,

@@ -61,6 +61,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--longest-side", type=int, help="scale larger images down to this many pixels and re-encode them"
     )
     parser.add_argument("--quality", type=int, default=90, help="quality of re-encoded JPEGs (default 90)")
+    parser.add_argument(
+        "--background",
+        metavar="COLOUR",
+        help="composite transparent images onto this colour: white or another name of CSS, or '#rrggbb'",
+    )
     parser.add_argument("--replace", action="store_true", help="overwrite another data set at DEST")
     parser.add_argument(
         "--verify", choices=("sizes", "full"), default="sizes", help="how to verify the result (default sizes)"
@@ -77,6 +82,7 @@ def prepare_command(given: argparse.Namespace) -> str:
     Raises:
         DatasetError, StorageError, ClusterError: see :func:`stoker.dataset.prepare.prepare`.
     """
+    from stoker.dataset.prepare.background import colour_code
     from stoker.dataset.prepare.build import prepare  # brings torch, which ``--help`` need not wait for
     from stoker.dataset.prepare.report import report
 
@@ -99,6 +105,7 @@ def prepare_command(given: argparse.Namespace) -> str:
         metadata=given.metadata,
         longest_side=given.longest_side,
         quality=given.quality,
+        background=None if given.background is None else colour_code(given.background),
     )
     _check(options)
     source = open_source(given.source, options, kind=given.kind, timeout_s=_CHECK_TIMEOUT_S)

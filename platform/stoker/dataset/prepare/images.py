@@ -2,6 +2,7 @@
 
     bytes ─ header ─ decode whole ─┬─ JPEG ─▶ rewritten losslessly, with markers; the same pixels, or unchanged
                                    ├─ another kind ─▶ unchanged
+                                   ├─ transparent ─▶ composited onto the background, if there is one, a PNG
                                    └─ larger than wanted ─▶ scaled down, a JPEG with markers
 
 A pure function of the bytes and the options, except for the version of the program that rewrites (``markers``).
@@ -11,16 +12,18 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from stoker.dataset.decode import UndecodableImage, decode, image_header
+from stoker.dataset.decode import UndecodableImage, decode, decode_opacity, image_header
+from stoker.dataset.format.exif import UPRIGHT
 from stoker.dataset.format.image_header import ImageHeader
 from stoker.dataset.format.index import IndexRow, payload_checksum
 from stoker.dataset.format.jpeg import Marks, read_marks, with_table
+from stoker.dataset.prepare.background import composite
 from stoker.dataset.prepare.markers import choose_interval, program_version, rewrite
 from stoker.dataset.prepare.plan import Options
 from stoker.errors import DatasetError
@@ -47,6 +50,8 @@ class StoredImage:
     marks: Marks | None
     kept: str = ""
     """why a JPEG that was to be rewritten is stored unchanged; empty otherwise"""
+    is_transparent: bool = False
+    """whether pixels of its source are transparent, as far as it was decoded"""
 
     def row(self, key: str, label: int, offset: int) -> IndexRow:
         """Its row in the index, where its bytes begin at ``offset`` in the tar."""
@@ -76,13 +81,36 @@ def store_image(data: bytes, options: Options) -> StoredImage:
         DatasetError: the program that marks JPEGs is missing.
     """
     header = image_header(data)
-    if options.longest_side and (header.kind != "jpg" or max(header.width, header.height) > options.longest_side):
-        return _reencoded(data, header.kind, options)
-    if header.kind == "jpg" and options.jpeg == "marked":
+    if header.kind != "jpg":
+        return _other_kind(data, header, options)
+    if options.longest_side and max(header.width, header.height) > options.longest_side:
+        return _scaled(_checked_jpeg(data, options), options)
+    if options.jpeg == "marked":
         return _rewritten(data, header, options)
     if options.checks:
         decode(data)
     return _as_it_is(data, header)
+
+
+def _other_kind(data: bytes, header: ImageHeader, options: Options) -> StoredImage:
+    if not (options.checks or options.longest_side or options.background):
+        return _as_it_is(data, header)
+    pixels, opacity, background = decode(data), _opacity(data, options), options.background
+    shown = pixels if opacity is None or background is None else composite(pixels, opacity, background)
+    if options.longest_side:
+        stored = _scaled(shown, options)
+    else:
+        stored = _as_it_is(data, header) if shown is pixels else _as_png(shown)
+    return replace(stored, is_transparent=opacity is not None)
+
+
+def _opacity(data: bytes, options: Options) -> Tensor | None:
+    try:
+        return decode_opacity(data)
+    except UndecodableImage:
+        if options.background is not None:
+            raise
+        return None  # it is stored without its opacity in any case
 
 
 def _as_it_is(data: bytes, header: ImageHeader, kept: str = "") -> StoredImage:
@@ -128,12 +156,23 @@ def _interval(header: ImageHeader) -> int:
     return choose_interval(-(-header.width // wide), wide * high)
 
 
-def _reencoded(data: bytes, kind: str, options: Options) -> StoredImage:
+def _checked_jpeg(data: bytes, options: Options) -> Tensor:
     pixels = decode(data)
-    if kind == "jpg" and options.checks and options.jpeg == "marked":
+    if options.checks and options.jpeg == "marked":
         damage = rewrite(data, 1, keeps_metadata=False).damage
         if damage:
             raise UndecodableImage(damage)
+    return pixels
+
+
+def _as_png(pixels: Tensor) -> StoredImage:
+    image, file = Image.fromarray(pixels.permute(1, 2, 0).numpy()), io.BytesIO()
+    image.save(file, "PNG")
+    return StoredImage(file.getvalue(), "png", *image.size, UPRIGHT, None)
+
+
+def _scaled(pixels: Tensor, options: Options) -> StoredImage:
+    """A JPEG of upright pixels (uint8 [3, H, W]), of ``longest_side`` at most."""
     image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
     longest = options.longest_side or max(image.size)
     if max(image.size) > longest:
@@ -147,4 +186,4 @@ def _reencoded(data: bytes, kind: str, options: Options) -> StoredImage:
     file = io.BytesIO()
     image.save(file, "JPEG", quality=options.quality, subsampling="4:2:0", optimize=True, **marked)
     encoded = with_table(file.getvalue())
-    return StoredImage(encoded, "jpg", *image.size, 1, read_marks(encoded))
+    return StoredImage(encoded, "jpg", *image.size, UPRIGHT, read_marks(encoded))

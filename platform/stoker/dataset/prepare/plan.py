@@ -60,6 +60,8 @@ class Options:
     """in pixels; larger images are scaled down and re-encoded"""
     quality: int = 90
     """of re-encoded JPEGs, 1 to 100"""
+    background: str | None = None
+    """#rrggbb that transparent images are composited onto; None: they are stored as they are"""
 
     @property
     def choices(self) -> tuple[object, ...]:
@@ -69,8 +71,12 @@ class Options:
 
     @property
     def image_choices(self) -> tuple[object, ...]:
-        """What determines the stored bytes of an image."""
-        return self.checks, self.jpeg, self.metadata, self.longest_side, self.quality
+        """What determines the stored bytes of an image.
+
+        A data set that was prepared before there was a background is recognised by the same choices as then.
+        """
+        choices = (self.checks, self.jpeg, self.metadata, self.longest_side, self.quality)
+        return choices if self.background is None else (*choices, self.background)
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,8 @@ def report(prepared: Prepared) -> str:
         lines += _by_reason(prepared.bad)
     for why, count in sorted(prepared.kept.items()):
         lines.append(f"stored {_files(count)} unchanged, without restart markers: {why}")
+    if prepared.transparent:
+        lines.append(_about_transparency(prepared.transparent, prepared.background))
     if prepared.duplicates:
         lines.append(
             f"left out {_files(len(prepared.duplicates))} with the same bytes as another, listed in "
@@ -60,12 +62,22 @@ def report(prepared: Prepared) -> str:
         "splits": splits,
         "left_out": len(prepared.bad),
         "duplicates": len(prepared.duplicates),
+        "transparent": prepared.transparent,
         "was_there": prepared.was_there,
         "shards_kept": prepared.shards_kept,
         "seconds": round(prepared.seconds, 1),
         "images_per_s": round(prepared.images_per_s, 1),
     }
     return "\n".join([*lines, json.dumps(summary)])
+
+
+def _about_transparency(count: int, background: str | None) -> str:
+    if background:
+        return f"composited {_images(count)} with transparent pixels onto {background}"
+    return (
+        f"{_images(count)} with transparent pixels: models see the colours that are stored beneath "
+        "(--background COLOUR composites them onto one)"
+    )
 
 
 def _by_reason(bad: Iterable[BadFile]) -> Iterator[str]:
@@ -97,6 +109,10 @@ def _lines(groups: list[tuple[str, list[str]]]) -> Iterator[str]:
     if len(groups) > _REASONS:
         rest = sum(len(paths) for _, paths in groups[_REASONS:])
         yield f"  {rest:>7,}  for {len(groups) - _REASONS} other reasons"
+
+
+def _images(count: int) -> str:
+    return f"{count:,} image{'' if count == 1 else 's'}"
 
 
 def _files(count: int) -> str:

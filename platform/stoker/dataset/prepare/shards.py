@@ -29,7 +29,9 @@ __all__ = ["BUILD", "BadFile", "Built", "ShardTask", "build_shard", "record", "r
 
 BUILD = "build"
 _READERS = 4
-_RECORD_VERSION = 3
+_RECORD_VERSION = 4
+_COPIED = ("split", "number", "source_bytes", "images", "source_sum", "kept", "rewriter", "transparent")
+"""fields of a record that are read as they are"""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ class Built:
     """why JPEGs that were to be rewritten are stored unchanged, and how many"""
     rewriter: str
     """version of the program that rewrote JPEGs, or empty"""
+    transparent: int
+    """images with transparent pixels, as far as they were decoded"""
     was_there: bool = False
 
 
@@ -93,6 +97,7 @@ def build_shard(task: ShardTask) -> Built:
         return found
     source = SummedReader(task.source)
     tar, rows, bad, kept, kinds = io.BytesIO(), list[IndexRow](), list[BadFile](), Counter[str](), set[str]()
+    transparent = 0
     with tarfile.open(fileobj=tar, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         for entry, image in _images(replace(task, source=source)):
             if isinstance(image, BadFile):
@@ -103,6 +108,7 @@ def build_shard(task: ShardTask) -> Built:
             rows.append(image.row(entry.key, entry.label, offset))
             kept.update([image.kept] if image.kept else [])
             kinds.add(image.kind)
+            transparent += image.is_transparent
     shard = _write(task, tar.getvalue(), ShardIndex.of(rows)) if rows else None
     built = Built(
         split=task.plan.split,
@@ -115,6 +121,7 @@ def build_shard(task: ShardTask) -> Built:
         source_sum=source.total,
         kept=dict(kept),
         rewriter=program_version() if task.options.jpeg == "marked" and "jpg" in kinds else "",
+        transparent=transparent,
     )
     record(task, built)
     return built
@@ -183,7 +190,7 @@ def recorded(task: ShardTask) -> Built | None:
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
     return Built(
-        **{k: built[k] for k in ("split", "number", "source_bytes", "images", "source_sum", "kept", "rewriter")},
+        **{k: built[k] for k in _COPIED},
         shard=shard,
         bad=tuple(BadFile(**bad) for bad in built["bad"]),
         labels={int(label): count for label, count in built["labels"].items()},

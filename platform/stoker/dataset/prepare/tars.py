@@ -11,6 +11,7 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from typing import NamedTuple
 
 import xxhash
 
@@ -50,10 +51,11 @@ def index_tar(task: ShardTask) -> Built:
     reader, (entry,) = task.source, task.plan.entries
     assert isinstance(reader, ArchiveReader)
     stream = _Stream(reader.location / entry.path, entry.bytes)
-    rows, bad = list[IndexRow](), list[BadFile]()
+    rows, bad, transparent = list[IndexRow](), list[BadFile](), 0
     for result in _checked(stream, task.classes, replace(task.options, jpeg="original", longest_side=None)):
-        if isinstance(result, IndexRow):
-            rows.append(result)
+        if isinstance(result, _Indexed):
+            rows.append(result.row)
+            transparent += result.is_transparent
         else:
             bad.append(BadFile(f"{entry.path}#{result.path}" if result.path else entry.path, result.reason))
     stream.drain()
@@ -81,9 +83,15 @@ def index_tar(task: ShardTask) -> Built:
         source_sum=0,
         kept={},
         rewriter="",
+        transparent=transparent,
     )
     record(task, built)
     return built
+
+
+class _Indexed(NamedTuple):
+    row: IndexRow
+    is_transparent: bool = False
 
 
 class _Stream:
@@ -114,9 +122,9 @@ class _Stream:
             pass
 
 
-def _checked(stream: _Stream, classes: tuple[str, ...], options: Options) -> Iterator[IndexRow | BadFile]:
+def _checked(stream: _Stream, classes: tuple[str, ...], options: Options) -> Iterator[_Indexed | BadFile]:
     """The row of each sample, or why it is invalid, in the order of the tar; then why the tar itself may be cut."""
-    waiting: deque[Future[IndexRow | BadFile]] = deque()
+    waiting: deque[Future[_Indexed | BadFile]] = deque()
     with reading(stream.where):
         opened = open_tar(stream, is_stream=True, buffer_bytes=_BUFFER_BYTES)
     with ThreadPoolExecutor(_READERS, thread_name_prefix="stoker-source") as pool, opened as archive:
@@ -134,14 +142,15 @@ def _checked(stream: _Stream, classes: tuple[str, ...], options: Options) -> Ite
             pool.shutdown(cancel_futures=True)
 
 
-def _row(key: str, members: list[Member], classes: tuple[str, ...], options: Options) -> IndexRow | BadFile:
+def _row(key: str, members: list[Member], classes: tuple[str, ...], options: Options) -> _Indexed | BadFile:
     try:
         payload, label = pick(members, classes)
         if payload.data is None:
             raise BadSample(f"its {payload.extension} member has {payload.size:,} bytes, more than an image may have")
         if payload.extension in AUDIO:
-            return _sound(key, payload.data, label, payload.offset)
-        return checked_image(payload.data, options).row(key, label, payload.offset)
+            return _Indexed(_sound(key, payload.data, label, payload.offset))
+        image = checked_image(payload.data, options)
+        return _Indexed(image.row(key, label, payload.offset), image.is_transparent)
     except (BadSample, UndecodableImage) as error:
         return BadFile(key, str(error))
 

@@ -166,6 +166,7 @@ def _refuse_changes(options: Options) -> None:
         "--limit": options.limit,
         "--deduplicate": options.deduplicates,
         "--longest-side": options.longest_side,
+        "--background": options.background,
     }
     for option, value in asked.items():
         if value:
