@@ -1,7 +1,7 @@
 """Fine-tuning on real pictures: ``make bench-pictures``.
 
-Prepares Debian's stamps by kind (tests/stamps.py), all seven kinds and the three that ImageNet knows, imports the weights
-of EfficientNet-Lite0, and trains each recipe with three seeds on a cluster of its own on this machine, as a user does.
+Prepares Debian's stamps by kind (tests/stamps.py), all seven kinds and the three that ImageNet knows, imports the
+weights of EfficientNet-Lite0, and trains each recipe with three seeds on a cluster of its own on this machine.
 Prints a line of JSON a run, a table and a closing line.
 """
 
