@@ -101,6 +101,19 @@ def test_the_rank_that_the_others_wait_for_is_the_one_that_counts() -> None:
     assert merged.fractions == {kind: late[kind] / 10 for kind in KINDS}
 
 
+def test_repeated_steps_are_a_part_of_the_restarts() -> None:
+    seconds = dict.fromkeys(KINDS, 0.0) | {"compute": 6.0, "restart": 4.0}
+    assert merge_ranks([seconds]).repeated_s == 0
+    assert merge_ranks([seconds], repeated_s=3.0).repeated_s == 3
+    assert merge_ranks([seconds], repeated_s=5.0).repeated_s == 4
+
+
+def test_an_epoch_that_took_no_time_has_fractions_that_add_up() -> None:
+    merged = merge_ranks([dict.fromkeys(KINDS, 0.0)])
+    assert merged.wall_s == 0
+    assert merged.fractions == dict.fromkeys(KINDS, 0.0) | {"compute": 1.0}
+
+
 @pytest.fixture
 def alone() -> Iterator[None]:
     """A process group with this process only."""
