@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stamps import COUNTS, FEW, find_stamps, link_by_class
-
 from stoker.embedded import Instance, Settings
 
 CHECKOUT = Path(__file__).resolve().parents[3]
