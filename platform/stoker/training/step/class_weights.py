@@ -56,7 +56,7 @@ def described(samples: Tensor, classes: Sequence[str]) -> str:
     seen = [label for label, count in enumerate(samples.tolist()) if count]
     unseen = [name for name, count in zip(classes, samples.tolist(), strict=True) if not count]
     ends = (max(seen, key=lambda label: int(samples[label])), min(seen, key=lambda label: int(samples[label])))
-    low, high = (f"{float(weights[label]):.3g} ({classes[label]}, {int(samples[label]):,} samples)" for label in ends)
+    low, high = (f"{float(weights[label]):.3g} ({classes[label]}: {int(samples[label]):,})" for label in ends)
     more = f" and {len(unseen) - _NAMED} more" if len(unseen) > _NAMED else ""
     none = f"; no training samples, weight 0: {', '.join(unseen[:_NAMED])}{more}" if unseen else ""
-    return f"class weights {low} to {high}{none}"
+    return f"class weights (samples) from {low} to {high}{none}"
