@@ -71,6 +71,6 @@ def test_indexes_beyond_the_readers_memory_are_counted_whole_and_not_kept(tmp_pa
 @pytest.mark.parametrize("label", [-1, 3])
 def test_a_label_that_is_no_class_is_refused_with_its_shard(tmp_path: Path, label: int) -> None:
     samples = [("bin", bytes(5), 0), ("bin", bytes(5), label)]
-    root = write_samples(str(tmp_path / "data"), [samples[:1], samples])
+    root = write_samples(str(tmp_path / "data"), [samples[:1] * 6, samples])
     with pytest.raises(DatasetError, match=f"^shard 1 of the split has a sample with label {label}, but labels are 0"):
         list(loader(root).label_counts())

@@ -18,6 +18,9 @@ from stoker.errors import DatasetError
 
 __all__ = ["LabelCounts", "label_counts"]
 
+_AHEAD = 16
+"""shards a thread that are asked for at once: a million would fill the memory"""
+
 LabelCounts = NDArray[np.int64]
 """int64 [classes]: samples of each label"""
 
@@ -39,4 +42,5 @@ def label_counts(reader: ShardReader, shards: Sequence[int], classes: int, *, th
         return np.bincount(labels, minlength=classes)
 
     with ThreadPoolExecutor(threads, thread_name_prefix="stoker-labels") as pool:
-        yield from pool.map(of, shards)
+        for first in range(0, len(shards), _AHEAD * threads):
+            yield from pool.map(of, shards[first : first + _AHEAD * threads])
