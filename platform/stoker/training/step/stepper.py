@@ -87,8 +87,8 @@ class Stepper:
         class_weights: Tensor | None = None,
     ) -> None:
         if (class_weights is None) != (recipe.loss.class_weights == "none"):
-            given = "none were" if class_weights is None else "some were"
-            raise ValueError(f"loss.class_weights is {recipe.loss.class_weights}, but {given} given to the step")
+            count = "none" if class_weights is None else "some"
+            raise ValueError(f"loss.class_weights is {recipe.loss.class_weights}, but {count} were given to the step")
         configure_numerics(recipe)
         if recipe.sync_batch_norm:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
