@@ -52,6 +52,7 @@ def test_no_sample_is_read_and_an_index_that_is_kept_is_read_once(
     list(counted.label_counts())
     assert sorted(read) == [f"00000{n}.idx" for n in range(4)]
     list(counted)
+    counted.close()
     assert sum(name.endswith(".idx") for name in read) == 4
 
 
