@@ -113,6 +113,8 @@ def test_auxiliary_heads_are_weighted_by_class_too() -> None:
     hot = functional.one_hot(labels, 3).float()
     found = training_loss((logits, early, None), labels, auxiliary_weight=0.4, class_weights=WEIGHTS)
     torch.testing.assert_close(found, by_hand(logits, hot, 0.0) + 0.4 * by_hand(early, hot, 0.0))
+    alone = training_loss((logits, early), labels, class_weights=WEIGHTS)
+    torch.testing.assert_close(alone, by_hand(logits, hot, 0.0))
 
 
 @pytest.mark.parametrize(("case", "weights"), [("sgd-weighted", None), ("sgd", torch.ones(4))])
