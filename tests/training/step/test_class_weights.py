@@ -70,13 +70,10 @@ def test_a_class_without_samples_weighs_nothing_and_the_mean_over_samples_stays_
     assert float((weights * samples).sum() / samples.sum()) == pytest.approx(1.0)
 
 
-def test_counts_beyond_float32_give_the_nearest_weight() -> None:
-    """(2^24 + 1) is no float32; 10^9 samples in 10^4 classes are no int32 when multiplied."""
-    samples = torch.full((10_000,), 2**24 + 1)
-    samples[0] = 1
-    weights = balanced_weights(samples)
-    total = 9999 * (2**24 + 1) + 1
-    assert weights[:2].tolist() == torch.tensor([total / 10_000, total / 10_000 / (2**24 + 1)]).tolist()
+def test_weights_of_counts_beyond_float32_are_rounded_once_from_float64() -> None:
+    samples = torch.randint(1, 2**40, (1000,), generator=torch.Generator().manual_seed(4))
+    total, counts = int(samples.sum()), samples.tolist()
+    assert balanced_weights(samples).tolist() == torch.tensor([total / (1000 * n) for n in counts]).tolist()
 
 
 def test_the_log_names_the_lightest_and_heaviest_class_and_those_without_samples() -> None:
@@ -85,6 +82,8 @@ def test_the_log_names_the_lightest_and_heaviest_class_and_those_without_samples
         "class weights (samples) from 0.37 (cat: 9,000) to 33.3 (lynx: 100); no training samples, weight 0: bird0, "
         "bird1, bird2, bird3, bird4 and 2 more"
     )
+    five = described(torch.tensor([9000, 900, 100, 0, 0, 0, 0, 0]), names[:8])
+    assert five.endswith("weight 0: bird0, bird1, bird2, bird3, bird4")
     assert described(torch.tensor([1, 1]), names[:2]) == "class weights (samples) from 1 (cat: 1) to 1 (cat: 1)"
 
 
