@@ -19,12 +19,18 @@ __all__ = ["write_dataset", "write_samples"]
 
 
 def write_dataset(
-    url: str, shards: dict[str, Sequence[int]], *, classes: int = 3, size: tuple[int, int] = (40, 36), broken: int = -1
+    url: str,
+    shards: dict[str, Sequence[int]],
+    *,
+    classes: int = 3,
+    size: tuple[int, int] = (40, 36),
+    broken: int = -1,
+    labels: Sequence[int] = (),
 ) -> Location:
     """A data set at ``url`` with noise as images; ``shards`` are samples a shard by split.
 
-    The label of sample n is n modulo ``classes``; sample ``broken`` of each split is not a valid image, but
-    its checksum is correct.
+    The label of sample n is n modulo ``classes``, or the one at n modulo the length of ``labels``. Sample ``broken`` of
+    each split is not a valid image, but its checksum is correct.
     """
     root = locate(url)
     rng = np.random.default_rng(0)
@@ -32,7 +38,7 @@ def write_dataset(
     for split, counts in shards.items():
         number, made = 0, []
         for n, count in enumerate(counts):
-            tar, index = _shard(rng, range(number, number + count), classes, size, broken)
+            tar, index = _shard(rng, range(number, number + count), labels or range(classes), classes, size, broken)
             path = f"{split}/{n:06d}"
             (root / f"{path}.tar").write(tar)
             (root / f"{path}.idx").write(index)
@@ -69,14 +75,14 @@ def write_samples(url: str, shards: Sequence[Sequence[tuple[str, bytes, int]]], 
 
 
 def _shard(
-    rng: np.random.Generator, numbers: range, classes: int, size: tuple[int, int], broken: int
+    rng: np.random.Generator, numbers: range, labels: Sequence[int], classes: int, size: tuple[int, int], broken: int
 ) -> tuple[bytes, bytes]:
     body = io.BytesIO()
     rows = []
     with tarfile.open(fileobj=body, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for number in numbers:
-            image = b"this is no image" if number == broken else _jpeg(rng, size, number % classes, classes)
-            key, label = f"{number:06d}", number % classes
+            key, label = f"{number:06d}", labels[number % len(labels)]
+            image = b"this is no image" if number == broken else _jpeg(rng, size, label, classes)
             offset = body.tell() + tarfile.BLOCKSIZE
             sum_ = payload_checksum(image)
             rows.append(IndexRow(offset, len(image), label, *size, sum_, key, marks=read_marks(image)))

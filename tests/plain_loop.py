@@ -20,6 +20,7 @@ from torch.optim import lr_scheduler
 from stoker.dataset import Batch
 from stoker.dataset.order import key_of, micro_batches_of
 from stoker.recipe import Recipe, parse_recipe
+from stoker.training.step.class_weights import balanced_weights
 from stoker.training.step.stepper import Stepper
 
 __all__ = [
@@ -38,6 +39,8 @@ __all__ = [
 
 STEPS_PER_EPOCH = 3
 _CLASSES, _SIDE, _EPOCHS = 4, 8, 2
+_SAMPLES_BY_CLASS = (31, 2, 9, 6)
+"""of the training split that class weights are of"""
 _LAST = 5
 """samples of an epoch's last step: of three micro-batches of four, one is whole, one is padded, and one is padding"""
 
@@ -55,6 +58,7 @@ ema: {decay: 0.3}
 workers: {max: 2, gpus: 0, cpus: 1}
 """
 CLIPPED, MIXED = "gradient_clip=0.2", "augmentation.mixup=0.8"
+WEIGHTED = "loss.class_weights=balanced"
 ADAMW, LAMB = "optimizer.name=adamw", "optimizer.name=lamb"
 HALF = [
     "data.mean=[0.5019607843, 0.5019607843, 0.5019607843]",
@@ -66,6 +70,9 @@ CASES = {
     "sgd": [],
     "sgd-clipped": [CLIPPED],
     "sgd-mixup": [MIXED, "schedule.warmup_epochs=0"],
+    "sgd-weighted": [WEIGHTED],
+    "sgd-weighted-plain": [WEIGHTED, "loss.label_smoothing=0"],
+    "adamw-weighted-mixup": [WEIGHTED, ADAMW, "optimizer.lr=0.02", MIXED],
     "sgd-plain": ["optimizer.nesterov=false", "loss.label_smoothing=0", "ema=null", "optimizer.weight_decay=0"],
     "sgd-no-momentum": ["optimizer.momentum=0", "optimizer.decay_norm_and_bias=true", "channels_last=false"],
     "adamw": [ADAMW, "optimizer.lr=0.02", MIXED],
@@ -177,7 +184,8 @@ def _one_thread() -> Iterator[None]:
 @_one_thread()
 def train_by_stepper(recipe: Recipe, loss_scale: float | None = None) -> Trained:
     """Train as a rank of this process's group; ``sums`` are those of all ranks."""
-    stepper = Stepper(recipe, initial_model(), torch.device("cpu"), STEPS_PER_EPOCH)
+    weights = balanced_weights(torch.tensor(_SAMPLES_BY_CLASS)) if recipe.loss.class_weights == "balanced" else None
+    stepper = Stepper(recipe, initial_model(), torch.device("cpu"), STEPS_PER_EPOCH, class_weights=weights)
     if loss_scale is not None:
         state = stepper.state_tensors()
         stepper.load_state_tensors(state | {"loss_scale/scale": torch.tensor(loss_scale)})
@@ -274,6 +282,8 @@ def _plain_loss(recipe: Recipe, model: nn.Module, batch: Batch) -> tuple[Tensor,
     dtype = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[recipe.precision]
     with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
         outputs = model(images)
+    if recipe.loss.class_weights == "balanced":
+        targets *= torch.tensor([sum(_SAMPLES_BY_CLASS) / (_CLASSES * samples) for samples in _SAMPLES_BY_CLASS])
     losses = [-(targets * logits.float().log_softmax(dim=1)).sum() for logits in outputs]
     correct = int((outputs[0].argmax(dim=1) == labels).sum())
     return losses[0] + (recipe.loss.auxiliary_weight or 0.0) * losses[1], correct, count

@@ -18,7 +18,7 @@ from stoker.recipe import Recipe
 from stoker.runs.records import Metrics, Mistake, ParitySample
 from stoker.storage import locate
 
-__all__ = ["EvaluationResult", "evaluate", "parity_samples"]
+__all__ = ["EvaluationResult", "evaluate", "macro_accuracy", "parity_samples"]
 
 _MISTAKES = 24
 _GRID = 2.0**24
@@ -129,6 +129,7 @@ class _Sums:
             loss=math.nan if not_finite else units / _GRID / count,
             accuracy=correct / count,
             top5=top5 / count,
+            macro_accuracy=macro_accuracy(square),
         )
         mistakes = [
             Mistake(number=int(row[1]), label=int(row[2]), predicted=int(row[3]), probability=row[4], loss=row[0])
@@ -141,6 +142,19 @@ class _Sums:
         """Sort by loss, then by sample number, so that the order of arrival does not matter."""
         rows = rows[rows[:, 1].argsort(stable=True)]
         self._worst = rows[rows[:, 0].argsort(stable=True, descending=True)][:_MISTAKES]
+
+
+def macro_accuracy(confusion: Tensor) -> float:
+    """Mean over the classes of the fraction of their samples that are predicted as theirs, 0 to 1.
+
+    ``confusion``: int64 [classes, classes], rows are labels. Classes without samples are left out; 0 if there is none
+    with any. Each fraction is rounded once to float64, and so is their sum (``math.fsum``), which thus has no order.
+    Also called balanced accuracy (Brodersen and others, The Balanced Accuracy and Its Posterior Distribution, ICPR
+    2010) or macro recall.
+    """
+    counts = zip(confusion.diagonal().tolist(), confusion.sum(dim=1).tolist(), strict=True)
+    fractions = [correct / samples for correct, samples in counts if samples]
+    return math.fsum(fractions) / max(1, len(fractions))
 
 
 @torch.inference_mode()

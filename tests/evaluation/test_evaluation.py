@@ -106,7 +106,9 @@ def test_a_checkpoint_a_version_and_a_file_of_the_same_weights_give_the_same_num
     def line(*arguments: str) -> dict[str, object]:
         command = [sys.executable, "jobs/evaluate.py", *arguments]
         done = subprocess.run(command, check=True, cwd=CHECKOUT, text=True, capture_output=True)
-        printed = json.loads(done.stdout.splitlines()[-1])
+        *_, mean, last = done.stdout.splitlines()
+        printed = json.loads(last)
+        assert mean.split() == ["mean", "of", "the", "classes", f"{printed['macro_accuracy']:.2%}"]
         printed.pop("reference")
         return dict(printed)
 

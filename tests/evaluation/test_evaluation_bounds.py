@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from made import write_dataset
 from plain_loop import alone
 from stoker.dataset import Batch, SampleReader
 from stoker.dataset.decode import evaluation_image
-from stoker.evaluation import EvaluationResult, _Sums, evaluate, parity_samples
+from stoker.evaluation import EvaluationResult, _Sums, evaluate, macro_accuracy, parity_samples
 from stoker.models import build_model
 from stoker.models.normalize import Normalize
 from stoker.recipe import Recipe, parse_recipe
@@ -45,6 +46,24 @@ def test_the_five_most_probable_classes_count_and_the_sixth_does_not() -> None:
     assert found.top5_by_class.tolist() == [0, 0, 0, 1, 1, 1, 1, 1]
     assert (found.metrics.top5, found.metrics.accuracy) == (5 / 8, 1 / 8)
     assert summed([[1.0, 2.0]] * 2, [0, 1]).metrics.top5 == 1.0
+
+
+def test_always_the_frequent_class_is_accurate_and_at_chance_by_class() -> None:
+    """Ten samples of class 0, all right; two of class 1, one right; none of class 2; one of class 3, wrong."""
+    logits = [[3.0, 0.0, 0.0, 0.0]] * 11 + [[0.0, 3.0, 0.0, 0.0], [3.0, 0.0, 0.0, 0.0]]
+    found = summed(logits, [0] * 10 + [1, 1, 3])
+    assert found.metrics.accuracy == 11 / 13
+    assert found.metrics.macro_accuracy == 1.5 / 3
+
+
+def test_macro_accuracy_is_the_mean_of_the_rows_to_the_last_bit_in_any_order_of_classes() -> None:
+    confusion = torch.randint(0, 50, (300, 300), generator=torch.Generator().manual_seed(2))
+    confusion[7] = 0
+    rows = [(int(row[n]), int(row.sum())) for n, row in enumerate(confusion)]
+    exact = sum(Fraction(correct / samples) for correct, samples in rows if samples)
+    assert macro_accuracy(confusion) == float(exact) / 299
+    order = torch.randperm(300, generator=torch.Generator().manual_seed(3))
+    assert macro_accuracy(confusion[order][:, order]) == macro_accuracy(confusion)
 
 
 def test_a_loss_is_rounded_to_its_grid_and_the_mean_is_exact() -> None:
@@ -97,7 +116,13 @@ def test_of_equal_logits_the_first_class_is_predicted_and_the_second_is_a_mistak
 
 def test_a_split_without_samples_has_metrics_of_zero() -> None:
     found = _Sums(3, CPU).result()
-    assert found.metrics.model_dump() == {"samples": 0, "loss": 0.0, "accuracy": 0.0, "top5": 0.0}
+    assert found.metrics.model_dump() == {
+        "samples": 0,
+        "loss": 0.0,
+        "accuracy": 0.0,
+        "top5": 0.0,
+        "macro_accuracy": 0.0,
+    }
     assert (found.confusion.shape, found.mistakes) == ((3, 3), ())
 
 

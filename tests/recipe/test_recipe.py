@@ -86,6 +86,10 @@ def test_numbers_and_words_are_those_of_yaml_1_2() -> None:
         ("optimizer.lr=fast", 'small.yaml: optimizer.lr: input should be a valid number, not "fast"'),
         ("data.image_size=2.5", "small.yaml: data.image_size: input should be a valid integer, not 2.5"),
         ("optimizer.name=lars", "small.yaml: optimizer.name: input should be 'sgd', 'adamw' or 'lamb', not \"lars\""),
+        (
+            "loss.class_weights=inverse",
+            "small.yaml: loss.class_weights: input should be 'none' or 'balanced', not \"inverse\"",
+        ),
         ("batch.micro=13", "small.yaml: batch: total (64) must be a multiple of micro (13)"),
         ("batch.micro=0", "small.yaml: batch.micro: input should be greater than 0, not 0"),
         (
@@ -169,6 +173,13 @@ def test_what_does_not_change_the_result_may_change_when_a_run_continues() -> No
     assert changed_keys(small(), small("workers.max=4", "checkpoint.every_steps=7")) == []
     assert changed_keys(small(), small("optimizer.lr=0.2")) == ["optimizer.lr"]
     assert changed_keys(small(), small("schedule.epochs=9")) == ["schedule.epochs"]
+    assert changed_keys(small(), small("loss.class_weights=balanced")) == ["loss.class_weights"]
+
+
+def test_a_run_that_a_version_without_class_weights_stored_had_none() -> None:
+    stored = small().model_dump(mode="json")
+    del stored["loss"]["class_weights"]
+    assert stored_recipe(stored).loss.class_weights == "none"
 
 
 def test_what_changes_rounding_alone_may_change_unless_the_run_is_reproducible() -> None:

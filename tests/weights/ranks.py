@@ -18,6 +18,7 @@ from torch import Tensor
 from stoker.dataset import Loader
 from stoker.models import build_model
 from stoker.recipe import Recipe
+from stoker.training.step.class_weights import balanced_weights, samples_by_class
 from stoker.training.step.stepper import Stepper
 
 __all__ = ["Trained", "sha256_of", "train_on_ranks"]
@@ -78,11 +79,17 @@ def _rank(
         store.wait([f"done-{other}" for other in range(max(world_sizes))])
 
 
+def _class_weights(recipe: Recipe, loader: Loader) -> torch.Tensor | None:
+    if recipe.loss.class_weights == "none":
+        return None
+    return balanced_weights(samples_by_class(loader.label_counts(), len(loader.classes), torch.device("cpu")))
+
+
 def _train(recipe: Recipe, rank: int, world_size: int, steps: int) -> Trained:
     loader = Loader.for_training(recipe, rank=rank, world_size=world_size)
     torch.manual_seed(recipe.seed)
     model = build_model(recipe.model.name, classes=len(loader.classes), drop_rate=recipe.model.drop_rate)
-    stepper = Stepper(recipe, model, torch.device("cpu"), loader.steps)
+    stepper = Stepper(recipe, model, torch.device("cpu"), loader.steps, class_weights=_class_weights(recipe, loader))
     done, step = None, 0
     while step < steps:
         stepper.totals.zero_()

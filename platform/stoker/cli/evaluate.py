@@ -5,7 +5,8 @@
     stoker evaluate s3://bucket/weights.safetensors --recipe digits.yaml
 
 Every sample of the split counts once, and equal weights give equal numbers. Prints top-1 and top-5 by class, those of
-the split, and a line of JSON. A file needs --recipe, or a model.json next to it.
+the split, the mean of the classes' top-1 (macro accuracy), and a line of JSON. A file needs --recipe, or a model.json
+next to it.
 """
 
 from __future__ import annotations
@@ -55,4 +56,6 @@ def run(given: argparse.Namespace) -> None:
     print(
         f"{'all':>{width}}  {metrics.samples:>8,} {metrics.accuracy:9.2%} {metrics.top5:9.2%}  loss {metrics.loss:.4f}"
     )
+    if metrics.macro_accuracy is not None:
+        print(f"{'mean of the classes':>{width}}  {'':>8} {metrics.macro_accuracy:9.2%}")
     print(json.dumps({"reference": given.reference, **metrics.model_dump(), "by_class": by_class}))

@@ -10,7 +10,8 @@ How samples reach a training step, from the store to a batch:
 4. ``batch``    decoded samples ─▶ uint8 [m, 3, H, W] micro-batches; what happens to samples that cannot be decoded
 5. ``loader``   ties 1 to 4 together and keeps the position; ``ahead`` keeps a few batches ready
 
-Next to that path: ``iterable`` wraps a loader for PyTorch's DataLoader, ``cost`` estimates an epoch's requests.
+Next to that path: ``iterable`` wraps a loader for PyTorch's DataLoader, ``cost`` estimates an epoch's requests,
+``label_counts`` counts a split's samples by class.
 
 Names are imported lazily: a program that only reads a manifest does not import torch.
 """

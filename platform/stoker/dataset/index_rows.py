@@ -91,6 +91,14 @@ class IndexRows:
         pages = range(first // PAGE_ROWS, (stop - 1) // PAGE_ROWS + 1)
         return index_of_pages(shard, pages.start, self._paged(number, pages)), pages.start * PAGE_ROWS
 
+    def whole(self, number: int) -> ShardIndex:
+        """The whole index of shard ``number``; kept only where the indexes of all shards are.
+
+        Raises:
+            DatasetError, StorageError: see :meth:`rows`.
+        """
+        return self._source.whole(number) if self._uses_pages else self._whole(number)
+
     def _paged(self, number: int, pages: range) -> list[bytes]:
         with self._lock:
             found = {page: held for page in pages if (held := self._get(number, page)) is not None}

@@ -16,6 +16,7 @@ from typing import Any
 from stoker.dataset.batch import Batch, BatchMaker
 from stoker.dataset.decode import Decoder, EvaluationImages, TrainingImages, TrainingImagesOnGpu
 from stoker.dataset.format.manifest import read_manifest
+from stoker.dataset.label_counts import LabelCounts, label_counts
 from stoker.dataset.order import EpochOrder, micro_batches_of
 from stoker.dataset.pipeline import AHEAD, Pipeline, PipelineSettings
 from stoker.dataset.position import SplitOrder
@@ -81,6 +82,7 @@ class Loader:
         self._split = manifest.split(split)
         if not self._split.samples:
             raise DatasetError(f"{self._root}: the split {split!r} has no samples; prepare the data set again")
+        self._counted = range(rank, len(self._split.shards), world_size)
         self._order = SplitOrder(
             fingerprint=manifest.fingerprint,
             split=split,
@@ -222,6 +224,13 @@ class Loader:
     def order(self, epoch: int) -> EpochOrder:
         """The order of ``epoch``: which sample each slot takes at each step."""
         return self._order.of(epoch)
+
+    def label_counts(self) -> Iterator[LabelCounts]:
+        """Samples of each label, int64 [classes], in each of this rank's part of the shards; reads no sample.
+
+        The sum over all ranks counts the split. Raises while iterating, as reading does.
+        """
+        return label_counts(self._settings.reader, self._counted, len(self.classes), threads=self._data.read_threads)
 
     def state_dict(self) -> dict[str, Any]:
         """The position of the first step that this rank has not been given in full, and the order that it is in.

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stoker.dataset.format.index import ShardIndex, payload_checksum
 from stoker.dataset.format.jpeg import Marks
@@ -99,6 +100,14 @@ class ShardReader:
             found.extend(index.key(row - base) for row in range(first - begin, end - begin))
             first = end
         return found
+
+    def labels(self, number: int) -> NDArray[np.int64]:
+        """The labels of the samples of shard ``number``, in order: int64 [n]; reads its index and no sample.
+
+        Raises:
+            StorageError, DatasetError: the index cannot be read, is missing or damaged.
+        """
+        return self._indexes.whole(number).label
 
     def _shard_of(self, number: int) -> int:
         return int(np.searchsorted(self._first, number, side="right")) - 1

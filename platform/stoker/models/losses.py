@@ -29,18 +29,29 @@ def logits_of(outputs: Outputs) -> Tensor:
 
 
 def training_loss(
-    outputs: Outputs, targets: Tensor, *, label_smoothing: float = 0.0, auxiliary_weight: float = 0.0
+    outputs: Outputs,
+    targets: Tensor,
+    *,
+    label_smoothing: float = 0.0,
+    auxiliary_weight: float = 0.0,
+    class_weights: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy of ``outputs``, auxiliary heads weighted, summed over the samples: float32 [].
 
     ``outputs`` is whatever the model returned in training. ``targets`` are classes (int64 [n]) or a mixture of them
     for each sample (float32 [n, classes], rows sum to 1); smoothing mixes the uniform distribution into either.
+
+    ``class_weights`` (float32 [classes]) weigh the terms of a sample's loss, -sum over c of t_c w_c log p_c with the
+    smoothed and mixed target t, in every head, as torch's ``cross_entropy`` does for classes and mixtures alike. The
+    sum is not divided by the weights.
     """
-    total = _cross_entropy(logits_of(outputs), targets, label_smoothing)
+    total = _cross_entropy(logits_of(outputs), targets, label_smoothing, class_weights)
     if not isinstance(outputs, Tensor) and auxiliary_weight:
         for other in outputs[1:]:
             if other is not None:
-                total = total + auxiliary_weight * _cross_entropy(other.float(), targets, label_smoothing)
+                total = total + auxiliary_weight * _cross_entropy(
+                    other.float(), targets, label_smoothing, class_weights
+                )
     return total
 
 
@@ -57,5 +68,5 @@ def _main(outputs: tuple[Tensor | None, ...]) -> Tensor:
     return first
 
 
-def _cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
-    return functional.cross_entropy(logits, targets, reduction="sum", label_smoothing=label_smoothing)
+def _cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float, weights: Tensor | None) -> Tensor:
+    return functional.cross_entropy(logits, targets, weight=weights, reduction="sum", label_smoothing=label_smoothing)

@@ -113,6 +113,11 @@ class Loss(Section):
         ge=0,
         description="weight of each auxiliary head's loss, 0 or above; default 0.3 (GoogLeNet), 0.4 (Inception v3)",
     )
+    class_weights: Literal["none", "balanced"] = Field(
+        "none",
+        description="weights of the classes in the loss; balanced: N / (C n) for a class with n of the N training "
+        "samples, C classes have any, so that the mean over the samples is 1",
+    )
 
 
 class Augmentation(Section):

@@ -33,6 +33,13 @@ class Metrics(Record):
     """fraction of samples whose most probable class is the label, 0 to 1"""
     top5: float
     """fraction of samples whose label is among the five most probable classes, 0 to 1"""
+    macro_accuracy: float | None = None
+    """mean over the classes that have a sample of the fraction of their samples whose most probable class is theirs, 0
+    to 1; None in records of versions that did not compute it"""
+
+    def figures(self) -> dict[str, float]:
+        """Loss and accuracies by name, for curves; what is None is left out."""
+        return self.model_dump(exclude={"samples"}, exclude_none=True)
 
 
 class Goodput(Record):
@@ -65,6 +72,8 @@ class EpochRecord(Record):
     """fraction of ``seconds`` spent waiting for a batch, 0 to 1"""
     learning_rate: float
     train_loss: float
+    """mean loss of the epoch's samples as it was minimized: label smoothing, class weights and auxiliary heads included
+    """
     train_accuracy: float
     world_size: int
     validation: Metrics | None = None

@@ -12,6 +12,7 @@ import ray.train
 import ray.train.torch
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from stoker.command import quiet_libraries
 from stoker.dataset import Batch, Loader
@@ -27,9 +28,10 @@ from stoker.training.fault_tolerance.guard import Guard, StopTraining
 from stoker.training.fault_tolerance.process_group import GROUP_NUMBER
 from stoker.training.numa import bind_to_device
 from stoker.training.report.result import finish_run
+from stoker.training.step.class_weights import balanced_weights, described, samples_by_class
 from stoker.training.step.numerics import set_cpu_threads
 from stoker.training.step.stepper import StepDone, Stepper
-from stoker.training.telemetry.recorder import Recorder
+from stoker.training.telemetry.recorder import Recorder, print_line
 from stoker.training.telemetry.trace import Trace
 
 __all__ = ["train_worker"]
@@ -74,7 +76,7 @@ class Worker:
         self._classes = self._loader.classes
         torch.manual_seed(recipe.seed)
         model = training_model(recipe, len(self._classes))
-        self._stepper = Stepper(recipe, model, device, self._loader.steps)
+        self._stepper = Stepper(recipe, model, device, self._loader.steps, class_weights=self._class_weights())
         self._step = 0
         self._recorder = Recorder(recipe, run, self._loader, device)
         self._checkpoints = Checkpointing(
@@ -98,6 +100,16 @@ class Worker:
         finally:
             self._recorder.close()
         dist.barrier()
+
+    def _class_weights(self) -> Tensor | None:
+        """The weights of the classes in the loss, if the recipe has them: float32 [classes]."""
+        if self._recipe.loss.class_weights == "none":
+            return None
+        counts = self._guard.with_heartbeats(self._loader.label_counts())
+        samples = samples_by_class(counts, len(self._classes), self._device)
+        if self._rank == 0:
+            print_line(f"{self._recipe.name}: {described(samples, self._classes)}")
+        return balanced_weights(samples)
 
     def _run_epochs(self) -> EvaluationResult | None:
         epochs, evaluated = self._recipe.schedule.epochs, None

@@ -164,6 +164,23 @@ def test_it_has_metrics_curves_fingerprint_versions_and_the_recipe_that_reads_ba
     assert text[1] == as_yaml(recipe())
 
 
+def test_macro_accuracy_is_a_headline_and_a_column_unless_the_records_are_of_a_version_without_it() -> None:
+    made, before = result(DIGITS), history(3)
+    assert "macro accuracy" not in render_report(recipe(), before, made)
+    measured = made.metrics.model_copy(update={"macro_accuracy": 0.6125})
+    epochs = [
+        record.model_copy(update={"validation": record.validation.model_copy(update={"macro_accuracy": 0.25 + n / 8})})
+        for n, record in enumerate(before.epochs)
+        if record.validation
+    ]
+    html = render_report(recipe(), History(epochs=tuple(epochs)), made.model_copy(update={"metrics": measured}))
+    parsed(html)
+    assert "<b>61.25%</b><span>macro accuracy</span>" in html
+    rows = re.findall(r'<td class="n">(\d+\.\d\d%)</td><td class="n">(\d+\.\d\d%)</td><td class="n">0', html)
+    assert [macro for _, macro in rows] == ["25.00%", "37.50%", "50.00%"]
+    assert html.count('<th class="n">macro accuracy</th>') == 1
+
+
 def test_up_to_twenty_classes_every_cell_of_the_confusion_matrix_is_shown() -> None:
     made = result(DIGITS)
     html = render_report(recipe(), history(3), made)

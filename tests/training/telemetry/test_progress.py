@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from stoker.recipe import parse_recipe
+from stoker.runs.records import EpochRecord, Metrics
 from stoker.training.telemetry.progress import Progress
 from stoker.training.telemetry.progress_bar import progress_bar, with_terminal_interval
 
@@ -60,6 +61,27 @@ def test_a_line_has_epoch_step_loss_accuracy_rate_speed_data_wait_and_time_left(
     assert lines == [
         "digits: epoch 1/4 step 15/20 loss 0.2500 accuracy 90.0% rate 0.05 40 images/s data wait 25%, 1:44 left"
     ]
+
+
+@pytest.mark.parametrize(("macro", "shown"), [(0.625, " macro accuracy 62.50%"), (None, "")])
+def test_the_line_of_an_epoch_has_the_accuracy_of_the_classes(macro: float | None, shown: str) -> None:
+    lines: list[str] = []
+    validation = Metrics(samples=9, loss=0.25, accuracy=0.875, top5=1.0, macro_accuracy=macro)
+    Progress(RECIPE, 20, first_step=0, print_line=lines.append).epoch(
+        EpochRecord(
+            epoch=0,
+            step=20,
+            seconds=10.0,
+            images_per_s=100.0,
+            data_wait=0.1,
+            learning_rate=0.1,
+            train_loss=0.5,
+            train_accuracy=0.75,
+            world_size=1,
+            validation=validation,
+        )
+    )
+    assert f"| validation loss 0.2500 accuracy 87.50%{shown} of 9, " in lines[0]
 
 
 def test_on_a_terminal_progress_is_a_bar_below_all_other_lines(monkeypatch: pytest.MonkeyPatch) -> None:

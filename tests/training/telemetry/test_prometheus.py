@@ -33,7 +33,8 @@ ray.get(rank.report.remote(sys.argv[1]))
 address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
 until = time.monotonic() + 120
 lines = []
-wanted = "train_loss train_share train_seconds validation_accuracy read_bytes read_retries most_held".split()
+wanted = "train_loss train_share train_seconds validation_accuracy macro_accuracy read_bytes read_retries most_held"
+wanted = wanted.split()
 while time.monotonic() < until and not all(any(name in line for line in lines) for name in wanted):
     text = urllib.request.urlopen(address, timeout=10).read().decode()
     lines = [line for line in text.splitlines() if line.startswith("ray_stoker_") and 'run="curves"' in line]
@@ -58,6 +59,7 @@ def test_progress_goodput_and_read_counters_are_served_by_the_nodes_agent(cluste
     assert value("stoker_train_share", 'kind="compute"') == 1.0
     assert value("stoker_train_seconds_total", 'kind="compute"') == 12.0
     assert value("stoker_train_validation_accuracy") == 0.875
+    assert value("stoker_train_validation_macro_accuracy") == 0.625
     assert value("stoker_loader_read_bytes_total", 'rank="3"') == 1500.0
     assert value("stoker_loader_read_retries_total", 'rank="3"') == 2.0
     assert value("stoker_loader_most_held_bytes", 'rank="3"') == 5.0

@@ -66,7 +66,7 @@ RECORD = EpochRecord(
     train_loss=0.5,
     train_accuracy=0.75,
     world_size=1,
-    validation=Metrics(samples=9, loss=0.25, accuracy=0.875, top5=1.0),
+    validation=Metrics(samples=9, loss=0.25, accuracy=0.875, top5=1.0, macro_accuracy=0.625),
     goodput=Goodput(wall_s=12.0, fractions=dict.fromkeys(KINDS, 0.0) | {"compute": 1.0}),
 )
 
@@ -104,7 +104,12 @@ def test_event_files_hold_the_curves_at_report_intervals_and_epochs(tmp_path: Pa
     read = points(run / "tensorboard")
     assert [(step, value) for step, tag, value in read if tag == "train/loss"] == [(4, 0.5), (8, 0.25)]
     last = {tag: value for step, tag, value in read if step == 8}
-    assert last["validation/accuracy"] == 0.875
+    assert {tag: value for tag, value in last.items() if tag.startswith("validation/")} == {
+        "validation/loss": 0.25,
+        "validation/accuracy": 0.875,
+        "validation/top5": 1.0,
+        "validation/macro_accuracy": 0.625,
+    }
     assert last["epoch/train_loss"] == 0.5
     assert {tag: value for tag, value in last.items() if tag.startswith("goodput/")} == {
         f"goodput/{kind}": float(kind == "compute") for kind in KINDS

@@ -7,12 +7,12 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from types import TracebackType
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from stoker.dataset import Batch
 from stoker.dataset.order import EpochOrder
 from stoker.errors import RunError
 from stoker.recipe import Recipe
@@ -28,6 +28,8 @@ from stoker.training.fault_tolerance.watchdog import Watchdog
 from stoker.training.step.compilation import watched_compilation
 
 __all__ = ["Guard", "StopTraining", "memory_of_others", "smaller_micro_batch"]
+
+Part = TypeVar("Part")
 
 _MEMORY_OF_OTHERS = 2**31
 """bytes of a GPU: with less used by others, this process is out of memory by itself. What CUDA, NCCL and cuDNN hold for
@@ -98,11 +100,11 @@ class Guard:
         """Report progress to the watchdog; call it in long work between steps."""
         self._watchdog.heartbeat()
 
-    def with_heartbeats(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Yield ``batches``, with a heartbeat before each."""
-        for batch in batches:
+    def with_heartbeats(self, parts: Iterable[Part]) -> Iterator[Part]:
+        """Yield ``parts`` of long work, with a heartbeat before each."""
+        for part in parts:
             self.heartbeat()
-            yield batch
+            yield part
 
     # -- around a step -----------------------------------------------------------------------------------------------
 

@@ -94,6 +94,7 @@ def render_report(recipe: Recipe, history: History, result: Result, pictures: Ma
         advice=next((r.goodput.advice for r in reversed(history.epochs) if r.goodput), ""),
         epochs=history.epochs,
         kinds=[kind.replace("_", " ") for kind in KINDS],
+        has_macro=any(r.validation and r.validation.macro_accuracy is not None for r in history.epochs),
         has_top5=bool(result.top5_by_class) and len(result.classes) > 5,
         pictures=_pictures(result, pictures or {}),
         headlines=_headlines(history, result),
@@ -112,6 +113,7 @@ def _headlines(history: History, result: Result) -> list[tuple[str, str]]:
     metrics = result.metrics
     headlines = [
         (_percent(metrics.accuracy, 2), "accuracy"),
+        *([] if metrics.macro_accuracy is None else [(_percent(metrics.macro_accuracy, 2), "macro accuracy")]),
         (_percent(metrics.top5, 2), "top-5 accuracy"),
         (f"{metrics.loss:.4f}", "validation loss"),
         (f"{result.images_per_s:,.0f}", "images per second"),

@@ -70,9 +70,25 @@ class Stepper:
     ``totals`` is float64 [3] on the device: loss, correct predictions and samples of this rank's micro-batches since
     it was last zeroed. Reading it waits for the device. Making one sets the
     numerics of the process (``numerics``).
+
+    ``class_weights`` (float32 [classes]) are those of ``loss.class_weights`` (``.class_weights``).
+
+    Raises:
+        ValueError: ``class_weights`` are given and the recipe has none, or the other way round.
     """
 
-    def __init__(self, recipe: Recipe, model: nn.Module, device: torch.device, steps_per_epoch: int) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: nn.Module,
+        device: torch.device,
+        steps_per_epoch: int,
+        *,
+        class_weights: Tensor | None = None,
+    ) -> None:
+        if (class_weights is None) != (recipe.loss.class_weights == "none"):
+            count = "none" if class_weights is None else "some"
+            raise ValueError(f"loss.class_weights is {recipe.loss.class_weights}, but {count} were given to the step")
         configure_numerics(recipe)
         if recipe.sync_batch_norm:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
@@ -84,6 +100,7 @@ class Stepper:
         self._augmentation = Augmentation(recipe, classes_of(model))
         given = recipe.loss.auxiliary_weight
         self._auxiliary_weight = auxiliary_weight(recipe.model.name) if given is None else given
+        self._class_weights = None if class_weights is None else class_weights.to(device)
         self.optimizer = build_optimizer(self.model, recipe.optimizer)
         self.normalize = Normalize(recipe.data.mean, recipe.data.std).to(device)
         self._trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -181,8 +198,13 @@ class Stepper:
             with self.communication_timer.measure():
                 torch.autograd.backward(no_loss(outputs))
             return
-        smoothing = self._recipe.loss.label_smoothing
-        loss = training_loss(outputs, targets, label_smoothing=smoothing, auxiliary_weight=self._auxiliary_weight)
+        loss = training_loss(
+            outputs,
+            targets,
+            label_smoothing=self._recipe.loss.label_smoothing,
+            auxiliary_weight=self._auxiliary_weight,
+            class_weights=self._class_weights,
+        )
         with self.communication_timer.measure():
             torch.autograd.backward(self._scaler.scale(loss / samples))
         self._statistics.add_micro_batch()

@@ -92,7 +92,8 @@ class Progress:
         validation = ""
         if record.validation:
             v = record.validation
-            validation = f" | validation loss {v.loss:.4f} accuracy {v.accuracy:.2%} of {v.samples}"
+            macro = "" if v.macro_accuracy is None else f" macro accuracy {v.macro_accuracy:.2%}"
+            validation = f" | validation loss {v.loss:.4f} accuracy {v.accuracy:.2%}{macro} of {v.samples}"
         self._print_line(
             f"{self._name}: epoch {record.epoch + 1}/{self._epochs} done: loss {record.train_loss:.4f} "
             f"accuracy {record.train_accuracy:.1%} rate {record.learning_rate:.2g} {record.images_per_s:,.0f} images/s "

@@ -5,7 +5,7 @@
 | stoker_train_step, _epoch, _loss, _accuracy, _learning_rate, _images_per_s, _left_s | run | at report intervals |
 | stoker_train_share | run, kind | fraction of the last epoch's wall time, by the kinds of ``.goodput`` |
 | stoker_train_seconds_total | run, kind | wall time so far by kind |
-| stoker_train_validation_loss, _accuracy, _top5 | run | the last evaluation |
+| stoker_train_validation_loss, _accuracy, _macro_accuracy, _top5 | run | the last evaluation |
 | stoker_loader_<name> | run, rank | what ``Loader.metrics`` counts: reads, bytes, failures, cache, decode time |
 """
 
@@ -43,8 +43,8 @@ class RunMetrics:
                 self._set("stoker_train_share", fraction, labels)
                 self._add("stoker_train_seconds", fraction * record.goodput.wall_s, labels)
         if record.validation:
-            for name in ("loss", "accuracy", "top5"):
-                self._set(f"stoker_train_validation_{name}", getattr(record.validation, name), self._run)
+            for name, value in record.validation.figures().items():
+                self._set(f"stoker_train_validation_{name}", value, self._run)
 
     def reads(self, metrics: Mapping[str, float]) -> None:
         """Export the loader's counters; ``metrics`` are totals since the loader was created."""

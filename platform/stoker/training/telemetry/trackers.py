@@ -105,8 +105,7 @@ class Trackers:
             "epoch/images_per_s": record.images_per_s,
         }
         if record.validation:
-            validation = record.validation.model_dump(include={"loss", "accuracy", "top5"})
-            values |= {f"validation/{name}": value for name, value in validation.items()}
+            values |= {f"validation/{name}": value for name, value in record.validation.figures().items()}
         if record.goodput:
             values |= {f"goodput/{kind}": fraction for kind, fraction in record.goodput.fractions.items()}
         self._send(record.step, values)
