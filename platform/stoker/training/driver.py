@@ -94,7 +94,7 @@ def train(recipe: Recipe) -> Result:
             + (f"resuming from step {newest.step}" if newest else "from the start")
         )
         if not ray.is_initialized():
-            ray.init(log_to_driver=True)
+            _connect()
         from stoker.training.attempts import Attempts, Stopped
 
         try:
@@ -107,6 +107,22 @@ def train(recipe: Recipe) -> Result:
     if result := run.result():
         return result
     raise RunError(f"run {recipe.name!r} ended without a result at {run.location}; submit it again to resume")
+
+
+def _connect() -> None:
+    """Connect to the cluster, or start one of this machine alone.
+
+    Raises:
+        ClusterError: it does not answer, or does not start in time.
+    """
+    try:
+        ray.init(log_to_driver=True)
+    except Exception as error:  # Ray raises this class itself where its processes do not start in time
+        reason = " ".join(str(error).split())[:200]
+        raise ClusterError(
+            f"the Ray cluster cannot be started or reached ({reason}); try again when this machine is less busy, or "
+            "keep one running: stoker up"
+        ) from error
 
 
 def _require_deterministic(recipe: Recipe) -> None:
