@@ -90,6 +90,12 @@ def test_alpha_of_channels_and_palettes_has_eight_bits(data: bytes, opacity: lis
     assert decode(data).shape[1:] == found.shape
 
 
+@pytest.mark.filterwarnings("error")
+def test_pixels_of_a_transparent_palette_are_decoded_without_a_warning() -> None:
+    pixels = decode(raw_png(8, PALETTE, [0, 1, 2, 3], names=bytes([7, 0, 128])))
+    assert pixels[:, 0].T.tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]]
+
+
 @pytest.mark.parametrize("options", [{"lossless": True}, {"quality": 80}, {"save_all": True, "lossless": True}])
 def test_a_webp_has_the_alpha_that_it_was_saved_with(options: dict[str, object]) -> None:
     more = {"append_images": [Image.new("RGBA", (8, 2))]} if "save_all" in options else {}

@@ -177,6 +177,7 @@ def _decode_by_pillow(data: bytes | bytearray | memoryview, header: ImageHeader)
         if image.mode.startswith("I"):  # 16 bits: Pillow's own conversion clips instead of scaling
             wide = np.asarray(image).astype(np.uint32)
             image = Image.fromarray((wide >> 8).clip(0, 255).astype(np.uint8))
+        image.info.pop("transparency", None)  # of a palette Pillow warns that it is dropped, which is what we want
         pixels = np.array(image.convert("RGB"))
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
