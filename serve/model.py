@@ -30,12 +30,14 @@ class Model:
         """``threads`` is the number of threads that decode, and of those that torch uses.
 
         Raises:
-            ModelError, StorageError: the version cannot be loaded.
+            ModelError, StorageError: the version cannot be loaded, or does not predict its golden predictions.
         """
         import torch  # here, so that only replicas import it, not the deploying process
 
         from stoker.dataset import UndecodableImage
         from stoker.predict import Predictor
+        from stoker.predict.golden import GOLDEN, check_golden
+        from stoker.registry import Registry
         from stoker.storage import locate
 
         torch.set_num_threads(threads)
@@ -43,7 +45,10 @@ class Model:
         self._stack = torch.stack
         self._decoders = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._forward = ThreadPoolExecutor(1, thread_name_prefix="forward")
-        self._predictor = Predictor.load(reference, storage=locate(storage, timeout_s=20))
+        version = Registry(locate(storage, timeout_s=20)).resolve(reference)
+        self._predictor = Predictor(version)
+        if GOLDEN in version.files:
+            check_golden(version, self._predictor)
         size = self._predictor.card.preprocessing.image_size
         self._predictor.predict_images(torch.zeros(1, 3, size, size, dtype=torch.uint8))  # the first pass is slow
 

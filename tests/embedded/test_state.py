@@ -184,3 +184,20 @@ def test_the_state_is_json_that_people_can_read(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "state.json").read_text())["store"]["pid"] == 2
     folder.record("store", None)
     assert not (tmp_path / "state.json").exists()
+
+
+def test_a_folder_that_a_program_holds_is_refused_until_that_program_ends(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from stoker.embedded.state import StateFolder\n"
+        "with StateFolder(Path(sys.argv[1])).held('demo'): print('held', flush=True); time.sleep(60)"
+    )
+    folder = StateFolder(tmp_path)
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(ClusterError, match=r"stoker demo runs in .*; end it with Ctrl-C there, or choose another fo"):
+            with folder.held("quickstart"):
+                pass
+        other.kill()
+    with folder.held("quickstart"):
+        pass

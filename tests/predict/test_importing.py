@@ -75,6 +75,9 @@ def test_metrics_are_measured_when_a_data_set_is_given(storage: Location, tmp_pa
     assert version.card.dataset_url == str(tmp_path / "data")
     target = EvaluationTarget.from_version(storage, "mine@1")
     assert evaluate_target(target)[1].metrics == version.card.metrics
+    train = import_model(storage, "on-train", "digitsnet", STATED, data_url=str(tmp_path / "data"), split="train")
+    assert evaluate_target(EvaluationTarget.from_version(storage, "on-train"))[1].metrics == train.card.metrics
+    assert train.card.metrics.samples == 3
     write_dataset(tmp_path / "other", {"train": [3], "validation": [2]}, classes=2)
     with pytest.raises(DatasetError, match="its classes are not those"):
         imported(storage, data_url=str(tmp_path / "other"))
@@ -114,10 +117,20 @@ def _file(write: Callable[[str], object]) -> Callable[[], dict[str, object]]:
     return make
 
 
+def _changed(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[], dict[str, object]]:
+    """Weights whose head.bias is another."""
+
+    def write(file: str) -> None:
+        state = build_model("digitsnet", classes=3).state_dict()
+        torch.save({**state, "head.bias": change(state["head.bias"] + 0.1)}, file)
+
+    return _file(write)
+
+
 REFUSED = {
     "another architecture": (
         _file(lambda f: torch.save(build_model("resnet18", classes=3).state_dict(), f)),
-        r"--weights: \S+other.pth for a digitsnet: tensor stem.0.weight \[32, 3, 3, 3\] is missing "
+        r"--weights: \S*other.pth for a digitsnet: tensor stem.0.weight \[32, 3, 3, 3\] is missing "
         r"\(the first of \d+ that differ, of 38\); give weights of this architecture, or change model.name",
     ),
     "another number of classes": (
@@ -134,13 +147,13 @@ REFUSED = {
     ),
     "a pickle of an object": (
         _file(lambda f: torch.save(build_model("digitsnet", classes=3), f)),
-        r"--weights: \S+other.pth does not load with weights_only \(.*\); save a state dict, or safetensors",
+        r"--weights: \S+other.pth does not load with weights_only \(it holds a stoker.models.digitsnet.DigitsNet\); ",
     ),
     "a pickle that is no state dict": (
         _file(lambda f: torch.save([1, 2], f)),
         r"--weights: \S+other.pth does not hold a state dict; save model.state_dict\(\), or safetensors",
     ),
-    "no file": (lambda: {"weights": "nothing.pth"}, r"--weights: file \S+nothing.pth not found; check the path or URL"),
+    "no file": (lambda: {"weights": "nothing.pth"}, r"--weights: file nothing.pth not found; check the path or URL"),
     "no classes": (
         lambda: {"classes": None},
         r"--classes: those of w.safetensors are not known; give imagenet, or a file with a name a line in the order",
@@ -159,7 +172,29 @@ REFUSED = {
         r"--image-size: how images were prepared for w.safetensors is not known; state --image-size, --mean",
     ),
     "a crop larger than the image": (lambda: {"resize": 31}, r"--resize: 31 pixels is below --image-size \(32\)"),
-    "no spread": (lambda: {"std": (0.5, 0.0, 0.5)}, r"--std: \(0.5, 0.0, 0.5\): pixels are divided by it; give"),
+    "no spread": (lambda: {"std": (0.5, 0.0, 0.5)}, r"--std: \(0.5, 0.0, 0.5\): pixels are numbers from 0 to 1 here"),
+    "means of bytes": (
+        lambda: {"mean": (123.7, 116.3, 103.5)},
+        r"--mean: \(123.7, .*\): pixels are numbers from 0 to 1 here; give numbers in that range, those of",
+    ),
+    "no number": (lambda: {"std": (float("nan"),) * 3}, r"--std: \(nan, nan, nan\): pixels are numbers from 0 to 1"),
+    "no pixels": (lambda: {"image_size": 0}, r"--image-size: 0 is not a number of pixels; give 1 or more"),
+    "too few pixels": (lambda: {"image_size": 1}, r"--image-size: images of 1 pixels .* do not go through digitsnet"),
+    "a licence of two lines": (lambda: {"licence": "MIT\nrun x"}, r"--licence: 'MIT\\nrun x' is not a line of text"),
+    "integers": (
+        _changed(lambda tensor: tensor.to(torch.int8)),
+        r"--weights: other.pth for a digitsnet: tensor head.bias is int8, torch.strided; save it as floating-point",
+    ),
+    "a sparse tensor": (_changed(lambda tensor: tensor.to_sparse()), r"tensor head.bias is float32, torch.sparse_coo;"),
+    "numbers that are none": (
+        _changed(lambda tensor: tensor * float("nan")),
+        r"tensor head.bias holds 3 numbers that are not finite; give other weights",
+    ),
+    "a head of another shape": (
+        _changed(lambda tensor: tensor[:, None]),
+        r"tensor head.bias is \[3, 1\], but \[3\] is needed",
+    ),
+    "a scalar head": (_changed(lambda tensor: tensor[0]), r"tensor head.bias is \[\], but \[3\] is needed"),
 }
 
 
@@ -179,6 +214,11 @@ def test_classes_of_one_name_and_bytes_that_are_no_text_are_refused(storage: Loc
     Path("names.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ModelError, match=r"--classes: names.txt is not UTF-8 text; give a name a line"):
         imported(storage)
+    Path("names.txt").write_text("cat\nd\x1bog\nbird\n")
+    with pytest.raises(ModelError, match=r"--classes: names.txt: 'd\\x1bog' holds characters that cannot be printed"):
+        imported(storage)
+    Path("names.txt").write_bytes(b"\xef\xbb\xbfcat\r\ndog\r\nbird\r\n")  # as a spreadsheet saves it
+    assert imported(storage).classes == ("cat", "dog", "bird")
 
 
 def test_without_the_package_the_extra_is_named(storage: Location, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,11 +233,68 @@ def test_without_the_package_the_extra_is_named(storage: Location, monkeypatch: 
         import_model(storage, "lite", "resnet18", Stated())
 
 
+def test_a_file_with_the_name_of_a_published_one_and_another_content_is_refused(storage: Location) -> None:
+    torch.save(build_model("resnet18", classes=1000).state_dict(), "resnet18-f37072fd.pth")
+    with pytest.raises(
+        ModelError, match=r"--weights: resnet18-f37072fd.pth has the name of a published file but anoth"
+    ):
+        import_model(storage, "r", "resnet18", Stated(weights="resnet18-f37072fd.pth", licence="x"))
+
+
+def test_secrets_of_a_signed_url_are_in_no_message(storage: Location) -> None:
+    signed = f"file://{Path.cwd()}/w.safetensors?X-Amz-Signature=SECRET"
+    for changed in ({"licence": None}, {"classes": None}, {"image_size": None}, {}):
+        with pytest.raises(ModelError) as caught:
+            imported(storage, weights=signed, **changed)
+        assert "w.safetensors" in str(caught.value)
+        assert "SECRET" not in str(caught.value)
+
+
+def test_tensors_by_two_names_are_refused(storage: Location) -> None:
+    state = build_model("efficientnet_lite0", classes=3).state_dict()
+    torch.save({**state, "classifier.bias": state["head.bias"] + 1}, "w.pth")
+    with pytest.raises(
+        ModelError, match=r"tensor 'head.bias' is in the file twice, also as 'classifier.bias'; give one"
+    ):
+        import_model(storage, "e", "efficientnet_lite0", Stated(**{**STATED.__dict__, "weights": "w.pth"}))
+
+
+@pytest.mark.parametrize(
+    "name", ["mnasnet0_5", "densenet121", "squeezenet1_0", "googlenet", "vit_b_32", "efficientnet_lite1"]
+)
+def test_a_model_of_any_family_is_imported_and_predicts_as_it_did(storage: Location, name: str) -> None:
+    torch.manual_seed(6)
+    model = build_model(name, classes=3, image_size=64).eval()
+    torch.save({"n_averaged": torch.tensor(3), **{f"module.{n}": t for n, t in model.state_dict().items()}}, "w.pth")
+    stated = Stated(**{**STATED.__dict__, "weights": "w.pth", "image_size": 64})
+    predictor = Predictor(import_model(storage, "any", name, stated))
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    with torch.no_grad():
+        expected = model((images / 255 - 0.5) / 0.5).softmax(dim=1).numpy()
+    assert float(np.abs(predictor.predict_images(images) - expected).max()) < 1e-5
+
+
+def test_old_names_of_vision_transformers_are_todays(storage: Location) -> None:
+    state = build_model("vit_b_32", classes=3, image_size=32).state_dict()
+    old = {n.replace(".mlp.0.", ".mlp.linear_1.").replace(".mlp.3.", ".mlp.linear_2."): t for n, t in state.items()}
+    assert len(set(old) - set(state)) == 4 * 12
+    torch.save(old, "w.pth")
+    stated = Stated(**{**STATED.__dict__, "weights": "w.pth"})
+    assert import_model(storage, "v", "vit_b_32", stated).weights().keys() == state.keys()
+
+
 def test_torchvisions_files_are_known_by_their_names() -> None:
     known = origin_of("resnet50", "resnet50-11ad3fa6.pth")
     assert known is not None
     assert (known.image_size, known.resize, known.classes, known.licence) == (224, 232, "imagenet", None)
     assert (known.mean, known.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert known.sha256 == "11ad3fa6"
+    turned = origin_of("inception_v3", "inception_v3_google-0cc3c7bd.pth")
+    assert turned is not None
+    assert (turned.mean, turned.std) == ((0.5,) * 3, (0.5,) * 3)  # torchvision's model turns its input to this
+    licensed = origin_of("vit_b_16", "vit_b_16_swag-9ac1b537.pth")
+    assert licensed is not None
+    assert licensed.licence.startswith("https://")
     assert (known.source, known.remark) == ("torchvision's ResNet50_Weights.IMAGENET1K_V2", None)
     bicubic = origin_of("efficientnet_b0", "efficientnet_b0_rwightman-7f5810bc.pth")
     assert bicubic is not None

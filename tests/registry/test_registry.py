@@ -186,7 +186,7 @@ def test_the_gate_refuses_partial_metrics_and_other_predictions(storage: Locatio
 
 def test_a_newer_format_is_refused_clearly(storage: Location) -> None:
     where = publish(storage).location / "model.json"
-    where.write(where.read().replace(b'"version": [\n  2,', b'"version": [\n  3,'))
+    where.write(where.read().replace(b'"version": [\n  1,', b'"version": [\n  3,'))
     with pytest.raises(ModelError, match="newer than this stoker reads"):
         Registry(storage).resolve("digits")
 

@@ -42,7 +42,7 @@ def test_a_versions_files_are_its_card_its_claim_and_its_own(models: Registry) -
     files = content.pop("files")
     assert files["weights"] == {"bytes": 3, "sha256": SHA256_OF_ABC}
     assert files["notes"]["bytes"] == 0
-    own = {"format": "stoker-model", "version": [2, 0], "name": "digits", "number": 1}
+    own = {"format": "stoker-model", "version": [1, 1], "name": "digits", "number": 1}
     assert content == own | CARD.model_dump(mode="json")
     claim = json.loads((version.location / "claim.json").read())
     assert claim.keys() == {"publisher", "at"}

@@ -14,6 +14,7 @@ import threading
 
 from stoker.cli._instance import add_arguments as add_instance_arguments
 from stoker.cli._instance import instance_of
+from stoker.errors import ClusterError
 
 __all__ = ["add_arguments", "run"]
 
@@ -24,7 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace) -> None:
-    from stoker.embedded.demo import demo
+    try:
+        from stoker.embedded.demo import demo
+    except ModuleNotFoundError as error:
+        raise ClusterError(f"the package {error.name} is not here; pip install 'stoker[embedded]'") from None
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)  # stopped from outside, it cleans up as after Ctrl-C

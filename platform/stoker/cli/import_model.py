@@ -1,7 +1,7 @@
 """Publish weights that were trained elsewhere as a model version: stoker import ARCHITECTURE MODEL
 
     stoker models import efficientnet_lite0 imagenet-lite0
-    stoker models import resnet50 imagenet --weights resnet50-11ad3fa6.pth --licence BSD-3-Clause
+    stoker models import resnet50 imagenet --weights resnet50-11ad3fa6.pth --licence unknown
     stoker models import vit_b_16 birds --weights s3://bucket/birds.safetensors --classes birds.txt \\
         --image-size 224 --mean 0.5,0.5,0.5 --std 0.5,0.5,0.5 --licence MIT
 
@@ -79,7 +79,10 @@ def run(given: argparse.Namespace) -> None:
 
 
 def _channels(text: str) -> tuple[float, ...]:
-    values = tuple(float(part) for part in text.replace(",", " ").split())
+    try:
+        values = tuple(float(part) for part in text.replace(",", " ").split())
+    except ValueError:
+        values = ()
     if len(values) != 3:
         raise argparse.ArgumentTypeError(f"{text!r} is not three numbers, as 0.485,0.456,0.406")
     return values

@@ -1,8 +1,7 @@
 """Count the samples of a split by label from its indexes; no sample is read.
 
 Labels are in the index of each shard and nowhere in the manifest, so an exact count reads every index once: some 80
-bytes a sample, shared by the ranks. Where all indexes fit into the reader's memory they are kept there, and the first
-epoch does not read them again.
+bytes a sample, shared by the ranks. Where all indexes fit into the reader's memory, those that a rank read stay there.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -153,10 +154,10 @@ def _ask(instance: Instance, stages: Stages, model: str, shown: dict[Path, str])
 
 
 def _curl(instance: Instance, file: str, kind: str) -> str:
-    key = shown_path(instance.folder.path / "api-key")
+    key = shlex.quote(shown_path(instance.folder.path / "api-key"))
     return (
         f'$ curl -H "Authorization: Bearer $(cat {key})" -H "Content-Type: {kind}" \\\n'
-        f"      --data-binary @{file} '{_url(instance)}?top={_LABELS}'"
+        f"      --data-binary @{shlex.quote(file)} '{_url(instance)}?top={_LABELS}'"
     )
 
 
@@ -175,7 +176,7 @@ Log        {stages.log.name}
 
 A picture of your own
   {_curl(instance, "photo.jpg", "image/jpeg")}
-Classes of your own, from two folders of pictures (docs/tutorials/pictures.md)
-  $ {stoker} init pets --with recipes/two-classes.yaml
+Classes of your own, from two folders of pictures: the steps are at the top of the recipe
+  $ {stoker} init pets --with recipes/two-classes.yaml && head pets/recipes/two-classes.yaml
 """
     )

@@ -14,22 +14,34 @@ from stoker.storage import locate
 
 __all__ = ["deploy_endpoint"]
 
-REFERENCE = "digits@production"
+CONFIGS = (
+    ("serve/demo.yaml", ("digits@production", "imagenet-lite0@production")),
+    ("serve/digits.yaml", ("digits@production",)),
+)
+"""Serve configs of what ``demo`` and ``quickstart`` publish, the fullest first"""
 
 
 def deploy_endpoint(instance: Instance) -> str | None:
-    """Deploy the quickstart's model, if it was published; returns the endpoint's URL, or None.
+    """Deploy the models of the quickstart and of the demo that were published; returns the endpoint's URL, or None.
 
     Raises:
         ClusterError: the model exists but cannot be deployed.
     """
     os.environ.update(instance.environment())
-    try:
-        Registry(locate(instance.url, timeout_s=10)).resolve(REFERENCE)
-    except ModelError:
+    registry = Registry(locate(instance.url, timeout_s=10))
+    config = next((config for config, models in CONFIGS if all(_exists(registry, model) for model in models)), None)
+    if config is None:
         return None
-    command = [sys.executable, "-m", "stoker", "deploy", str(bundled_file("serve/digits.yaml"))]
+    command = [sys.executable, "-m", "stoker", "deploy", str(bundled_file(config))]
     options = ["--storage", instance.url, "--port", str(instance.serve_port)]
     if subprocess.run([*command, *options], check=False, stdin=subprocess.DEVNULL).returncode:
-        raise ClusterError(f"{REFERENCE} could not be deployed; see the line above")
+        raise ClusterError(f"{config} could not be deployed; see the line above")
     return instance.serve_url
+
+
+def _exists(registry: Registry, reference: str) -> bool:
+    try:
+        registry.resolve(reference)
+    except ModelError:
+        return False
+    return True

@@ -42,12 +42,13 @@ class Stages:
         them.
 
         Raises:
-            ClusterError: one of them cannot be started.
+            ClusterError: one of them cannot be started, or another demo or quickstart runs in the same folder.
         """
         with contextlib.ExitStack() as running:
+            running.enter_context(instance.folder.held(self.name))
             with self.stage("start", "An object store and a Ray cluster on this machine"):
-                if instance.owner == self.name:  # one that was killed: its job may still train under our run's name
-                    self.say(f"  stopping what an interrupted {self.name} left: {instance.stop()} processes")
+                if instance.owner not in (None, "up"):  # it was killed: its job may still train under our run's name
+                    self.say(f"  stopping what an interrupted {instance.owner} left: {instance.stop()} processes")
                 running.enter_context(instance.started(self.name))
                 self.say(f"  store {instance.store.endpoint}, Ray {instance.dashboard_url}")
             os.environ.update(instance.environment())

@@ -167,6 +167,28 @@ class StateFolder:
                     time.sleep(0.2)
             yield
 
+    @contextlib.contextmanager
+    def held(self, name: str) -> Iterator[None]:
+        """Hold the folder for the whole program ``name``; the kernel lets go of it when the process ends.
+
+        Raises:
+            ClusterError: another program holds it.
+        """
+        self.prepare()
+        with open(self.path / "program", "a+", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise ClusterError(
+                    f"stoker {file.read().strip() or 'quickstart'} runs in {self.path}; end it with Ctrl-C there, or "
+                    "choose another folder with --folder"
+                ) from None
+            file.truncate(0)
+            file.write(name)
+            file.flush()
+            yield
+
     def temporary(self, part: str) -> Path:
         """The folder ``part`` in a folder of ours in the system's temporary one; short enough for unix sockets.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ from stoker.errors import ModelError
 from stoker.models.blur_pool import blur_before_strides
 from stoker.models.catalog import AUXILIARY_HEADS, Family, check_model_name, family_of
 
-__all__ = ["build_model", "check_images", "load_weights", "model_on_meta", "model_options"]
+__all__ = ["as_state_dict", "build_model", "check_images", "load_weights", "model_on_meta", "model_options"]
 
 
 def build_model(
@@ -120,7 +121,17 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
         RuntimeError: they do not fit (torch's own message).
     """
     own = model.state_dict().keys()
-    model.load_state_dict({n: t for n, t in weights.items() if n in own or not n.startswith(AUXILIARY_HEADS)})
+    model.load_state_dict(
+        as_state_dict(model, {n: t for n, t in weights.items() if n in own or not n.startswith(AUXILIARY_HEADS)})
+    )
+
+
+def as_state_dict(model: nn.Module, weights: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:
+    """``weights`` as ``model.load_state_dict`` takes them: with the versions of its modules, without which torch
+    takes them for a file of years ago (torchvision's MnasNet refuses it)."""
+    state = OrderedDict(weights)
+    state._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
+    return state
 
 
 def _builder(name: str, family: Family) -> Callable[..., nn.Module]:

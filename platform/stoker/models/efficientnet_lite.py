@@ -121,8 +121,10 @@ efficientnet_lite4 = partial(_sized, "4")
 def our_names(model: str, names: Iterable[str]) -> dict[str, str]:
     """Names of tensors of ``model`` in files of other implementations, mapped to ours; others are left out.
 
-    Known are timm's (``blocks.1.0.conv_pw.weight``) and those of ports of the TensorFlow code that number the blocks
-    through (``_blocks.1._expand_conv.weight``).
+    Known are timm's (``blocks.1.0.conv_pw.weight``), whose tf_efficientnet_lite0 to 4 are this network, and those of
+    ports of the TensorFlow code that number the blocks through (``_blocks.1._expand_conv.weight``). timm's
+    efficientnet_lite0 without ``tf_`` has the same names and shapes, but pads alike on all sides and has another
+    epsilon, which no file shows: its weights compute something else here.
     """
     depth = _SCALES[model[-1]][1]
     places = [(stage, block) for stage in range(len(_STAGES)) for block in range(_repeats(stage, depth))]

@@ -13,17 +13,21 @@ from pathlib import Path
 from torchvision import models
 
 from stoker.errors import ModelError
+from stoker.models.catalog import family_of
 
 __all__ = ["PACKAGED", "Origin", "Packaged", "imagenet_classes", "origin_of", "packaged_file"]
 
 Channels = tuple[float, float, float]
+
+_HALVES: Channels = (0.5, 0.5, 0.5)
 
 
 @dataclass(frozen=True)
 class Origin:
     """What is known about weights; sizes in pixels, ``mean`` and ``std`` of the channels R, G, B in 0 to 1.
 
-    ``classes`` is ``imagenet`` or None, ``licence`` and ``source`` are None where they are not known.
+    ``classes`` is ``imagenet`` or None, ``licence`` and ``source`` are None where they are not known, and ``sha256`` is
+    how the file's checksum begins.
     """
 
     image_size: int
@@ -33,6 +37,7 @@ class Origin:
     classes: str | None = None
     licence: str | None = None
     source: str | None = None
+    sha256: str = ""
     remark: str | None = None
     """what differs here from the way in which they were published, one line"""
 
@@ -90,7 +95,9 @@ def packaged_file(architecture: str) -> tuple[Path, Origin]:
 def origin_of(architecture: str, file: str) -> Origin | None:
     """What is known about the file named ``file``: torchvision's files are known by their names; None for others.
 
-    torchvision does not state the licence of its weights.
+    torchvision states the licence of few of its weights. Its GoogLeNet and Inception v3 turn images that were prepared
+    as for its other models into ones of mean and deviation 0.5, the only ones that these weights saw; here they are
+    prepared so at once.
     """
     try:
         published = list(models.get_model_weights(architecture))
@@ -100,12 +107,15 @@ def origin_of(architecture: str, file: str) -> Origin | None:
         if weights.url.rpartition("/")[2] == file:
             how = weights.transforms()
             is_bilinear = how.interpolation.value == "bilinear"
+            is_turned = family_of(architecture).auxiliary_heads
             return Origin(
                 image_size=int(how.crop_size[0]),
                 resize=int(how.resize_size[0]),
-                mean=(how.mean[0], how.mean[1], how.mean[2]),
-                std=(how.std[0], how.std[1], how.std[2]),
+                mean=_HALVES if is_turned else (how.mean[0], how.mean[1], how.mean[2]),
+                std=_HALVES if is_turned else (how.std[0], how.std[1], how.std[2]),
                 classes="imagenet",
+                licence=weights.meta.get("license"),
+                sha256=file.rpartition("-")[2].partition(".")[0],
                 source=f"torchvision's {weights}",
                 remark=None
                 if is_bilinear

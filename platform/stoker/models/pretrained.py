@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import io
 import json
+import math
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -45,6 +46,13 @@ _HEADER_MOST_BYTES = 100 * 2**20
 _WRAPPED = ("state_dict", "model")
 _DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.")
 """names in torchvision's files of DenseNets, which are older than its code"""
+_VIT = re.compile(r"(encoder_layer_\d+\.mlp\.)(linear_[12])\.")
+_VIT_NUMBERS = {"linear_1": "0", "linear_2": "3"}
+"""the same of vision transformers"""
+_COUNT_OF_AVERAGED = "n_averaged"
+"""what torch.optim.swa_utils.AveragedModel has beside the model"""
+_REFUSED_TYPE = re.compile(r"GLOBAL ([\w.]+)")
+"""in torch's message about a pickle that holds more than tensors"""
 _ADVICE = "give weights of this architecture, or change model.name and its options"
 
 
@@ -81,11 +89,13 @@ def read_weights(place: Location, sha256: str | None = None, *, field: str = "mo
 
 def weights_in(data: bytes, place: Location, *, field: str) -> dict[str, Tensor]:
     """The tensors in ``data``, the content of the file at ``place``; see :func:`read_weights`."""
-    if place.name.endswith(_SAFETENSORS):
+    if _without_query(place).endswith(_SAFETENSORS):
         try:
             return safetensors.torch.load(data)
-        except safetensors.SafetensorError as error:
-            raise ModelError(f"{field}: {place} is not a safetensors file ({error}); write it again") from None
+        except (safetensors.SafetensorError, KeyError) as error:  # KeyError: a dtype that torch does not have
+            raise ModelError(
+                f"{field}: {_without_query(place)} is not a safetensors file ({error}); write it again"
+            ) from None
     return _state_dict(place, data, field)
 
 
@@ -95,7 +105,7 @@ def read_shapes(place: Location) -> dict[str, Shape]:
     Raises:
         ModelError, StorageError: see :func:`read_weights`.
     """
-    if not place.name.endswith(_SAFETENSORS):
+    if not _without_query(place).endswith(_SAFETENSORS):
         return {name: tuple(tensor.shape) for name, tensor in read_weights(place).items()}
     try:
         length = int.from_bytes(place.read_range(0, 8), "little")
@@ -106,7 +116,7 @@ def read_shapes(place: Location) -> dict[str, Shape]:
     except FileNotFoundError:
         raise _missing(place, "model.weights") from None
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise ModelError(f"model.weights: {place} is not a safetensors file; write it again") from None
+        raise ModelError(f"model.weights: {_without_query(place)} is not a safetensors file; write it again") from None
 
 
 def with_our_names(model: str, given: Mapping[str, Value], wanted: Collection[str]) -> dict[str, Value]:
@@ -123,6 +133,9 @@ def with_our_names(model: str, given: Mapping[str, Value], wanted: Collection[st
     if (foreign := family_of(model).foreign_names) is not None:
         module, _, function = foreign.partition(":")
         names = getattr(importlib.import_module(module), function)(model, renamed)
+        for name, ours in names.items():
+            if ours in renamed and ours != name:
+                raise ModelError(f"tensor {ours!r} is in the file twice, also as {name!r}; give one of the two")
         renamed = {names.get(name, name): value for name, value in renamed.items()}
     return renamed
 
@@ -180,16 +193,27 @@ def _state_dict(place: Location, data: bytes, field: str) -> dict[str, Tensor]:
     try:
         loaded: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # bytes that are not a pickle make its interpreter fail in any way
-        reason = " ".join(str(error).split())[:120]
+        found = _REFUSED_TYPE.search(str(error))
+        reason = f"it holds a {found[1]}" if found else f"not a file of torch.save: {type(error).__name__}"
         raise ModelError(
-            f"{field}: {place} does not load with weights_only ({reason}); save a state dict, or safetensors"
+            f"{field}: {_without_query(place)} does not load with weights_only ({reason}); save a state dict, or "
+            "safetensors"
         ) from None
     for key in _WRAPPED:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]
+    if isinstance(loaded, Mapping):
+        loaded = {name: value for name, value in loaded.items() if name != _COUNT_OF_AVERAGED}
     if not isinstance(loaded, Mapping) or not all(isinstance(v, Tensor) for v in loaded.values()):
-        raise ModelError(f"{field}: {place} does not hold a state dict; save model.state_dict(), or safetensors")
-    return {_DENSENET.sub(r"\1\2.", str(name)): tensor for name, tensor in loaded.items()}
+        raise ModelError(
+            f"{field}: {_without_query(place)} does not hold a state dict; save model.state_dict(), or safetensors"
+        )
+    return {_current_name(str(name)): tensor for name, tensor in loaded.items()}
+
+
+def _current_name(name: str) -> str:
+    """The name that a tensor of an old file of torchvision's has in its code of today."""
+    return _VIT.sub(lambda found: f"{found[1]}{_VIT_NUMBERS[found[2]]}.", _DENSENET.sub(r"\1\2.", name))
 
 
 def _shared_prefix(names: Collection[str]) -> str:
@@ -204,12 +228,23 @@ def _is_optional(name: str) -> bool:
 
 
 def _are_resizable(given: Shape | None, wanted: Shape | None) -> bool:
-    return given is not None and wanted is not None and given != wanted and (given[0], given[2]) == (1, wanted[2])
+    """Whether both are [1, 1 + patches, width], of one width, with the patches of a square."""
+    if given is None or wanted is None or given == wanted or len(given) != len(wanted):
+        return False
+    patches = given[1] - 1
+    return (given[0], given[2]) == (1, wanted[2]) and patches > 0 and math.isqrt(patches) ** 2 == patches
 
 
 def _shown(shape: Shape) -> str:
     return f"[{', '.join(map(str, shape))}]"
 
 
+def _without_query(place: Location) -> str:
+    """The URL of ``place`` without what a signed one has after it."""
+    return place.url.partition("?")[0]
+
+
 def _missing(place: Location, field: str) -> ModelError:
-    return ModelError(f"{field}: file {place} not found; give a model version (name@3) or the URL of a weights file")
+    return ModelError(
+        f"{field}: file {_without_query(place)} not found; give a model version (name@3) or the URL of a weights file"
+    )

@@ -99,7 +99,13 @@ def evaluation_recipe(card: ModelCard, data_url: str) -> Recipe:
         {
             "name": "imported",
             "storage": data_url,
-            "data": {"url": data_url, "image_size": how.image_size, "mean": how.mean, "std": how.std},
+            "data": {
+                "url": data_url,
+                "image_size": how.image_size,
+                "mean": how.mean,
+                "std": how.std,
+                "validation_split": card.dataset_split or "validation",
+            },
             "model": {"name": card.architecture},
             "evaluation": {"resize": how.resize},
             "batch": {"total": _BATCH, "micro": _BATCH},
@@ -122,6 +128,7 @@ def _are_same(ours: tuple[str, ...], theirs: tuple[str, ...]) -> bool:
         len(ours) == len(theirs) == _IMAGENET
         and all(_WNID.fullmatch(name) for name in theirs)
         and theirs == tuple(sorted(theirs))
+        and (theirs[0], theirs[-1]) == ("n01440764", "n15075141")  # the tench and the toilet tissue of ILSVRC 2012
         and ours == imagenet_classes()
     )
 
@@ -147,7 +154,11 @@ def evaluate_target(
         raise DatasetError(f"{name} was imported, so no data set of it is known; give one with --data URL")
     loader = Loader.for_evaluation(recipe.model_copy(update={"data": data}))
     if target.classes is not None and not _are_same(target.classes, loader.classes):
-        raise DatasetError(f"{data.url}: its classes are not those that {name} was trained on; choose another data set")
+        same = sorted(target.classes) == sorted(loader.classes)
+        what = (
+            "has the classes of {0} in another order" if same else "its classes are not those that {0} was trained on"
+        )
+        raise DatasetError(f"{data.url}: {what.format(name)}; choose another data set")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     options = model_options(recipe.model, recipe.evaluation_image_size)
     model = build_model(recipe.model.name, classes=len(loader.classes), **options)

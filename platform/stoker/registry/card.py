@@ -14,8 +14,10 @@ FORMAT = "stoker-model"
 FORMAT_VERSION = (2, 0)
 """(major, minor): a reader rejects a newer major version and reads any minor one.
 
-Since 2.0 a version may have no run, no metrics and no data set: its weights were trained elsewhere.
+Since 2.0 a version may have no run, no metrics and no data set: its weights were trained elsewhere. Versions of runs
+are written as 1.1, so that an endpoint of before can read them.
 """
+RUN_FORMAT_VERSION = (1, 1)
 
 
 class _Part(BaseModel):
@@ -53,6 +55,8 @@ class ModelCard(_Part):
     dataset_url: str | None
     """that it was evaluated on"""
     dataset_fingerprint: str | None
+    dataset_split: str | None = None
+    """of it; None: the validation split of the recipe"""
     licence: str | None = None
     """of weights that were trained elsewhere, for example Apache-2.0"""
     source: str | None = None
@@ -63,3 +67,8 @@ class ModelCard(_Part):
     """time of publication, ISO 8601 in UTC"""
     versions: dict[str, str]
     """of Python, torch, torchvision, Ray and stoker when it was trained"""
+
+    @property
+    def format_version(self) -> tuple[int, int]:
+        """The oldest format that can say what this card says."""
+        return FORMAT_VERSION if self.run is None else RUN_FORMAT_VERSION

@@ -200,7 +200,7 @@ class Registry:
             raise
         content = {
             "format": FORMAT,
-            "version": list(FORMAT_VERSION),
+            "version": list(card.format_version),
             "name": name,
             "number": version,
             **card.model_dump(mode="json"),

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from stoker.dataset import Loader
 from stoker.errors import RunError
+from stoker.models.build import as_state_dict
 from stoker.models.initialize import initial_weights
 from stoker.recipe import Recipe
 from stoker.runs.checkpoint_writer import CheckpointWriter
@@ -83,14 +84,14 @@ def _save_average(stepper: Stepper) -> Tensors:
 
 def _load_average(stepper: Stepper, tensors: Tensors) -> None:
     if stepper.average:
-        stepper.average.model.load_state_dict(tensors)
+        stepper.average.model.load_state_dict(as_state_dict(stepper.average.model, tensors))
 
 
 PARTS = (
     Part(
         MODEL,
         lambda stepper: dict(stepper.model.state_dict()),
-        lambda stepper, tensors: stepper.model.load_state_dict(tensors),
+        lambda stepper, tensors: stepper.model.load_state_dict(as_state_dict(stepper.model, tensors)),
         is_required=lambda _: True,
     ),
     Part(
@@ -216,7 +217,7 @@ class Checkpointing:
         stepper = self._stepper
         tensors = tensors_from_rank_zero(lambda: initial_weights(self._recipe, self._loader.classes), self._device)
         for model in [stepper.model, *([stepper.average.model] if stepper.average else [])]:
-            model.load_state_dict(tensors, strict=False)
+            model.load_state_dict(as_state_dict(model, tensors), strict=False)
 
     def _load(self, checkpoint: Checkpoint) -> None:
         remedy = f"delete the manifest {checkpoint.step:08d}.json to resume from the previous checkpoint"

@@ -158,3 +158,12 @@ def test_ranks_add_up_their_counts_and_a_rank_without_shards_adds_none() -> None
         assert samples_by_class([], 3, CPU).tolist() == [0, 0, 0]
         parts = [torch.tensor([1, 0, 2]).numpy(), torch.tensor([3, 0, 0]).numpy()]
         assert samples_by_class(parts, 3, CPU).tolist() == [4, 0, 2]
+
+
+def test_the_log_shows_names_on_one_line_and_warns_of_large_weights() -> None:
+    line = described(torch.tensor([500, 1, 0]), ("a" * 50, "b\nrank 0: fake", "c\x1b[31m"))
+    assert line == (
+        f"class weights (samples) from 0.501 ({'a' * 40}: 500) to 250 ('b\\nrank 0: fake': 1); no training samples, "
+        "weight 0: 'c\\x1b[31m'; large ones cost bits with reproducible and range with float16"
+    )
+    assert "large" not in described(torch.tensor([199, 1]), ("a", "b"))

@@ -62,7 +62,7 @@ def report(prepared: Prepared) -> str:
         "splits": splits,
         "left_out": len(prepared.bad),
         "duplicates": len(prepared.duplicates),
-        "transparent": prepared.transparent,
+        **({} if prepared.was_there else {"transparent": prepared.transparent}),
         "was_there": prepared.was_there,
         "shards_kept": prepared.shards_kept,
         "seconds": round(prepared.seconds, 1),

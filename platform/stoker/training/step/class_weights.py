@@ -25,6 +25,9 @@ __all__ = ["balanced_weights", "described", "samples_by_class"]
 
 _NAMED = 5
 """classes that a line names at most"""
+_LONGEST = 40
+_LARGE = 100.0
+"""a weight from which on the log warns: docs/how-to/train.md says of what"""
 
 
 def samples_by_class(counts: Iterable[LabelCounts], classes: int, device: torch.device) -> Tensor:
@@ -55,8 +58,15 @@ def described(samples: Tensor, classes: Sequence[str]) -> str:
     weights = balanced_weights(samples)
     seen = [label for label, count in enumerate(samples.tolist()) if count]
     unseen = [name for name, count in zip(classes, samples.tolist(), strict=True) if not count]
+    shown = [_shown(name) for name in classes]
     ends = (max(seen, key=lambda label: int(samples[label])), min(seen, key=lambda label: int(samples[label])))
-    low, high = (f"{float(weights[label]):.3g} ({classes[label]}: {int(samples[label]):,})" for label in ends)
+    low, high = (f"{float(weights[label]):.3g} ({shown[label]}: {int(samples[label]):,})" for label in ends)
     more = f" and {len(unseen) - _NAMED} more" if len(unseen) > _NAMED else ""
-    none = f"; no training samples, weight 0: {', '.join(unseen[:_NAMED])}{more}" if unseen else ""
-    return f"class weights (samples) from {low} to {high}{none}"
+    none = f"; no training samples, weight 0: {', '.join(map(_shown, unseen[:_NAMED]))}{more}" if unseen else ""
+    large = "; large ones cost bits with reproducible and range with float16" if float(weights.max()) > _LARGE else ""
+    return f"class weights (samples) from {low} to {high}{none}{large}"
+
+
+def _shown(name: str) -> str:
+    """A class's name as a log line shows it: on one line, without control characters, at most 40 characters."""
+    return (name if name.isprintable() else ascii(name))[:_LONGEST]
