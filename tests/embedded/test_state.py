@@ -195,11 +195,13 @@ def test_a_folder_that_a_program_holds_is_refused_until_that_program_ends(tmp_pa
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(
-            ClusterError, match=r"stoker demo runs in .*; end it with Ctrl-C there, or choose another fo"
+        with (
+            pytest.raises(
+                ClusterError, match=r"stoker demo runs in .*; end it with Ctrl-C there, or choose another fo"
+            ),
+            folder.held("quickstart"),
         ):
-            with folder.held("quickstart"):
-                pass
+            pass
         other.kill()
     with folder.held("quickstart"):
         pass

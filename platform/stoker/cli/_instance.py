@@ -1,4 +1,4 @@
-"""Shared by up, down, status, environment, quickstart and demo: arguments, the instance that these name, its summary."""
+"""Shared by up, down, status, environment, quickstart and demo: arguments, the instance they name, its summary."""
 
 from __future__ import annotations
 
