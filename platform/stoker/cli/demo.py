@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import signal
 import threading
 
 from stoker.cli._instance import add_arguments as add_instance_arguments
-from stoker.cli._instance import instance_of
-from stoker.errors import ClusterError
+from stoker.cli._instance import instance_of, program
 
 __all__ = ["add_arguments", "run"]
 
@@ -25,14 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace) -> None:
-    try:
-        from stoker.embedded.demo import demo
-    except ModuleNotFoundError as error:
-        raise ClusterError(f"the package {error.name} is not here; pip install 'stoker[embedded]'") from None
-
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)  # stopped from outside, it cleans up as after Ctrl-C
-    demo(instance_of(given), (lambda: None) if given.once else _wait)
+    program("demo").demo(instance_of(given), (lambda: None) if given.once else _wait)
 
 
 def _wait() -> None:

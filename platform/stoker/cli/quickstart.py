@@ -9,20 +9,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 
-from stoker.cli._instance import add_arguments, instance_of
-from stoker.errors import ClusterError
+from stoker.cli._instance import add_arguments, instance_of, program
 
 __all__ = ["add_arguments", "run"]
 
 
 def run(given: argparse.Namespace) -> None:
-    try:
-        from stoker.embedded.quickstart import quickstart
-    except ModuleNotFoundError as error:
-        raise ClusterError(f"the package {error.name} is not here; pip install 'stoker[embedded]'") from None
-
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)  # stopped from outside, it cleans up as after Ctrl-C
-    print(json.dumps(quickstart(instance_of(given))), flush=True)
+    print(json.dumps(program("quickstart").quickstart(instance_of(given))), flush=True)
