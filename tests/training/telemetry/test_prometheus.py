@@ -25,11 +25,12 @@ class Rank:
         metrics.epoch(RECORD)
         metrics.reads({"read_bytes": 1000.0, "read_retries": 0.0, "most_held_bytes": 7.0})
         metrics.reads({"read_bytes": 1500.0, "read_retries": 2.0, "most_held_bytes": 5.0})
+        return ray.get_runtime_context().get_node_id()
 
 ray.init(log_to_driver=False)
 rank = Rank.remote()
-ray.get(rank.report.remote(sys.argv[1]))
-(node,) = ray.nodes()
+where = ray.get(rank.report.remote(sys.argv[1]))
+(node,) = [node for node in ray.nodes() if node["NodeID"] == where]  # the list keeps nodes that are gone
 address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
 until = time.monotonic() + 120
 lines = []
