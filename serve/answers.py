@@ -1,60 +1,59 @@
-"""What a model returns and how a request is refused. Plain classes, as both are sent between processes."""
+"""What the endpoint answers: errors as problem details (RFC 9457), and predictions, each written once to bytes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+import json
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
 
-__all__ = ["Answer", "Description", "Refusal", "Served"]
+__all__ = ["PROBLEM", "Problem", "predictions_json", "quoted"]
 
-
-@dataclass(frozen=True)
-class Answer:
-    """Predictions: ``rows[i]`` are the (label, probability) of image i, the most probable first."""
-
-    model: str
-    """the version that predicted: ``digits@3``"""
-    rows: tuple[tuple[tuple[str, float], ...], ...]
+PROBLEM = "application/problem+json"
 
 
-@dataclass(frozen=True)
-class Description:
-    """Description of the version that a replica holds; ``image_size`` in pixels."""
+class Problem(Exception):
+    """An error response: ``status``, a ``code`` for programs and a ``detail`` of one line for people."""
 
-    model: str
-    architecture: str
-    classes: tuple[str, ...]
-    image_size: int
-    accuracy: float | None
-    """on the split that it was evaluated on, 0 to 1; None: not measured here"""
-    published: str
-
-
-class Refusal(Exception):
-    """An HTTP error response: ``status``, a ``code`` for programs and a ``message`` for people."""
-
-    def __init__(self, status: int, code: str, message: str, headers: dict[str, str] | None = None) -> None:
-        super().__init__(status, code, message, headers)  # all of them: unpickling passes these to __init__
+    def __init__(self, status: int, code: str, detail: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(status, code, detail, headers)  # all of them: unpickling passes these to __init__
         self.status = status
         self.code = code
-        self.message = message
+        self.detail = detail
         self.headers = headers or {}
 
     def __str__(self) -> str:
-        return self.message
+        return self.detail
+
+    def content(self) -> dict[str, Any]:
+        """The members of the problem; ``code`` is an extension of ours (RFC 9457, section 3.2)."""
+        title = HTTPStatus(self.status).phrase
+        return {
+            "type": "about:blank",
+            "title": title,
+            "status": self.status,
+            "detail": self.detail,
+            "code": self.code,
+        }
+
+    def body(self) -> bytes:
+        return json.dumps(self.content(), ensure_ascii=False).encode("utf-8", "replace")
 
 
-class Served(Protocol):
-    """A deployed model as the protocol uses it: a replica, or a handle to several."""
+def quoted(labels: Sequence[str]) -> list[str]:
+    """Each label as the beginning of its class in an answer; made once, because a model may have 21,841 of them."""
+    return [f'{{"label": {json.dumps(label)}, "probability": ' for label in labels]
 
-    async def predict(self, images: list[bytes], top: int) -> Answer | Refusal:
-        """The ``top`` most probable classes of each encoded image, in the order of ``images``."""
-        ...
 
-    async def describe(self) -> Description:
-        """The version that is served.
+def predictions_json(
+    model: bytes, labels: Sequence[str], rows: Sequence[tuple[Sequence[int], Sequence[float]]]
+) -> bytes:
+    """The body of an answer: ``rows`` has the (class numbers, probabilities) of each image, the most probable first.
 
-        Raises:
-            Refusal: no replica is free or available.
-        """
-        ...
+    ``model`` is the version as JSON, ``labels`` what :func:`quoted` returns.
+    """
+    images = ", ".join(
+        "[" + ", ".join(f"{labels[number]}{value!r}}}" for number, value in zip(*row, strict=True)) + "]"
+        for row in rows
+    )
+    return b'{"model": %b, "predictions": [%b]}' % (model, images.encode())

@@ -1,86 +1,77 @@
-"""Build the Serve application: ``import_path: stoker_serve.app:build`` (see serve/digits.yaml).
+"""Build the Serve applications that serve/digits.yaml names: one for each model, and the front.
 
-Serve reads ``build``'s annotation to check ``args``, so annotations are not postponed in this module.
+``import_path: stoker_serve.app:model`` and ``stoker_serve.app:front``. Serve reads the builders' annotations to check
+``args``, so annotations are not postponed in this module.
 """
 
 from typing import Any
 
 from fastapi import FastAPI
 from ray import serve
-from ray.exceptions import RayActorError
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
-from ray.serve.handle import DeploymentHandle
 
-from .answers import Answer, Description, Refusal
+from .directory import Directory
+from .front import Front, make_front
+from .hop import Forwarded
 from .keys import Keys
-from .model import Replica
-from .protocol import make_app
-from .settings import INGRESS, Deployed, Settings
+from .replica import Replica
+from .settings import FrontSettings, ModelSettings, least_ongoing, least_shutdown_s
 
-__all__ = ["build"]
+__all__ = ["MODEL", "front", "model"]
 
-_RETRY_AFTER_S = 1
-# Serve's own queues are unbounded by default; the YAML may set other bounds.
-_BOUNDED = {"max_queued_requests": 128, "backpressure_config": {"retry_after_s": _RETRY_AFTER_S}}
+MODEL = "model"
+"""name of the one deployment of a model's application"""
 
 
-class Http:
-    """The ingress deployment: answers HTTP and passes images to the models' replicas."""
+class _FrontReplica:
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self._settings = FrontSettings.model_validate(settings)
 
-    def __init__(self, settings: dict[str, Any], deployed: list[dict[str, Any]], **handles: DeploymentHandle) -> None:
-        self._settings = Settings.model_validate(settings)
-        self._deployed = [Deployed.model_validate(model) for model in deployed]
-        self._handles = handles
+    async def __serve_build_asgi_app__(self) -> FastAPI:
+        from .cluster_metrics import cluster_metrics
 
-    def __serve_build_asgi_app__(self) -> FastAPI:
         keys = Keys.from_environment() if self._settings.authentication == "keys" else None
-        served = {name: Remote(name, handle) for name, handle in self._handles.items()}
-        return make_app(self._settings, self._deployed, served, keys)
+        if keys is not None:
+            keys.watch()
+        directory = Directory()
+        directory.start()
+        return make_front(self._settings, Front(directory, cluster_metrics, _hop), keys)
 
 
-class Remote:
-    """A handle to a model's replicas, as :class:`stoker_serve.answers.Served`."""
-
-    def __init__(self, name: str, handle: DeploymentHandle) -> None:
-        self._name = name
-        self._handle = handle
-
-    async def predict(self, images: list[bytes], top: int) -> Answer | Refusal:
-        try:
-            return await self._handle.predict.remote(images, top)
-        except (BackPressureError, DeploymentUnavailableError, RayActorError) as error:
-            return self._busy(error)
-
-    async def describe(self) -> Description:
-        try:
-            return await self._handle.describe.remote()
-        except (BackPressureError, DeploymentUnavailableError, RayActorError) as error:
-            raise self._busy(error) from None
-
-    def _busy(self, error: Exception) -> Refusal:
-        if isinstance(error, BackPressureError):
-            code, message = "busy", f"all replicas of {self._name} are busy and the queue is full; try again"
-        else:
-            code, message = "unavailable", f"no replica of {self._name} is available; try again"
-        return Refusal(503, code, message, {"Retry-After": str(_RETRY_AFTER_S)})
+async def _hop(name: str, request: Forwarded) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    answer: tuple[int, list[tuple[bytes, bytes]], bytes] = await serve.get_app_handle(name).answer.remote(request)
+    return answer
 
 
-def build(settings: Settings) -> serve.Application:
-    """Build one deployment for each model, with the model's name, and the ingress ``http`` in front of them.
+def model(settings: ModelSettings) -> serve.Application:
+    """Build the application of one model.
 
     Raises:
-        ModelError: a model, version or alias is unknown.
+        ModelError: the model, version or alias is unknown.
         StokerError: no API key is configured, and ``authentication`` is not ``none``.
     """
     if settings.authentication == "keys":
         Keys.from_environment()
-    deployed = settings.deployed()
-    replicas = serve.deployment(Replica)
-    models = {
-        model.name: replicas.options(name=model.name, max_ongoing_requests=64, **_BOUNDED).bind(
-            model.version, settings.storage, settings.batching
-        )
-        for model in deployed
-    }
-    front = serve.deployment(serve.ingress()(Http)).options(name=INGRESS, max_ongoing_requests=128, **_BOUNDED)
-    return front.bind(settings.model_dump(), [model.model_dump() for model in deployed], **models)
+    resolved = settings.resolved()
+    deployment = serve.deployment(serve.ingress()(Replica)).options(
+        name=MODEL,
+        # The replica's own limits refuse, with an answer of ours; Serve's would come first otherwise.
+        max_ongoing_requests=least_ongoing(settings.limits),
+        max_queued_requests=-1,
+        max_surge_percent=100,  # a new version's replicas start before those of the old one stop
+        graceful_shutdown_timeout_s=least_shutdown_s(settings.limits),
+        health_check_period_s=5,
+        health_check_timeout_s=15,
+    )
+    return deployment.bind(resolved.model_dump())
+
+
+def front(settings: FrontSettings) -> serve.Application:
+    """Build the front's application.
+
+    Raises:
+        StokerError: no API key is configured, and ``authentication`` is not ``none``.
+    """
+    if settings.authentication == "keys":
+        Keys.from_environment()
+    deployment = serve.deployment(serve.ingress()(_FrontReplica)).options(name="front", max_ongoing_requests=256)
+    return deployment.bind(settings.model_dump())

@@ -18,7 +18,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ from stoker.command import Parser, positive, run_command
 from stoker.dashboard import checked_address, ray_token
 from stoker.errors import ClusterError
 
-from .config import Plan, read_plan
+from .config import FRONT, Plan, read_plan
 
 if TYPE_CHECKING:
     from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
@@ -44,49 +44,126 @@ _NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 def deploy(plan: Plan, address: str, *, timeout_s: float = 300.0) -> None:
     """Deploy ``plan`` to the cluster whose dashboard is at ``address``; returns when it serves the planned versions.
 
+    Other applications of the cluster stay as they are.
+
     Raises:
-        ClusterError: no cluster answers, the port is in use, the application fails, or ``timeout_s`` has passed.
+        ClusterError: no cluster answers, the port is in use, an application fails, or ``timeout_s`` has passed.
     """
     with _one_line_errors(address):
         client = _client(address)
-        _check_port(plan, client, address)
-        client.deploy_applications(plan.config)
+        details = client.get_serve_details()
+        _check_port(plan, details)
+        client.deploy_applications(_merged(plan, details))
     deadline = time.monotonic() + timeout_s
     log_at = time.monotonic() + _LOG_INTERVAL_S
     while True:
         with _one_line_errors(address):
-            details = client.get_serve_details()
-        application = details["applications"].get(plan.application) or {}
-        if application.get("status") == "DEPLOY_FAILED":
-            raise ClusterError(f"{plan.application} cannot be deployed: {_reason(application)}; see serve status")
-        if application.get("status") == "RUNNING" and _serves(plan):
+            applications = client.get_serve_details()["applications"]
+        failed = [name for name in plan.names if _status(applications, name) == "DEPLOY_FAILED"]
+        if failed:
+            raise ClusterError(f"{failed[0]} cannot be deployed: {_reason(applications[failed[0]])}; see serve status")
+        waiting = [name for name in plan.names if _status(applications, name) != "RUNNING"]
+        away = None if waiting else _away(plan)
+        if not waiting and away is None:
             return
-        state = str(application.get("status", "NOT_STARTED")).lower().replace("_", " ")
         if time.monotonic() > deadline:
+            name = waiting[0] if waiting else str(away)
+            state = _status(applications, name).lower().replace("_", " ")
             raise ClusterError(
-                f"{plan.application} does not answer at {plan.url} after {timeout_s:g} s (it is {state}: "
-                f"{_reason(application)}); see serve status, and ray status for free CPUs"
+                f"{name} does not answer at {plan.url} after {timeout_s:g} s (it is {state}: "
+                f"{_reason(applications.get(name) or {})}); see serve status, and ray status for free CPUs"
             )
         if time.monotonic() > log_at:
             log_at += _LOG_INTERVAL_S
-            logger.info("still waiting for %s (%s)", plan.application, state)
+            logger.info("still waiting for %s", ", ".join(waiting) or away)
         time.sleep(_POLL_INTERVAL_S)
 
 
-def remove(address: str, *, timeout_s: float = 60.0) -> None:
-    """Shut down Serve on the cluster, with all its applications.
+def remove(address: str, names: Sequence[str] | None = None, *, timeout_s: float = 120.0) -> None:
+    """Remove the applications ``names`` from the cluster; None: shut Serve down with all its applications.
 
     Raises:
-        ClusterError: no cluster answers, or Serve did not shut down in time.
+        ClusterError: no cluster answers, or they did not end in time.
     """
     with _one_line_errors(address):
         client = _client(address)
-        client.delete_applications()
+        details = client.get_serve_details()
+        kept = {} if names is None else {n: row for n, row in details["applications"].items() if n not in names}
+        if any(name != FRONT for name in kept):
+            client.deploy_applications({**_options(details), "applications": [_deployed(row) for row in kept.values()]})
+        else:  # the front alone serves nothing
+            kept = {}
+            client.delete_applications()
         deadline = time.monotonic() + timeout_s
-        while client.get_serve_details()["applications"]:
+        while set(client.get_serve_details()["applications"]) - set(kept):
             if time.monotonic() > deadline:
                 raise ClusterError(f"Serve on {address} has not shut down after {timeout_s:g} s; see serve status")
             time.sleep(_POLL_INTERVAL_S)
+
+
+def _merged(plan: Plan, details: dict[str, Any]) -> dict[str, Any]:
+    """The config to send: Serve replaces all applications by those of a config, so the others are sent again."""
+    running = details.get("applications") or {}
+    others = [_deployed(row) for name, row in running.items() if name not in plan.names]
+    ours = [_attempt(application, running.get(str(application["name"]))) for application in plan.applications]
+    options = _options(details) or {"http_options": plan.http_options, "proxy_location": plan.proxy_location}
+    return {**options, "applications": [*others, *ours]}
+
+
+def _options(details: dict[str, Any]) -> dict[str, Any]:
+    """The options of a Serve that runs, which it keeps."""
+    found = {key: details[key] for key in ("http_options", "proxy_location") if details.get(key)}
+    return found if "http_options" in found else {}
+
+
+def _deployed(application: dict[str, Any]) -> dict[str, Any]:
+    config = application.get("deployed_app_config")
+    if not config:
+        raise ClusterError(
+            f"application {application.get('name')!r} was not deployed by a config, and deploying another would remove "
+            "it; remove it first, or deploy it by a config"
+        )
+    return dict(config)
+
+
+def _attempt(application: dict[str, Any], running: dict[str, Any] | None) -> dict[str, Any]:
+    """``application`` with the number of its attempt: Serve ignores a config that it has seen, also if it failed."""
+    before = (running or {}).get("deployed_app_config") or {}
+    if "model" not in application["args"] or "attempt" not in (before.get("args") or {}):
+        return application
+    number = int(before["args"]["attempt"])
+    if (running or {}).get("status") in {"DEPLOY_FAILED", "UNHEALTHY"}:
+        number += 1
+    return {**application, "args": {**application["args"], "attempt": number}}
+
+
+def _status(applications: dict[str, Any], name: str) -> str:
+    return str((applications.get(name) or {}).get("status", "NOT_STARTED"))
+
+
+def _away(plan: Plan) -> str | None:
+    """The name of a model that does not answer by HTTP with the planned version; None: all do, or none can be asked.
+
+    From a laptop only the dashboard may be reachable, by ``ray dashboard``.
+    """
+    for model in plan.models:
+        url = f"{plan.url}{model.route_prefix}/readyz"
+        try:
+            with _NO_PROXY.open(url, timeout=15) as answer:
+                if json.load(answer)["model"] != model.version:
+                    return model.name
+        except urllib.error.HTTPError:
+            return model.name
+        except (OSError, ValueError, KeyError):
+            if _is_here():
+                return model.name
+            logger.info("%s cannot be asked from here; Serve says that it runs", model.version)
+    return None
+
+
+def _is_here() -> bool:
+    """Whether the cluster is this machine's own: a dashboard on loopback may be forwarded from anywhere."""
+    return os.environ.get("RAY_ADDRESS", "").partition(":")[0] in _LOOPBACK
 
 
 def _client(address: str) -> ServeSubmissionClient:
@@ -126,9 +203,9 @@ def _one_line_errors(address: str) -> Iterator[None]:
         ) from None
 
 
-def _check_port(plan: Plan, client: ServeSubmissionClient, address: str) -> None:
+def _check_port(plan: Plan, details: dict[str, Any]) -> None:
     """Serve binds its port once, when it starts; a port in use would make it fail late and with an obscure message."""
-    running = client.get_serve_details().get("http_options")
+    running = details.get("http_options")
     if running:
         if running["port"] != plan.port:
             raise ClusterError(
@@ -136,7 +213,7 @@ def _check_port(plan: Plan, client: ServeSubmissionClient, address: str) -> None
                 f"{running['port']}, or shut it down first with --delete"
             )
         return
-    if plan.host in _LOOPBACK and any(name in address for name in _LOOPBACK):
+    if plan.host in _LOOPBACK and _is_here():
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -145,16 +222,6 @@ def _check_port(plan: Plan, client: ServeSubmissionClient, address: str) -> None
                 raise ClusterError(
                     f"port {plan.port} is in use by another program; choose another with --port N"
                 ) from None
-
-
-def _serves(plan: Plan) -> bool:
-    """Whether the endpoint is ready with the versions of ``plan``, not with the previous ones."""
-    try:
-        with _NO_PROXY.open(f"{plan.url}/readyz", timeout=15) as answer:
-            models = json.load(answer)["models"]
-    except (OSError, ValueError, KeyError):
-        return False
-    return bool(models == [model.version for model in plan.deployed])
 
 
 def _reason(application: dict[str, Any]) -> str:
@@ -184,7 +251,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, help="instead of the YAML's")
     parser.add_argument("--address", default=_address(), help="the cluster's dashboard")
     parser.add_argument("--timeout", type=positive, default=300.0, metavar="S", help="seconds to wait (default: 300)")
-    parser.add_argument("--delete", action="store_true", help="shut down Serve and all its applications")
+    parser.add_argument("--delete", action="store_true", help="remove the YAML's applications; without a YAML: shut down Serve")
 
 
 def run(given: argparse.Namespace) -> None:
@@ -194,14 +261,19 @@ def run(given: argparse.Namespace) -> None:
         ClusterError, ModelError, StorageError: see :func:`deploy`, :func:`remove` and ``config.read_plan``.
     """
     address = checked_address(given.address)
-    if given.delete:
+    if given.delete and given.config is None:
         remove(address)
         _say(f"Serve on {address} has shut down")
         return
     if given.config is None:
         raise ClusterError("no application given; give a Serve YAML, as in: stoker deploy serve/digits.yaml")
     plan = read_plan(given.config, storage=given.storage, models=given.model, port=given.port)
-    versions = [model.version for model in plan.deployed]
+    versions = [model.version for model in plan.models]
+    if given.delete:
+        names = [name for name in plan.names if name != FRONT]
+        remove(address, names)
+        _say(f"removed {', '.join(names)} from {address}")
+        return
     _say(f"deploying {', '.join(versions)} to {address}")
     deploy(plan, address, timeout_s=given.timeout)
     _say(f"serving {', '.join(versions)} at {plan.url}")

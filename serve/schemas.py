@@ -1,4 +1,4 @@
-"""JSON bodies of the HTTP protocol, by route: what a client parses and what /openapi.json describes."""
+"""JSON bodies of the HTTP protocol: what a client parses and what /openapi.json describes."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from pydantic import BaseModel
 
 __all__ = [
     "ClassProbability",
-    "Error",
-    "ErrorDetail",
     "Health",
+    "Links",
     "ModelEntry",
+    "ModelReady",
     "Models",
     "Predictions",
+    "ProblemDetails",
     "Readiness",
 ]
 
@@ -49,10 +50,26 @@ class Models(BaseModel):
     models: list[ModelEntry]
 
 
+class ModelReady(BaseModel):
+    """A replica of the model answers; ``model`` is its version."""
+
+    status: str
+    model: str
+
+
 class Health(BaseModel):
     """The process answers."""
 
     status: str
+
+
+class Links(BaseModel):
+    """Paths of the endpoint."""
+
+    models: str
+    health: str
+    readiness: str
+    description: str
 
 
 class Readiness(BaseModel):
@@ -62,14 +79,11 @@ class Readiness(BaseModel):
     models: list[str]
 
 
-class ErrorDetail(BaseModel):
-    """``code`` is for programs, ``message`` is one line for people."""
+class ProblemDetails(BaseModel):
+    """The body of every error (RFC 9457): ``detail`` is one line for people, ``code`` is for programs."""
 
+    type: str
+    title: str
+    status: int
+    detail: str
     code: str
-    message: str
-
-
-class Error(BaseModel):
-    """The body of every status other than 200."""
-
-    error: ErrorDetail

@@ -183,7 +183,7 @@ class RayCluster:
             "NCCL_SOCKET_IFNAME": "lo",
             "TMPDIR": str(self.folder.temporary("t")),  # goes with the cluster, also when its workers are killed
             "RAY_SERVE_DEFAULT_HTTP_HOST": "127.0.0.1",
-            "RAY_SERVE_ENABLE_HA_PROXY": "0",
+            **serve_environment(self.folder.temporary("h"), ports["serve"]),
             # Nothing to drain to: without this SIGTERM waits half a minute.
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
             "DASHBOARD_METRIC_PORT": str(ports["dashboard-metrics"]),

