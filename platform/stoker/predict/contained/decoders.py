@@ -1,0 +1,281 @@
+"""Decode images from anybody under a deadline: cheap ones in groups, the others one by one, each in its own lane."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stoker.dataset.decode.image import UndecodableImage
+from stoker.dataset.decode.work import decoding_work
+from stoker.dataset.format.image_header import ImageHeader, read_header
+from stoker.predict.contained.child import Answer, Child, ChildDied, ChildLate
+from stoker.predict.contained.frames import MOST_IMAGES
+from stoker.predict.contained.template import DecodersGone, Template
+from stoker.predict.contained.tiny import TINY_JPEG
+
+__all__ = ["Decoders"]
+
+_LOG = logging.getLogger(__name__)
+_PIXELS_A_SECOND = 50_000_000
+_GENEROUS = 5
+_CHEAP = 2_000_000
+"""work (``decoding_work``) of a group in the small lane at most"""
+_LARGE_NICENESS = 5
+_MOST_TRIES = 3
+
+
+@dataclass
+class _Call:
+    """One call of ``decode``: what is left of it, and its results."""
+
+    images: Sequence[bytes]
+    limits_s: list[float]
+    done: asyncio.Future[None]
+    results: list[NDArray[np.uint8] | UndecodableImage | None]
+    left: int
+    children: set[Child] = field(default_factory=set)
+    """that decode an expensive image of it now"""
+
+    def answer(self, place: int, result: NDArray[np.uint8] | UndecodableImage) -> None:
+        self.results[place] = result
+        self.left -= 1
+        if not self.left and not self.done.done():
+            self.done.set_result(None)
+
+    def fail(self, error: Exception) -> None:
+        if not self.done.done():
+            self.done.set_exception(error)
+
+
+@dataclass
+class _Group:
+    """Images of a call, by their places, that go to a child together."""
+
+    call: _Call
+    places: Sequence[int]
+    deaths: int = 0
+    """of children that had the first of these alone"""
+    restarts: int = 0
+    """of the template that were not these images' doing"""
+
+
+class _Lane:
+    """Groups that wait for a child; calls take turns."""
+
+    def __init__(self, niceness: int) -> None:
+        self.niceness = niceness
+        self.groups: dict[int, deque[_Group]] = {}
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    def put(self, group: _Group, *, is_first: bool = False) -> None:
+        groups = self.groups.setdefault(id(group.call), deque())
+        groups.appendleft(group) if is_first else groups.append(group)
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                break
+
+    async def get(self) -> _Group:
+        while True:
+            while self.groups:
+                call = next(iter(self.groups))
+                groups = self.groups.pop(call)
+                group = groups.popleft()
+                if group.call.done.done():
+                    continue  # cancelled, and the rest of it too
+                if groups:
+                    self.groups[call] = groups  # behind the others
+                return group
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiting.append(waiter)
+            await waiter
+
+
+class Decoders:
+    """Decode untrusted images to uint8 [S, S, 3] in processes of their own, under a deadline.
+
+    An image is given :func:`decoding_work` / ``pixels_a_second`` seconds of a processor, five times, and ``grace_s``.
+    Its process is killed then, and when it has taken ``most_memory_mb`` MB; the image cannot be decoded, and others
+    that were with it are decoded in a new process. ``workers`` processes decode the cheap images, and as many the
+    others. Use from one event loop.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int,
+        resize: int,
+        workers: int = 1,
+        pixels_a_second: int = _PIXELS_A_SECOND,
+        grace_s: float = 2.0,
+        most_memory_mb: int = 1500,
+    ) -> None:
+        self._image_size, self._resize, self._workers = image_size, resize, workers
+        self._rate, self._grace_s, self._most_memory_mb = pixels_a_second / _GENEROUS, grace_s, most_memory_mb
+        self._template = Template(image_size=image_size, resize=resize, most_memory_mb=most_memory_mb)
+        self._small, self._large = _Lane(0), _Lane(_LARGE_NICENESS)
+        self._tasks: list[asyncio.Task[None]] = []
+        self.killed = 0
+        """children that were killed, or died"""
+
+    async def start(self) -> None:
+        """Start the processes and wait until they can decode.
+
+        Raises:
+            DecodersGone: they end, or do not answer within two minutes.
+        """
+        await self._template.start()
+        self._tasks = [
+            asyncio.create_task(self._work(lane)) for lane in (self._small, self._large) for _ in range(self._workers)
+        ]
+        await self.probe()
+
+    async def decode(
+        self, images: Sequence[bytes], headers: Sequence[ImageHeader]
+    ) -> list[NDArray[np.uint8] | UndecodableImage]:
+        """The pixels of each image as ``evaluation_image`` gives them, uint8 [S, S, 3], or why there are none.
+
+        ``headers`` are those of ``read_header``. Calls at the same time take turns. A call that is cancelled leaves
+        nothing behind.
+
+        Raises:
+            DecodersGone: the processes cannot be started again, or :meth:`close` was called.
+        """
+        if not images:
+            return []
+        works = [
+            decoding_work(header, len(data), image_size=self._image_size, resize=self._resize)
+            for data, header in zip(images, headers, strict=True)
+        ]
+        call = self._call(images, works)
+        places: list[int] = []
+        total = 0
+        for place, work in enumerate(works):
+            if work > _CHEAP:
+                self._large.put(_Group(call, (place,)))
+                continue
+            if places and (len(places) == MOST_IMAGES or total + work > _CHEAP):
+                self._small.put(_Group(call, places))
+                places, total = [], 0
+            places.append(place)
+            total += work
+        if places:
+            self._small.put(_Group(call, places))
+        return await self._answered(call)
+
+    async def probe(self) -> None:
+        """Decode a small image in each lane.
+
+        Raises:
+            DecodersGone: a lane does not decode it.
+        """
+        header = read_header(TINY_JPEG)
+        assert header is not None
+        for lane in (self._small, self._large):
+            call = self._call([TINY_JPEG], [header.held_pixels])
+            lane.put(_Group(call, (0,)), is_first=True)
+            (result,) = await self._answered(call)
+            if isinstance(result, UndecodableImage):
+                raise DecodersGone(f"the processes that decode images do not decode one that is valid: {result}")
+
+    def close(self) -> None:
+        """End the processes. Calls that wait raise :class:`DecodersGone`."""
+        for task in self._tasks:
+            task.cancel()
+        self._template.close()
+        for lane in (self._small, self._large):
+            for groups in lane.groups.values():
+                groups[0].call.fail(DecodersGone("the decoders were closed"))
+            lane.groups.clear()
+
+    def _call(self, images: Sequence[bytes], works: Sequence[int]) -> _Call:
+        if not self._tasks:
+            raise DecodersGone("the decoders were not started; await start() first")
+        limits_s = [self._grace_s + work / self._rate for work in works]
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        return _Call(images, limits_s, done, [None] * len(images), len(images))
+
+    async def _answered(self, call: _Call) -> list[NDArray[np.uint8] | UndecodableImage]:
+        try:
+            await call.done
+        finally:
+            for child in call.children:  # only if the call was cancelled: nobody waits for what takes long
+                child.end()
+        return [result for result in call.results if result is not None]
+
+    async def _work(self, lane: _Lane) -> None:
+        """Give one child after another the groups of ``lane``."""
+        child: Child | None = None
+        group: _Group | None = None
+        try:
+            while True:
+                group = await lane.get()
+                try:
+                    child = child or await Child.forked(self._template, lane.niceness, self._image_size)
+                    if not await self._decode(lane, group, child):
+                        child.close()
+                        child = None
+                        self.killed += 1
+                except DecodersGone as error:
+                    _LOG.error("%s", error)
+                    group.call.fail(error)
+        finally:
+            if group is not None:
+                group.call.fail(DecodersGone("the decoders were closed"))
+            if child is not None:
+                with suppress(OSError):
+                    child.close()
+
+    async def _decode(self, lane: _Lane, group: _Group, child: Child) -> bool:
+        """Decode ``group``, or put what is left of it back; returns whether the child is still to be used."""
+        call, places, answered = group.call, group.places, 0
+
+        def answer(result: Answer) -> None:
+            nonlocal answered
+            call.answer(places[answered], self._no_memory() if result is None else result)
+            answered += 1
+
+        if lane is self._large:
+            call.children.add(child)
+        try:
+            await child.decode([call.images[p] for p in places], [call.limits_s[p] for p in places], answer)
+            return True
+        except ChildLate:
+            answer(self._late(call.limits_s[places[answered]]))
+        except ChildDied:
+            if self._template.has_ended:
+                if group.restarts == _MOST_TRIES:
+                    raise DecodersGone("the process that decodes images was ended again and again") from None
+                lane.put(_Group(call, places[answered:], group.deaths, group.restarts + 1), is_first=True)
+                return False
+            if group.deaths:
+                answer(self._died())
+            else:
+                lane.put(_Group(call, places[answered : answered + 1], 1), is_first=True)
+                answered += 1
+        finally:
+            call.children.discard(child)
+        if places[answered:]:
+            lane.put(_Group(call, places[answered:]), is_first=True)
+        return False
+
+    def _late(self, limit_s: float) -> UndecodableImage:
+        return UndecodableImage(
+            f"the image takes too long to decode (more than {limit_s:.1f} s); save it as an ordinary JPEG or PNG"
+        )
+
+    def _no_memory(self) -> UndecodableImage:
+        return UndecodableImage(
+            f"the image takes too much memory to decode (more than {self._most_memory_mb} MB); scale it down"
+        )
+
+    def _died(self) -> UndecodableImage:
+        return UndecodableImage("the image ends the program that decodes it; save it as an ordinary JPEG or PNG")
