@@ -27,7 +27,21 @@ from stoker.errors import StokerError, StorageError
 from stoker.storage import Conflict, Location
 from stoker.storage.local import locked, write_file
 
-__all__ = ["NAME", "Key", "add_key", "hash_of", "line_of", "new_key", "parse", "read_keys", "revoke_key"]
+__all__ = [
+    "NAME",
+    "Key",
+    "add_key",
+    "hash_of",
+    "line_of",
+    "models_of",
+    "moment_of",
+    "new_key",
+    "parse",
+    "rate_of",
+    "read_keys",
+    "renew_key",
+    "revoke_key",
+]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _HASH = re.compile(r"sha256:([0-9a-f]{64})")
@@ -102,7 +116,7 @@ def line_of(key: Key) -> str:
         moment = datetime.datetime.fromtimestamp(key.expires, datetime.UTC)
         words.append(f"expires={moment:%Y-%m-%dT%H:%M:%SZ}")
     if key.rate is not None:
-        words.append(f"rate={key.rate:g}")
+        words.append(f"rate={key.rate:.15g}")
     return "  ".join(words)
 
 
@@ -131,8 +145,7 @@ def add_key(location: Location, key: Key) -> None:
                 f"{location.url} has a key named {key.name} already; choose another name, or first: "
                 f"stoker keys revoke {key.name}"
             )
-        begun = text or _HEADER
-        return f"{begun}{'' if begun.endswith(chr(10)) else chr(10)}{line_of(key)}\n"
+        return _with_line(text, key)
 
     _change(location, add)
 
@@ -149,9 +162,32 @@ def revoke_key(location: Location, name: str) -> None:
         if name not in names:
             known = ", ".join(names) or "none"
             raise StokerError(f"{location.url} has no key named {name}; it has: {known}")
-        return "".join(line for line in text.splitlines(keepends=True) if line.split()[:1] != [name])
+        kept = "".join(line for line in text.splitlines(keepends=True) if line.split()[:1] != [name])
+        return kept or _HEADER  # an empty file is taken for one that an editor is writing
 
     _change(location, remove)
+
+
+def renew_key(location: Location, key: Key) -> None:
+    """See that the file has ``key``, in the place of one of the same name if there is one.
+
+    Raises:
+        StokerError: a line is invalid, or the file cannot be read or written.
+    """
+    if key in read_keys(location):
+        return
+
+    def renew(text: str) -> str:
+        kept = [line for line in text.splitlines(keepends=True) if line.split()[:1] != [key.name]]
+        parse("".join(kept).encode(), location.url)
+        return _with_line("".join(kept), key)
+
+    _change(location, renew)
+
+
+def _with_line(text: str, key: Key) -> str:
+    begun = text or _HEADER
+    return f"{begun}{'' if begun.endswith(chr(10)) else chr(10)}{line_of(key)}\n"
 
 
 def _change(location: Location, change: Callable[[str], str]) -> None:
@@ -200,8 +236,8 @@ def _key_of(line: str) -> Key | None:
     found = _HASH.fullmatch(rest[0]) if rest else None
     if found is None:
         raise ValueError(
-            "no sha256:… and its 64 hex digits after a name; if a key itself is there, delete the line and make another: "
-            "stoker keys add NAME"
+            "no sha256:… with 64 hex digits after a name; if a key itself is there, delete the line and make another "
+            "with: stoker keys add NAME"
         )
     if not NAME.fullmatch(name):
         raise ValueError("the name is not 1 to 64 of A-Z a-z 0-9 . _ - that begin with a letter or digit; rename it")
@@ -214,21 +250,22 @@ def _key_of(line: str) -> Key | None:
     return Key(
         name=name,
         digest=bytes.fromhex(found[1]),
-        models=_models(options["models"]) if "models" in options else None,
-        expires=_moment(options["expires"]) if "expires" in options else None,
-        rate=_rate(options["rate"]) if "rate" in options else None,
+        models=models_of(options["models"]) if "models" in options else None,
+        expires=moment_of(options["expires"]) if "expires" in options else None,
+        rate=rate_of(options["rate"]) if "rate" in options else None,
     )
 
 
-def _models(text: str) -> frozenset[str]:
+def models_of(text: str) -> frozenset[str]:
+    """The models in ``digits,letters``; a ValueError says what is wrong."""
     names = frozenset(text.split(","))
     if not all(NAME.fullmatch(name) for name in names):
-        raise ValueError("models= is not names with commas between; write it as models=digits,letters")
+        raise ValueError("models is not names with commas between; write it as digits,letters")
     return names
 
 
-def _moment(text: str) -> float:
-    """UNIX time of a day, or of a time with its zone."""
+def moment_of(text: str) -> float:
+    """UNIX time of a day, or of a time with its zone; a ValueError says what is wrong."""
     try:
         moment = datetime.datetime.fromisoformat(text)
     except ValueError:
@@ -236,15 +273,16 @@ def _moment(text: str) -> float:
     if moment is not None and moment.tzinfo is None and len(text) <= len("2027-01-31"):
         moment = moment.replace(tzinfo=datetime.UTC)
     if moment is None or moment.tzinfo is None:
-        raise ValueError("expires= is no day or time; write it as expires=2027-01-31 or expires=2027-01-31T12:00Z")
+        raise ValueError("expires is no day or time with its zone; write it as 2027-01-31 or 2027-01-31T12:00Z")
     return moment.timestamp()
 
 
-def _rate(text: str) -> float:
+def rate_of(text: str) -> float:
+    """Requests a second; a ValueError says what is wrong."""
     try:
         rate = float(text)
     except ValueError:
         rate = math.nan
     if not 0 < rate < math.inf:
-        raise ValueError("rate= is no number above 0; write it as rate=50, in requests a second")
+        raise ValueError("rate is no number above 0; write it as 50, in requests a second")
     return rate
