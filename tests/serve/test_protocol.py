@@ -20,7 +20,6 @@ from PIL.PngImagePlugin import PngInfo
 
 from published import finished_run
 from stoker.dataset import SampleReader
-from stoker.errors import StokerError
 from stoker.predict import Predictor, check_parity
 from stoker.registry import publish_run
 from stoker.storage import Location
@@ -38,7 +37,7 @@ LIMITS = Limits(body_bytes=200_000, pixels=1_000_000, images=3)
 def serving(served: Served, deployed: Deployed) -> Iterator[str]:
     """The URL of a server of its own; ``served`` is behind it."""
     settings = Settings(models=[deployed.reference], storage="memory://", limits=LIMITS)
-    app = make_app(settings, [deployed], {deployed.name: served}, Keys([KEY]))
+    app = make_app(settings, [deployed], {deployed.name: served}, Keys.load({"STOKER_API_KEY": KEY}))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -285,23 +284,3 @@ def test_a_model_that_cannot_answer_now_gives_503_with_retry_after_and_is_ready_
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
         assert answer.json()["error"]["code"] == code
         assert client.get("/readyz").status_code == readiness
-
-
-def test_keys_come_from_a_file_and_there_must_be_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("STOKER_API_KEY", raising=False)
-    monkeypatch.delenv("STOKER_API_KEY_FILE", raising=False)
-    with pytest.raises(StokerError, match="has no API key"):
-        Keys.from_environment()
-    (tmp_path / "keys").write_text("# people\nfirst\n\n second \n")
-    monkeypatch.setenv("STOKER_API_KEY_FILE", str(tmp_path / "keys"))
-    keys = Keys.from_environment()
-    assert [keys.admit(key) for key in ("first", "second", "# people", "", "third")] == [
-        True,
-        True,
-        False,
-        False,
-        False,
-    ]
-    monkeypatch.setenv("STOKER_API_KEY_FILE", str(tmp_path / "nowhere"))
-    with pytest.raises(StokerError, match=r"cannot read .*/nowhere"):
-        Keys.from_environment()

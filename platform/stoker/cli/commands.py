@@ -59,6 +59,7 @@ COMMANDS = {
             "models", "stoker.cli.models", "list and import model versions, move and roll back aliases, delete versions"
         ),
         Command("deploy", "stoker_serve.deploy", "deploy models with Ray Serve"),
+        Command("keys", "stoker.cli.keys", "make, list and revoke API keys of an endpoint"),
         Command("submit", "stoker.cli.submit", "run prepare, train, … as a job on a cluster and follow its log"),
         Command("watch-spot", "stoker.cli.watch_spot", "drain this node when AWS takes its spot machine back"),
         Command("completion", "stoker.cli.completion", "print a completion script for bash or zsh"),

@@ -174,7 +174,8 @@ class RayCluster:
         ]
 
     def _head_environment(self, ports: Mapping[str, int], environment: Mapping[str, str]) -> dict[str, str]:
-        ours = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "AWS_"))}
+        others = ("RAY_", "AWS_", "STOKER_API_KEY")  # a shell's key, which may be of another endpoint, opens none here
+        ours = {name: value for name, value in os.environ.items() if not name.startswith(others)}
         programs = str(Path(sys.executable).parent)
         return {
             **ours,

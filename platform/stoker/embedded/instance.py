@@ -57,7 +57,7 @@ class Instance:
 
     @property
     def api_key(self) -> str:
-        """The key that the HTTP endpoint asks for."""
+        """A key for the HTTP endpoint, which reads its hash from the file of keys."""
         return self.folder.api_key()
 
     def environment(self) -> dict[str, str]:
@@ -70,6 +70,7 @@ class Instance:
             **self.store.environment(),
             **self.cluster.environment(),
             "STOKER_API_KEY": self.api_key,
+            "STOKER_API_KEY_FILE": str(self.folder.api_key_file()),
             "STOKER_SERVE_URL": self.serve_url,
             "STOKER_STORAGE": self.url,
         }
@@ -98,7 +99,8 @@ class Instance:
             if self.folder.read().get("workers_store") != found_at:
                 self.cluster.stop()  # its workers would use the store's old address
                 self.folder.record("workers_store", found_at)
-            self.cluster.start({**self.store.environment(), "STOKER_API_KEY": self.api_key})
+            keys = str(self.folder.api_key_file())
+            self.cluster.start({**self.store.environment(), "STOKER_API_KEY_FILE": keys})
 
     def stop(self) -> int:
         """Stop both and leave nothing but the data and the secrets; returns how many processes were stopped.

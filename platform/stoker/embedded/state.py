@@ -1,6 +1,7 @@
 """The state folder: secrets, what is running, and the lock that lets one process at a time start or stop things.
 
-``credentials.json`` (S3 key pair), ``ray-token`` and ``api-key`` are created once, readable by their owner only.
+``credentials.json`` (S3 key pair), ``ray-token`` and ``api-key`` are created once, readable by their owner only; so is
+``api-keys``, which has the hashes of that key and of those that ``stoker keys`` adds.
 ``state.json`` records processes and ports; it is checked, never trusted.
 """
 
@@ -23,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from stoker.errors import ClusterError
+from stoker.storage import locate
+from stoker_serve.key_file import Key, hash_of, new_key, renew_key
 
 __all__ = ["Credentials", "StateFolder"]
 
@@ -92,8 +95,20 @@ class StateFolder:
         return self._secret(self.token_path, secrets.token_hex(32))
 
     def api_key(self) -> str:
-        """The API key of the HTTP endpoint, created at the first call."""
-        return self._secret(self.path / "api-key", secrets.token_urlsafe(24))
+        """Our own API key for the HTTP endpoint, created at the first call."""
+        return self._secret(self.path / "api-key", new_key())
+
+    def api_key_file(self) -> Path:
+        """The file of API keys that the endpoint reads, made to have the hash of :meth:`api_key` as the key ``stoker``.
+
+        A folder from before this file existed is upgraded, and a new ``api-key`` takes the place of the one before.
+
+        Raises:
+            StokerError: the file is damaged, or cannot be read or written.
+        """
+        path = self.path / "api-keys"
+        renew_key(locate(path), Key("stoker", hash_of(self.api_key())))
+        return path
 
     def _secret(self, path: Path, fresh: str) -> str:
         self.prepare()

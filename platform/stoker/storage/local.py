@@ -28,12 +28,12 @@ _sweeping = threading.Lock()
 
 
 @contextlib.contextmanager
-def publishing(path: Path, *, is_new: bool = False) -> Iterator[BinaryIO]:
+def publishing(path: Path, *, is_new: bool = False, mode: int = 0o666) -> Iterator[BinaryIO]:
     """Open a file whose content replaces that of ``path`` at the end of the block; on an error nothing changes.
 
-    The content is on the disk before it becomes visible, and its name when the block ends. Its permissions, and those
-    of the folders made for it, follow the umask. With ``is_new`` nothing may exist at ``path``. What writers that died
-    left beside it is removed once a process.
+    The content is on the disk before it becomes visible, and its name when the block ends. Its permissions (``mode``),
+    and those of the folders made for it, follow the umask. With ``is_new`` nothing may exist at ``path``. What writers
+    that died left beside it is removed once a process.
 
     Raises:
         FileExistsError: ``is_new``, and something exists.
@@ -43,7 +43,7 @@ def publishing(path: Path, *, is_new: bool = False) -> Iterator[BinaryIO]:
     _make_folders(folder)
     name = os.fsdecode(os.fsencode(path.name)[:_NAME_BYTES])
     temporary = f"{folder}/.{name}.{secrets.token_hex(6)}{_SUFFIX}"
-    handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+    handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     try:
         with os.fdopen(handle, "wb") as file:
             with contextlib.suppress(OSError):  # a filesystem without locks: age alone tells
@@ -66,9 +66,9 @@ def publishing(path: Path, *, is_new: bool = False) -> Iterator[BinaryIO]:
             os.unlink(temporary)
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Replace the file's content atomically, creating its folders."""
-    with publishing(path) as file:
+def write_file(path: Path, data: bytes, *, mode: int = 0o666) -> None:
+    """Replace the file's content atomically, creating its folders; its permissions are ``mode`` by the umask."""
+    with publishing(path, mode=mode) as file:
         file.write(data)
 
 
