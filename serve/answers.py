@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -15,12 +15,12 @@ PROBLEM = "application/problem+json"
 class Problem(Exception):
     """An error response: ``status``, a ``code`` for programs and a ``detail`` of one line for people."""
 
-    def __init__(self, status: int, code: str, detail: str, headers: dict[str, str] | None = None) -> None:
+    def __init__(self, status: int, code: str, detail: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(status, code, detail, headers)  # all of them: unpickling passes these to __init__
         self.status = status
         self.code = code
         self.detail = detail
-        self.headers = headers or {}
+        self.headers = dict(headers or {})
 
     def __str__(self) -> str:
         return self.detail

@@ -37,7 +37,7 @@ _TOP_DIGITS = 9
 
 
 class Sent(NamedTuple):
-    """Encoded images in the order in which they were sent, and how many classes of each the body asks for, if it does."""
+    """Encoded images in the order in which they were sent; ``top``: how many classes of each the body asks for."""
 
     images: list[bytes]
     top: int | None = None
@@ -137,7 +137,9 @@ def _form(content_type: str, body: bytes, limits: Limits) -> Sent:
     top = None
     fields = 0
     for header, content in _parts(body, (found[1] or found[2]).encode("latin-1", "replace")):
-        disposition = next((line for line in header.split(b"\r\n") if line[:20].lower() == b"content-disposition:"), b"")
+        disposition = next(
+            (line for line in header.split(b"\r\n") if line[:20].lower() == b"content-disposition:"), b""
+        )
         name = _NAME.search(disposition)
         if name is None:
             raise _bad_form("a part has no name")

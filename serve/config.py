@@ -93,14 +93,12 @@ def _read(path: Path) -> dict[str, Any]:
     return config
 
 
-def _applications(
-    path: Path, config: dict[str, Any]
-) -> tuple[dict[str, list[dict[str, Any]]], list[dict[str, Any]]]:
+def _applications(path: Path, config: dict[str, Any]) -> tuple[dict[str, list[dict[str, Any]]], list[dict[str, Any]]]:
     """(ours by their import path, the others)."""
     found = config.get("applications")
     rows = [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
     ours: dict[str, list[dict[str, Any]]] = {MODEL_PATH: [], FRONT_PATH: []}
-    others = []
+    others: list[dict[str, Any]] = []
     for row in rows:
         ours.get(str(row.get("import_path")), others).append(row)
         if not isinstance(row.get("args") or {}, dict) or not isinstance(row.get("deployments") or [], list):
@@ -114,9 +112,7 @@ def _applications(
     return ours, others
 
 
-def _wanted(
-    path: Path, ours: dict[str, list[dict[str, Any]]], models: Sequence[str]
-) -> list[dict[str, Any]]:
+def _wanted(path: Path, ours: dict[str, list[dict[str, Any]]], models: Sequence[str]) -> list[dict[str, Any]]:
     """The models' applications, or instead of them one for each reference in ``models``."""
     given = ours[MODEL_PATH]
     if not models:
@@ -175,7 +171,7 @@ def _check_limits(path: Path, deployment: Any, settings: ModelSettings) -> None:
 
 def _front(path: Path, given: list[dict[str, Any]], like: ModelSettings) -> dict[str, Any]:
     """The front's application: the file's, else one as open and with the storage of the first model's."""
-    default = {"storage": like.storage, "authentication": like.authentication, "origins": like.origins}
+    default: dict[str, Any] = {"storage": like.storage, "authentication": like.authentication, "origins": like.origins}
     application = given[0] if given else {"import_path": FRONT_PATH}
     arguments = {**default, **(application.get("args") or {})}
     settings = _validated(path, FrontSettings, arguments)

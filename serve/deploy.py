@@ -251,7 +251,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, help="instead of the YAML's")
     parser.add_argument("--address", default=_address(), help="the cluster's dashboard")
     parser.add_argument("--timeout", type=positive, default=300.0, metavar="S", help="seconds to wait (default: 300)")
-    parser.add_argument("--delete", action="store_true", help="remove the YAML's applications; without a YAML: shut down Serve")
+    parser.add_argument(
+        "--delete", action="store_true", help="remove the YAML's applications; without a YAML: shut down Serve"
+    )
 
 
 def run(given: argparse.Namespace) -> None:

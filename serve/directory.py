@@ -121,7 +121,9 @@ class Directory:
                 was_away = False
             except Exception as error:
                 if not was_away:
-                    logger.warning("Serve's controller does not answer (%s); its last word counts", type(error).__name__)
+                    logger.warning(
+                        "Serve's controller does not answer (%s); its last word counts", type(error).__name__
+                    )
                 was_away = True
             await asyncio.sleep(_EVERY_S)
 

@@ -25,7 +25,7 @@ from .cors import cors_headers
 from .directory import Directory, ServedModel
 from .hop import Forwarded
 from .keys import KeyRefusal, Keys
-from .schemas import Health, Links, ModelEntry, ModelReady, Models, Predictions, ProblemDetails, Readiness
+from .schemas import Health, Links, ModelEntry, ModelReady, Models, Predictions, Readiness
 from .settings import FrontSettings
 
 __all__ = ["ROUTES", "Front", "Hop", "Route", "make_front"]

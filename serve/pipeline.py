@@ -27,7 +27,7 @@ __all__ = ["Answered", "Decoding", "Pipeline", "Row"]
 Row = tuple[Sequence[int], Sequence[float]]
 """class numbers and probabilities of one image, the most probable first"""
 Pixels = Any
-"""uint8 [3, S, S], as the decoders return it"""
+"""uint8 [S, S, 3], as the decoders return it"""
 
 _GROUP = 32
 """cheap images that one decoding process gets at once: it costs a message, and they come back together"""
@@ -37,10 +37,12 @@ _SMOOTHING = 0.2
 class Decoding(Protocol):
     """What decodes: :class:`stoker.predict.contained.Decoders`."""
 
-    workers: int
-
-    def is_cheap(self, header: ImageHeader) -> bool: ...
-    async def decode(self, images: Sequence[bytes], headers: Sequence[ImageHeader]) -> list[NDArray[Any] | Exception]: ...
+    @property
+    def workers(self) -> int: ...
+    def is_cheap(self, header: ImageHeader, length: int) -> bool: ...
+    async def decode(
+        self, images: Sequence[bytes], headers: Sequence[ImageHeader]
+    ) -> Sequence[NDArray[Any] | Exception]: ...
 
 
 class Answered(NamedTuple):
@@ -80,13 +82,13 @@ class Pipeline:
     """Predict images of concurrent requests together. For one event loop.
 
     ``forward(pixels, top)`` is called on a thread of its own with a list of at most ``batching.images`` images, and
-    returns a row of ``top`` classes for each. ``on_batch(images, decode or forward, seconds, images that wait)`` is told
+    returns a row of ``top`` classes for each. ``on_batch(images, decode or forward, seconds, images that wait)`` hears
     of each group.
     """
 
     def __init__(
         self,
-        forward: Callable[[list[Pixels], int], list[Row]],
+        forward: Callable[[list[Pixels], int], Sequence[Row]],
         decoders: Decoding,
         batching: Batching,
         limits: Limits,
@@ -140,7 +142,7 @@ class Pipeline:
         self.images += len(images)
         try:
             for number, (data, header) in enumerate(zip(images, headers, strict=True)):
-                is_cheap = self._decoders.is_cheap(header)
+                is_cheap = self._decoders.is_cheap(header, len(data))
                 self._lanes[is_cheap].append(_Image(data, header, request, number))
             self._decode_more()
             return await request.future
@@ -173,6 +175,7 @@ class Pipeline:
 
     async def _decode(self, group: list[_Image], is_cheap: bool) -> None:
         began = time.monotonic()
+        decoded: Sequence[NDArray[Any] | Exception]
         try:
             decoded = await self._decoders.decode([image.data for image in group], [image.header for image in group])
         except Exception as error:

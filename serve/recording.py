@@ -33,10 +33,14 @@ class Recorder:
         """A request ended with ``status`` after ``seconds``; ``key`` is the key's name."""
         self._metrics.observe(status, seconds, answered.decode_s if answered else None)
         if self._log is not None:
-            queue_s, decode_s, model_s = (answered.queue_s, answered.decode_s, answered.model_s) if answered else (
-                None,
-                None,
-                None,
+            queue_s, decode_s, model_s = (
+                (answered.queue_s, answered.decode_s, answered.model_s)
+                if answered
+                else (
+                    None,
+                    None,
+                    None,
+                )
             )
             self._log.write(
                 request_id,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -14,8 +14,8 @@ from .hop import Forwarded, call_app
 from .keys import Keys
 from .model_app import ModelApp
 from .pipeline import Pipeline, Row
-from .settings import ModelSettings
 from .recording import Recorder
+from .settings import ModelSettings
 from .telemetry import AccessLog, Metrics, access_log_path
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class LoadedVersion:
         Raises:
             ModelError, StorageError: the version cannot be loaded, or does not predict its golden predictions.
         """
+        import numpy as np
         import torch  # here, so that only replicas import it, not the deploying process
 
         from stoker.predict import Predictor
@@ -50,7 +51,7 @@ class LoadedVersion:
         from stoker.storage import locate
 
         torch.set_num_threads(threads)
-        self._torch = torch
+        self._torch, self._stack = torch, np.stack
         version: ModelVersion = Registry(locate(settings.storage, timeout_s=20)).resolve(
             settings.version or settings.model
         )
@@ -73,9 +74,9 @@ class LoadedVersion:
 
         return model_entry(self._name, self._given, self.reference, self.predictor.card, self.classes)
 
-    def forward(self, pixels: list[Any], top: int) -> list[Row]:
-        """The ``top`` most probable classes of each image (uint8 [3, S, S])."""
-        stacked = self._torch.stack([self._torch.as_tensor(image) for image in pixels])
+    def forward(self, pixels: list[Any], top: int) -> Sequence[Row]:
+        """The ``top`` most probable classes of each image (uint8 [S, S, 3])."""
+        stacked = self._torch.from_numpy(self._stack(pixels)).permute(0, 3, 1, 2)  # channels_last as it is
         return self.predictor.top_classes(stacked, top)
 
     def probe(self) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 
 from stoker.embedded.ports import choose_port, free_ports, is_free
 from stoker.embedded.processes import ExitedByItself, Part, Started, program, wait_until
+from stoker.embedded.serving import serve_environment
 from stoker.embedded.settings import Settings
 from stoker.embedded.state import StateFolder
 from stoker.errors import ClusterError
@@ -123,6 +124,7 @@ class RayCluster:
         deadline = time.monotonic() + 20.0
         while count and time.monotonic() < deadline and not all(is_free(port) for port in ports.values()):
             time.sleep(0.1)
+        self.folder.remove_temporary("h")
         self.folder.remove_temporary("r")
         self.folder.remove_temporary("t")
         self.folder.record("cluster", None)
@@ -184,7 +186,7 @@ class RayCluster:
             "NCCL_SOCKET_IFNAME": "lo",
             "TMPDIR": str(self.folder.temporary("t")),  # goes with the cluster, also when its workers are killed
             "RAY_SERVE_DEFAULT_HTTP_HOST": "127.0.0.1",
-            **serve_environment(self.folder.temporary("h"), ports["serve"]),
+            **serve_environment(self.folder.temporary("h")),
             # Nothing to drain to: without this SIGTERM waits half a minute.
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
             "DASHBOARD_METRIC_PORT": str(ports["dashboard-metrics"]),

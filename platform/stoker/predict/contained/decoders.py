@@ -138,6 +138,15 @@ class Decoders:
         ]
         await self.probe()
 
+    @property
+    def workers(self) -> int:
+        """Groups that are decoded at a time, in each of the two lanes."""
+        return self._workers
+
+    def is_cheap(self, header: ImageHeader, length: int) -> bool:
+        """Whether an image of ``length`` bytes is decoded in a group, and not alone in the other lane."""
+        return decoding_work(header, length, image_size=self._image_size, resize=self._resize) <= _CHEAP
+
     async def decode(
         self, images: Sequence[bytes], headers: Sequence[ImageHeader]
     ) -> list[NDArray[np.uint8] | UndecodableImage]:
