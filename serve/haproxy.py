@@ -27,6 +27,7 @@ from pathlib import Path
 
 __all__ = ["corrected", "error_pages", "main"]
 
+_MARK = "# Corrected by stoker-haproxy.\n"
 _SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG, prctl(2)
 _SECTION = re.compile(r"^(global|defaults|frontend|backend|listen|userlist|peers|resolvers)\b")
 _DROPPED = re.compile(r"^(frontend prometheus|listen stats)$")
@@ -140,6 +141,9 @@ def main() -> None:
         path = Path(arguments[arguments.index("-f") + 1])
         for name, content in error_pages().items():
             (path.parent / name).write_bytes(content)
-        path.write_text(corrected(path.read_text(encoding="utf-8"), path.parent), encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
+        if not text.startswith(_MARK):
+            path.write_text(_MARK + corrected(text, path.parent), encoding="utf-8")
+    os.environ.pop("RAY_SERVE_HAPROXY_BINARY_PATH", None)  # it names this program
     binary = str(get_haproxy_binary())
     os.execv(binary, [binary, *arguments])  # noqa: S606 - no shell, by intent

@@ -76,12 +76,16 @@ class ModelApp:
         pipeline: Pipeline,
         keys: Keys | None,
         recorder: Recorder,
+        *,
+        tells_request_id: bool = True,
     ) -> None:
+        """``tells_request_id``: whether an answer gets ``X-Request-Id`` here; Serve's own server adds it by itself."""
         self._settings = settings
         self._version = version
         self._pipeline = pipeline
         self._keys = keys
         self._recorder = recorder
+        self._tells_request_id = tells_request_id
         self._bodies = Bodies(settings.limits)
         self._labels = quoted(version.classes)
         self._reference = json.dumps(version.reference).encode()
@@ -106,7 +110,8 @@ class ModelApp:
         except Exception:
             logger.exception("%s %s failed (request %s)", scope["method"], scope["path"], identity)
             response = _refused(Problem(500, "internal", f"internal error; see the log, request {identity}"))
-        response.headers.append((b"x-request-id", identity.encode()))
+        if self._tells_request_id:
+            response.headers.append((b"x-request-id", identity.encode()))
         if self._settings.origins:
             response.headers.extend(cors_headers(self._settings.origins, headers))
         status = response.status

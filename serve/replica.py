@@ -131,7 +131,7 @@ class Replica:
         if self._keys is not None:
             self._keys.watch()
         logger.info("%s is ready after %.1f s", version.reference, time.monotonic() - began)
-        self._app = ModelApp(settings, version, self._pipeline, self._keys, self._recorder)
+        self._app = ModelApp(settings, version, self._pipeline, self._keys, self._recorder, tells_request_id=False)
         return self._app
 
     async def answer(self, request: Forwarded) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
