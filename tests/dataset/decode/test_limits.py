@@ -75,8 +75,8 @@ DECODERS = (
 HUGE = {
     "as large as a poster": (of_size(saved(), 13_500, 13_500), "13500 by 13500 pixels"),
     "the largest": (of_size(saved(progressive=True), 65_535, 65_535), "65535 by 65535 pixels"),
-    "a scan beyond the bound": (of_scans(MOST_SCANS + 1), f"{MOST_SCANS + 1} scans"),
-    "a million scans": (of_scans(60_000), "60000 scans"),
+    "a scan beyond the bound": (of_scans(MOST_SCANS + 1), f"more than the {MOST_SCANS}"),
+    "a million scans": (of_scans(60_000), f"more than the {MOST_SCANS}"),
 }
 
 

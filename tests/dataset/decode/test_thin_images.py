@@ -60,7 +60,7 @@ def test_images_of_usual_sizes_have_the_pixels_of_the_whole_resize_at_usual_sett
 def test_a_long_thin_image_is_its_middle_to_within_rounding(
     size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stoker.dataset.decode.evaluation._WHOLE_PIXELS", 0)
+    monkeypatch.setattr("stoker.dataset.decode.work._WHOLE_PIXELS", 0)
     image = picture(*size)
     for image_size, resize in ((56, 64), (48, 48), (33, 64)):
         seen = evaluation_image(saved(image), image_size=image_size, resize=resize)
@@ -145,7 +145,7 @@ def test_which_images_are_resized_whole(
     from stoker.dataset.decode import evaluation
 
     if not most:
-        monkeypatch.setattr(evaluation, "_WHOLE_PIXELS", most)
+        monkeypatch.setattr(work, "_WHOLE_PIXELS", most)
 
     def look(_: Tensor, height: int, width: int, *__: int) -> Tensor:
         return torch.zeros((3, min(height, 300), min(width, 300)), dtype=torch.uint8)

@@ -9,9 +9,16 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from stoker.dataset.format.exif import exif_orientation
-from stoker.dataset.format.image_header import image_kind, read_header
+from stoker.dataset.format.image_header import MOST_SCANS, image_kind, read_header
 from stoker.dataset.format.jpeg import read_marks
-from stoker.dataset.format.parts import MOST_PARTS, jpeg_segments, png_chunks, without_metadata
+from stoker.dataset.format.parts import (
+    HEADER_JUNK,
+    HEADER_PARTS,
+    MOST_PARTS,
+    jpeg_segments,
+    png_chunks,
+    without_metadata,
+)
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (36, 52, 3), dtype=np.uint8))
 SIX = Image.Exif()
@@ -215,25 +222,34 @@ def test_of_millions_of_parts_a_bounded_number_is_visited() -> None:
     assert sum(1 for _ in png_chunks(memoryview(chunks))) == MOST_PARTS
     assert read_header(segments) is None
     assert read_marks(segments) is None
-    found = read_header(chunks)
+    assert read_header(chunks) is None
+    behind = saved("PNG")[:-12] + EMPTY_CHUNK * 1_000_000 + chunk(b"eXIf", SIX.tobytes()[6:]) + saved("PNG")[-12:]
+    found = read_header(behind)
     assert found is not None
-    assert (found.width, found.height) == (52, 36)
+    assert (found.width, found.height, found.orientation) == (52, 36, 1)
     webp = saved("WEBP", exif=SIX)
     many = webp[:30] + b"ICCP\0\0\0\0" * 1_000_000 + webp[30:]
-    found = read_header(many[:4] + struct.pack("<L", len(many) - 8) + many[8:])
-    assert found is not None
-    assert (found.width, found.orientation) == (52, 1)
+    assert read_header(many[:4] + struct.pack("<L", len(many) - 8) + many[8:]) is None
     gif = saved("GIF")
     assert read_header(gif[:13] + bytes(768) + b"!\xfe" + b"\1a" * 1_000_000 + b"\0" + gif[13:]) is None
 
 
+def test_a_header_of_as_many_parts_as_the_bound_is_read_and_one_of_more_is_none() -> None:
+    jpeg, png = WHOLE[:2] + b"\xff\xe5\0\2" * (HEADER_PARTS - 20) + WHOLE[2:], saved("PNG")
+    assert read_header(jpeg).orientation == 6
+    assert read_header(jpeg[:2] + b"\xff\xe5\0\2" * 20 + jpeg[2:]) is None
+    assert read_header(png[:33] + EMPTY_CHUNK * (HEADER_PARTS - 2) + png[33:]).width == 52
+    assert read_header(png[:33] + EMPTY_CHUNK * HEADER_PARTS + png[33:]) is None
+
+
 @pytest.mark.parametrize("filling", [b"\xff", b"\0", b"\xff\0", b"\xff\xd3", b"junk"])
-def test_millions_of_fill_bytes_and_junk_are_passed_over_at_once(filling: bytes) -> None:
+def test_fill_bytes_and_junk_are_passed_over_up_to_a_bound(filling: bytes) -> None:
     """A reader that looks at each run of them again from each of its bytes never ends here."""
-    padded = WHOLE[:20] + filling * 4_000_000 + WHOLE[20:]
-    header = read_header(padded)
+    longest = WHOLE[:20] + filling * (HEADER_JUNK // len(filling))
+    header = read_header(longest + WHOLE[20:])
     assert header is not None
     assert (header.width, header.orientation) == (52, 6)
+    assert read_header(longest + filling[:1] + WHOLE[20:]) is None
     assert (read_marks(WHOLE[:20] + filling * 4_000_000) or read_header(WHOLE[:20] + filling * 4_000_000)) is None
 
 
@@ -241,7 +257,7 @@ def test_scans_and_directories_of_a_hostile_size_are_read_to_a_bound() -> None:
     progressive = saved("JPEG", progressive=True)
     header = read_header(progressive[:-2] + b"\xff\xda\0\2" * 1_000_000 + b"\xff\xd9")
     assert header is not None
-    assert 60_000 < header.scans <= MOST_PARTS
+    assert header.scans == MOST_SCANS + 1
     block = b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + struct.pack("<HHLL", 0x10F, 2, 2**32 - 1, 0) * 65_535
     segments = [block[at : at + 60_000] for at in range(0, len(block), 60_000)]
     told = b"".join(
@@ -252,7 +268,7 @@ def test_scans_and_directories_of_a_hostile_size_are_read_to_a_bound() -> None:
     assert header.orientation == 1
 
 
-def test_only_the_last_of_many_packed_texts_is_unpacked_and_no_more_than_a_megabyte_of_it(
+def test_only_the_last_of_many_packed_texts_is_unpacked_and_no_more_than_a_quarter_megabyte_of_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     unpacked: list[int] = []
@@ -270,7 +286,7 @@ def test_only_the_last_of_many_packed_texts_is_unpacked_and_no_more_than_a_megab
     header = read_header(data[:33] + bomb * 50 + data[33:])
     assert header is not None
     assert header.orientation == 1
-    assert unpacked == [2**20]
+    assert unpacked == [2**18]
 
 
 def test_metadata_is_left_out_and_nothing_else() -> None:

@@ -14,14 +14,10 @@ from torchvision.transforms.v2 import functional as transform
 
 from stoker.dataset.decode.decoder import UndecodableSample
 from stoker.dataset.decode.image import UndecodableImage, decode, empty_images, resample
+from stoker.dataset.decode.work import is_resized_whole, resized
 from stoker.dataset.samples import Sample
 
 __all__ = ["EvaluationImages", "evaluation_image"]
-
-_WHOLE_PIXELS = 2**23
-"""of a whole resized image of which the crop is then cut: 25 MB"""
-_ORDINARY_RATIO = 8
-"""longer side by shorter side up to which an image is resized whole whatever its size"""
 
 
 def evaluation_image(data: bytes | memoryview, *, image_size: int, resize: int) -> Tensor:
@@ -35,15 +31,15 @@ def evaluation_image(data: bytes | memoryview, *, image_size: int, resize: int) 
     """
     image = decode(data)
     height, width = image.shape[-2:]
-    size = (resize, int(resize * width / height)) if height <= width else (int(resize * height / width), resize)
-    if size[0] * size[1] <= max(_WHOLE_PIXELS, _ORDINARY_RATIO * resize**2):
-        resized = resample(image, *size)
+    size = resized(height, width, resize)
+    if is_resized_whole(*size, resize):
+        whole = resample(image, *size)
     elif height <= width:
-        resized = _middle_columns(image, *size, min(image_size, size[1]))
+        whole = _middle_columns(image, *size, min(image_size, size[1]))
     else:
         turned = image.transpose(-1, -2)
-        resized = _middle_columns(turned, resize, size[0], min(image_size, size[0])).transpose(-1, -2)
-    return transform.center_crop_image(resized, [image_size, image_size])
+        whole = _middle_columns(turned, resize, size[0], min(image_size, size[0])).transpose(-1, -2)
+    return transform.center_crop_image(whole, [image_size, image_size])
 
 
 def _middle_columns(image: Tensor, height: int, width: int, columns: int) -> Tensor:

@@ -58,8 +58,7 @@ def image_header(data: bytes | bytearray | memoryview) -> ImageHeader:
         )
     if header.scans > MOST_SCANS:
         raise UndecodableImage(
-            f"the {header.kind} image has {header.scans} scans, which is more than the {MOST_SCANS} that are decoded; "
-            "save it with fewer"
+            f"the {header.kind} image has more than the {MOST_SCANS} scans that are decoded; save it with fewer"
         )
     return header
 
@@ -67,7 +66,7 @@ def image_header(data: bytes | bytearray | memoryview) -> ImageHeader:
 def _no_header(data: bytes | bytearray | memoryview) -> str:
     kind = image_kind(data)
     if kind is not None:
-        return f"the {kind} image's header cannot be read (it is truncated or damaged)"
+        return f"the {kind} image's header cannot be read (it is truncated, damaged, or of thousands of parts)"
     if not data:
         return "the image is empty (0 bytes)"
     return "not an image that stoker decodes (its first bytes are not those of a JPEG, PNG, WebP or GIF)"

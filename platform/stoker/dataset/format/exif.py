@@ -32,31 +32,34 @@ _INTEGERS = {3: "H", 4: "L", 6: "b", 8: "h", 9: "l", 13: "L", 16: "Q"}
 _ENTRY = 12
 _INLINE = 4
 """bytes of a value that is in the entry itself, and not at an offset"""
-_MOST_TEXT = 2**20
-"""bytes of a packed text that are looked at"""
+_MOST_TEXT = 2**18
+"""bytes of a text that are looked at: 128 kB of EXIF in hexadecimal digits, twice what a JPEG's segment holds"""
+_MOST_ENTRIES = 1000
+"""of a directory that are looked at; the tag's number is among the lowest, and they are in order"""
 _XMP = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 
 
-def exif_orientation(content: bytes) -> int | None:
+def exif_orientation(content: bytes | memoryview) -> int | None:
     """The orientation, 1 to 8, in an EXIF block with or without its prefix (once or twice); None if it has none.
 
     A block that is no EXIF, or whose value is not valid, is upright: 1.
     """
-    content = content.removeprefix(_PREFIX).removeprefix(_PREFIX)
-    if not content:
+    for _ in range(2):
+        content = content[len(_PREFIX) :] if content[: len(_PREFIX)] == _PREFIX else content
+    if not len(content):
         return None
-    order = _ORDERS.get(content[:4])
+    order = _ORDERS.get(bytes(content[:4]))
     if order is None or len(content) < 8:
         return UPRIGHT
     (at,) = struct.unpack_from(f"{order}L", content, 4)
     if at + 2 > len(content):
         return None
     (entries,) = struct.unpack_from(f"{order}H", content, at)
-    stop = min(at + 2 + entries * _ENTRY, len(content) - _ENTRY + 1)
+    stop = min(at + 2 + min(entries, _MOST_ENTRIES) * _ENTRY, len(content) - _ENTRY + 1)
     return _in_directory(content, order, range(at + 2, stop, _ENTRY))
 
 
-def _in_directory(content: bytes, order: str, places: range) -> int | None:
+def _in_directory(content: bytes | memoryview, order: str, places: range) -> int | None:
     seen, outside = set[int](), 0
     for place in places:
         tag, kind, count = struct.unpack_from(f"{order}HHL", content, place)
@@ -79,7 +82,7 @@ def _in_directory(content: bytes, order: str, places: range) -> int | None:
 
 def xmp_orientation(packet: bytes) -> int | None:
     """The orientation, 1 to 8, in an XMP packet; None if it has none."""
-    found = _XMP.search(packet)
+    found = _XMP.search(packet, 0, _MOST_TEXT)
     return _valid(int(found[1])) if found else None
 
 
@@ -89,13 +92,15 @@ def profile_exif(text: bytes) -> bytes:
     Empty if it is damaged.
     """
     try:
-        return bytes.fromhex("".join(text.decode("latin-1").split("\n")[3:]))
+        return bytes.fromhex(text[:_MOST_TEXT].split(b"\n", 3)[3].decode("latin-1"))  # which passes over line ends
+    except IndexError:
+        return b""
     except ValueError:
         return b""
 
 
 def unpacked(stream: bytes) -> bytes:
-    """The first megabyte of a zlib stream; empty if it is damaged."""
+    """The first 256 kB of a zlib stream; empty if it is damaged."""
     try:
         return zlib.decompressobj().decompress(stream, _MOST_TEXT)
     except zlib.error:

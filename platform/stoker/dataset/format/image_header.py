@@ -2,8 +2,9 @@
 
 This one reader decides for preparation, training, evaluation and serving: whatever decodes the pixels decodes them as
 they are stored, and they are turned by this header's orientation. It takes the parts of a file as the decoders do (the
-first frame header of a JPEG, the canvas of a WebP, the screen and first frame of a GIF), never raises for what else a
-file holds, and takes linear time (``stoker.dataset.format.parts``).
+first frame header of a JPEG, the canvas of a WebP, the screen and first frame of a GIF), and never raises for what else
+a file holds. A server reads headers where every other request waits: it takes milliseconds for any 16 MB, and a header
+of more parts than files have, by far, is none.
 
 The orientation is EXIF's, as Pillow reads it (``stoker.dataset.format.exif``). In a PNG without one it is that of
 ImageMagick's raw profile, and then XMP's; other kinds' XMP is not followed, as neither libjpeg nor browsers do.
@@ -16,7 +17,18 @@ from typing import NamedTuple
 import numpy as np
 
 from stoker.dataset.format.exif import UPRIGHT, exif_orientation, profile_exif, unpacked, xmp_orientation
-from stoker.dataset.format.parts import FRAMES, MOST_PARTS, SEQUENTIAL, SOS, jpeg_segments, mcu_factors, png_chunks
+from stoker.dataset.format.parts import (
+    EOI,
+    FRAMES,
+    HEADER_JUNK,
+    HEADER_PARTS,
+    MOST_PARTS,
+    SEQUENTIAL,
+    SOS,
+    jpeg_segments,
+    mcu_factors,
+    png_chunks,
+)
 
 __all__ = ["MOST_PIXELS", "MOST_SCANS", "ImageHeader", "image_kind", "read_header"]
 
@@ -34,21 +46,30 @@ _FRAME_BYTES = 6
 _SIZE_14 = 0x3FFF
 _VP8_START = b"\x9d\x01\x2a"
 _WEBP_EXIF = 0x08
+_WEBP_PARTS = 2000
+"""of which EXIF, if the header announces it, may be behind: frames of an animation"""
+_MOST_EXIF = 2**20
+"""bytes of EXIF that are looked at; a JPEG's segment holds 64 kB"""
+_STRIDE = 2**18
 _GIF_EXTENSION, _GIF_FRAME, _GIF_END = 0x21, 0x2C, 0x3B
 _BLOCK = 8
 _LEAST_ROW = 32
 _SOS_LITTLE_ENDIAN = 0xDAFF
+_MARKER, _LAST_RESTART = 0xFF, 0xD7
+_MOST_WALKED = 2**23
+_MOST_DENSE = 16
+"""of entropy-coded bytes one in some hundred is 0xFF"""
 
 
 class ImageHeader(NamedTuple):  # made in a quarter of a frozen dataclass's time, for each image that is decoded
     """What an image file says about itself.
 
     ``kind`` is jpg, png, webp or gif, by the first bytes; ``width`` and ``height`` are in pixels as they are stored,
-    before any rotation; ``orientation`` is EXIF's, 1 to 8, 1 for upright; ``scans`` counts those of a JPEG, 65,536 at
-    most, and is 1 for other kinds; ``header_bytes`` come before the first encoded pixels.
+    before any rotation; ``orientation`` is EXIF's, 1 to 8, 1 for upright; ``scans`` counts those of a JPEG up to
+    ``MOST_SCANS`` + 1, and is 1 for other kinds; ``header_bytes`` come before the first encoded pixels.
 
     Up to ``MOST_SCANS``, ``scans`` also counts pairs of bytes that look like a scan's marker in comments and tables
-    after the first scan, and behind the picture; beyond, it is exact.
+    after the first scan, and behind the picture; where it would be more by these, it is exact.
 
     Of a JPEG only: ``components`` is the number of its channels, ``mcu`` the width and height of a minimum coded unit
     in pixels, ``adobe_transform`` what Adobe's segment says about the channels (0: RGB or CMYK), None without one.
@@ -94,7 +115,7 @@ def read_header(data: bytes | bytearray | memoryview) -> ImageHeader | None:
 def _jpeg(data: memoryview) -> ImageHeader | None:
     blocks: list[memoryview] = []
     frame, frame_marker, transform, scans, header_bytes = b"", 0, None, 1, len(data)
-    for marker, begin, end in jpeg_segments(data):
+    for marker, begin, end in jpeg_segments(data, most=HEADER_PARTS, most_junk=HEADER_JUNK):
         if marker == SOS:
             header_bytes = min(end, len(data))
             # a first scan that has every component is the only one of a sequential JPEG
@@ -102,7 +123,7 @@ def _jpeg(data: memoryview) -> ImageHeader | None:
                 scans = _scans(data, begin)
             break
         if marker == _APP1:
-            if data[begin + 4 : min(end, begin + 10)] == _EXIF:
+            if len(blocks) * 2**16 < _MOST_EXIF and data[begin + 4 : min(end, begin + 10)] == _EXIF:
                 blocks.append(data[begin + 10 if blocks else begin + 4 : end])
         elif marker == _APP14:
             if data[begin + 4 : begin + 9] == _ADOBE and min(end, len(data)) - begin - 4 > _ADOBE_TRANSFORM:
@@ -119,12 +140,36 @@ def _jpeg(data: memoryview) -> ImageHeader | None:
 
 
 def _scans(data: memoryview, first: int) -> int:
-    """The scans from ``first`` on, by the pairs of bytes that look like one; if these are many, segment by segment."""
+    """The scans from ``first`` on, by the pairs of bytes that look like one; if these are many, marker by marker."""
     found = 0
     for begin in (first, first + 1):
         pairs = np.frombuffer(data, "<u2", (len(data) - begin) // 2, begin)
-        found += int(np.count_nonzero(pairs == _SOS_LITTLE_ENDIAN))
-    return found if found <= MOST_SCANS else sum(marker == SOS for marker, _, _ in jpeg_segments(data))
+        for at in range(0, len(pairs), _STRIDE):
+            found += int(np.count_nonzero(pairs[at : at + _STRIDE] == _SOS_LITTLE_ENDIAN))
+            if found > MOST_SCANS:
+                return _scans_by_markers(data, first)
+    return found
+
+
+def _scans_by_markers(data: memoryview, first: int) -> int:
+    """The scans up to the end of the picture, and ``MOST_SCANS`` + 1 if there are more, or more than can be told."""
+    found, after = 0, first
+    values = np.frombuffer(data, np.uint8)
+    for begin in range(first, len(data) - 3, _STRIDE):
+        places = np.flatnonzero(values[begin : begin + _STRIDE] == _MARKER) + begin
+        if len(places) > _STRIDE // _MOST_DENSE or begin - first > _MOST_WALKED:
+            return MOST_SCANS + 1
+        kinds = values[np.minimum(places + 1, len(data) - 1)]
+        for place, kind in zip(
+            places[kinds > _LAST_RESTART].tolist(), kinds[kinds > _LAST_RESTART].tolist(), strict=True
+        ):
+            if place < after or kind == _MARKER:
+                continue
+            if kind == EOI or found > MOST_SCANS:
+                return found
+            found += kind == SOS
+            after = place + 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+    return found
 
 
 def _png(data: memoryview) -> ImageHeader | None:
@@ -134,9 +179,10 @@ def _png(data: memoryview) -> ImageHeader | None:
     if max(width, height) >= 2**31:  # the largest of the format (PNG 3rd edition, section 7.1)
         return None
     found: dict[bytes, tuple[bytes, memoryview]] = {}
-    header_bytes = 0
-    for kind, begin, end in png_chunks(data):
-        content = data[begin + 8 : end - 4]
+    header_bytes = walked = 0
+    for kind, begin, end in png_chunks(data, most=HEADER_PARTS):
+        walked += 1
+        content = data[begin + 8 : min(end - 4, begin + 8 + _MOST_EXIF)]
         if kind == b"IDAT":
             header_bytes = header_bytes or begin
         elif kind == b"eXIf":
@@ -145,13 +191,15 @@ def _png(data: memoryview) -> ImageHeader | None:
             for name in (b"exif", b"Raw profile type exif", b"XML:com.adobe.xmp"):
                 if content[: len(name) + 1] == name + b"\0" and (name != b"exif" or kind == b"tEXt"):
                     found[name] = (kind, content[len(name) + 1 :])  # the last of several counts
+    if not header_bytes and walked >= HEADER_PARTS:
+        return None
     return ImageHeader("png", width, height, _png_orientation(found), header_bytes=header_bytes or len(data))
 
 
 def _png_orientation(found: dict[bytes, tuple[bytes, memoryview]]) -> int:
     orientation = None
     if b"exif" in found:
-        orientation = exif_orientation(bytes(found[b"exif"][1]))
+        orientation = exif_orientation(found[b"exif"][1])
     elif b"Raw profile type exif" in found:
         orientation = exif_orientation(profile_exif(_text(*found[b"Raw profile type exif"])))
     if orientation is None and b"XML:com.adobe.xmp" in found:
@@ -185,15 +233,17 @@ def _webp(data: memoryview) -> ImageHeader | None:
     if kind != b"VP8X":
         return None
     width, height = (int.from_bytes(data[at : at + 3], "little") + 1 for at in (24, 27))
-    stop, at, exif, header_bytes = min(len(data), 8 + _u32(data, 4)), 20 + _padded(_u32(data, 16)), b"", 0
-    for _ in range(MOST_PARTS):
-        if at + 8 > stop:
+    stop, at, exif, header_bytes = min(len(data), 8 + _u32(data, 4)), 20 + _padded(_u32(data, 16)), data[:0], 0
+    for walked in range(_WEBP_PARTS):
+        if at + 8 > stop or (header_bytes and not data[20] & _WEBP_EXIF):
             break
+        if walked == HEADER_PARTS and not header_bytes:
+            return None
         name, size = bytes(data[at : at + 4]), _u32(data, at + 4)
         if name in {b"VP8 ", b"VP8L", b"ANMF"}:
             header_bytes = header_bytes or at
         elif name == b"EXIF" and data[20] & _WEBP_EXIF:
-            exif = exif or bytes(data[at + 8 : min(stop, at + 8 + size)])
+            exif = exif or data[at + 8 : min(stop, at + 8 + size)]
         at += 8 + _padded(size)
     return ImageHeader("webp", width, height, exif_orientation(exif) or UPRIGHT, header_bytes=header_bytes or len(data))
 

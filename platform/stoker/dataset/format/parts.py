@@ -2,17 +2,20 @@
 
 Nothing is copied or decoded, no bytes raise an exception, and the time is linear in the file's length: fill bytes and
 junk are passed over by a compiled pattern, and of parts that are too small to be an encoder's own only the first
-65,536 are visited.
+65,536 are visited, or fewer where the caller says so.
 """
 
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Iterator
 
 __all__ = [
     "EOI",
     "FRAMES",
+    "HEADER_JUNK",
+    "HEADER_PARTS",
     "MOST_PARTS",
     "SEQUENTIAL",
     "SOS",
@@ -25,6 +28,11 @@ __all__ = [
 MOST_PARTS = 2**16
 """far beyond what encoders write: an ICC profile takes 255 segments at most, and 1 GB of extended XMP 16,384"""
 
+HEADER_PARTS = 1000
+"""of a header that is read where others wait for it: files have some ten, and 256 of the largest fill 16 MB"""
+HEADER_JUNK = 2**16
+"""bytes, likewise, of fill bytes and junk between its parts, of which files have hardly any"""
+
 SOS, EOI = 0xDA, 0xD9
 SEQUENTIAL = frozenset({0xC0, 0xC1})
 """frames of baseline and extended sequential Huffman coding"""
@@ -35,8 +43,9 @@ _SOI, _FIRST = 0xD8, 0xC0
 _MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd7]", re.DOTALL)
 """a marker with a segment; 0xFF is else followed by 0 (a stuffed byte), 0xFF (fill bytes), TEM or RST: T.81, B.1.1"""
 
-_SMALL = 1024
+_SMALL = 8192
 """bytes; encoders write image data in chunks of at least 8 kB"""
+_PNG_HEAD = struct.Struct(">I4s")
 _PNG_FRAME = 12
 """bytes of a chunk around its content: its length and type before, its checksum after"""
 _PNG_PIXELS = frozenset({b"tRNS", b"acTL", b"fcTL", b"fdAT"})
@@ -47,18 +56,22 @@ _COLOURS = {_APP0: (b"JFIF\0", 14), _APP14: (b"Adobe", 12)}
 """segments that say what the channels are: how they begin, and their length at least, by libjpeg's reading"""
 
 
-def jpeg_segments(data: memoryview) -> Iterator[tuple[int, int, int]]:
+def jpeg_segments(
+    data: memoryview, *, most: int = MOST_PARTS, most_junk: int | None = None
+) -> Iterator[tuple[int, int, int]]:
     """(marker, begin, end) of each segment from SOI to EOI, those between scans included, as libjpeg finds them.
 
     ``begin`` is the offset of the marker's 0xFF; ``end`` is beyond ``data`` where the file is truncated. Ends at a
-    marker that decoders refuse, and after ``MOST_PARTS``.
+    marker that decoders refuse, after ``most`` segments, and beyond ``most_junk`` bytes between them all.
     """
     at, size, search = 2, len(data), _MARKER.search
-    for _ in range(MOST_PARTS):
-        found = search(data, at)
+    junk = size if most_junk is None else most_junk
+    for _ in range(most):
+        found = search(data, at, at + junk + 2)
         if found is None:
             return
         begin = found.start()
+        junk -= begin - at
         marker = data[begin + 1]
         if marker < _FIRST or marker in {_SOI, EOI} or begin + 4 > size:
             return
@@ -78,15 +91,15 @@ def mcu_factors(frame: bytes) -> tuple[int, int] | None:
     return (1, 1) if len(factors) == 1 else (max(across for across, _ in factors), max(down for _, down in factors))
 
 
-def png_chunks(data: memoryview) -> Iterator[tuple[bytes, int, int]]:
+def png_chunks(data: memoryview, *, most: int = MOST_PARTS) -> Iterator[tuple[bytes, int, int]]:
     """(type, begin, end) of each chunk up to IEND; the last one ends with ``data`` where the file is truncated.
 
-    Ends after ``MOST_PARTS`` chunks of less than 1 kB.
+    Ends after ``most`` chunks of less than 8 kB.
     """
-    at, small = 8, 0
-    while at + 8 <= len(data) and small < MOST_PARTS:
-        length = int.from_bytes(data[at : at + 4], "big")
-        kind, end = bytes(data[at + 4 : at + 8]), min(len(data), at + _PNG_FRAME + length)
+    at, small, size, head = 8, 0, len(data), _PNG_HEAD.unpack_from
+    while at + 8 <= size and small < most:
+        length, kind = head(data, at)
+        end = min(size, at + _PNG_FRAME + length)
         yield kind, at, end
         if kind == b"IEND":
             return
