@@ -40,5 +40,8 @@ def test_each_code_of_the_source_is_on_the_page_and_no_other() -> None:
 
 
 def test_codes_are_found_in_every_form() -> None:
-    source = 'Refusal(400, "a", "text")\nKeyRefusal(401, "e", "text")\ncode, message = "b", "text"\ncode = {404: "c"}.get(status, "d")\n'
+    source = (
+        'Refusal(400, "a", "text")\nKeyRefusal(401, "e", "text")\n'
+        'code, message = "b", "text"\ncode = {404: "c"}.get(status, "d")\n'
+    )
     assert codes_in(source) == {"a", "b", "c", "d", "e"}
