@@ -20,3 +20,7 @@ export RAY_JOB_STOP_WAIT_TIME_S=120
 if [ -f "$HOME/stoker-site.sh" ]; then
     . "$HOME/stoker-site.sh"
 fi
+
+# The hashes of the API keys that the endpoint accepts. `ray up` copies this file; an s3:// URL in ~/stoker-site.sh instead
+# is read by all nodes, and a key that is revoked there is refused by all of them within seconds.
+export STOKER_API_KEY_FILE="${STOKER_API_KEY_FILE:-$HOME/.stoker/api-keys}"

@@ -77,6 +77,8 @@ def test_gpu_nodes_come_and_go_and_some_are_spot() -> None:
 def test_what_is_copied_exists_in_the_checkout(config: dict[str, Any]) -> None:
     copied = dict(config["file_mounts"])
     assert copied.pop("~/.ray/auth_token") == "~/.ray/auth_token"
+    assert copied.pop("~/.stoker/api-keys") == "~/.stoker/api-keys"
+    assert any(line.endswith("chmod 600 ~/.ray/auth_token ~/.stoker/api-keys") for line in config["setup_commands"])
     for on_node, here in copied.items():
         assert on_node == f"~/stoker/{here}"
         assert (CHECKOUT / here).exists()
@@ -118,6 +120,20 @@ def test_no_secret_stands_in_it(config: dict[str, Any]) -> None:
     text = yaml.safe_dump(config)
     assert "AWS_SECRET_ACCESS_KEY" not in text
     assert "RAY_AUTH_TOKEN=" not in text
+
+
+def test_every_node_reads_the_api_keys_that_are_copied_to_it_or_those_of_its_site(tmp_path: Path) -> None:
+    shell = ["sh", "-euc", f'. "{CLUSTER}/environment.sh"; echo "$STOKER_API_KEY_FILE"']
+    environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+
+    def named() -> str:
+        return subprocess.run(shell, env=environment, capture_output=True, text=True, timeout=30, check=True).stdout
+
+    for name in ("onprem.yaml", "aws.yaml"):
+        (on_node,) = [path for path in read(name)["file_mounts"] if path.startswith("~/.stoker/")]
+        assert named() == f"{tmp_path}{on_node.removeprefix('~')}\n"
+    (tmp_path / "stoker-site.sh").write_text("export STOKER_API_KEY_FILE=s3://bucket/api-keys\n")
+    assert named() == "s3://bucket/api-keys\n"
 
 
 def test_the_environment_of_a_node_is_a_shell_script_that_works(tmp_path: Path) -> None:

@@ -30,6 +30,9 @@ SIGNATURES = [
     # -- a replica
     ("ray.get_runtime_context", "()", "serve/model.py"),
     ("ray.runtime_context.RuntimeContext.get_assigned_resources", "(self)", "serve/model.py"),
+    ("ray.serve.get_replica_context", "()", "serve/telemetry.py"),
+    ("ray.serve.context.ReplicaContext.replica_tag", None, "serve/telemetry.py"),
+    ("ray.serve._private.logging_utils.get_serve_logs_dir", "()", "serve/telemetry.py"),
     # -- a deployment
     (
         "ray.dashboard.modules.serve.sdk.ServeSubmissionClient",

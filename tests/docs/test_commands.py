@@ -37,6 +37,7 @@ RUN_BY = {
     "stoker environment": (CLI, "environment"),
     "stoker init": (CLI, "init"),
     "stoker models": (CLI, "models"),
+    "stoker keys": (CLI, "keys"),
     "stoker models import": ("tests/predict/test_importing.py", '"models", "import"'),
     "stoker demo": ("tests/integration/test_demo.py", '"demo"'),
     "stoker completion": (CLI, "completion"),

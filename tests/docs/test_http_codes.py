@@ -12,7 +12,7 @@ ROW = re.compile(r"^\| *(?:\d{3}|other)? *\| (`[a-z_]+`(?:, `[a-z_]+`)*) \|", re
 
 
 def codes_in(source: str) -> set[str]:
-    """The second argument of each ``Refusal(…)``, and what is assigned to a variable ``code``."""
+    """The second argument of each ``Refusal(…)`` and ``KeyRefusal(…)``, and what is assigned to a variable ``code``."""
     return {
         leaf.value
         for expression in _expressions(ast.parse(source))
@@ -24,7 +24,7 @@ def codes_in(source: str) -> set[str]:
 def _expressions(tree: ast.AST) -> Iterator[ast.expr]:
     for node in ast.walk(tree):
         match node:
-            case ast.Call(func=ast.Name(id="Refusal"), args=[_, code, *_]):
+            case ast.Call(func=ast.Name(id="Refusal" | "KeyRefusal"), args=[_, code, *_]):
                 yield code
             case ast.Assign(targets=[ast.Name(id="code")], value=code):
                 yield code
@@ -40,5 +40,8 @@ def test_each_code_of_the_source_is_on_the_page_and_no_other() -> None:
 
 
 def test_codes_are_found_in_every_form() -> None:
-    source = 'Refusal(400, "a", "text")\ncode, message = "b", "text"\ncode = {404: "c"}.get(status, "d")\n'
-    assert codes_in(source) == {"a", "b", "c", "d"}
+    source = (
+        'Refusal(400, "a", "text")\nKeyRefusal(401, "e", "text")\n'
+        'code, message = "b", "text"\ncode = {404: "c"}.get(status, "d")\n'
+    )
+    assert codes_in(source) == {"a", "b", "c", "d", "e"}
