@@ -172,10 +172,10 @@ def _check_limits(path: Path, deployment: Any, settings: ModelSettings) -> None:
 def _front(path: Path, given: list[dict[str, Any]], like: ModelSettings) -> dict[str, Any]:
     """The front's application: the file's, else one as open and with the storage of the first model's."""
     default: dict[str, Any] = {"storage": like.storage, "authentication": like.authentication, "origins": like.origins}
-    application = given[0] if given else {"import_path": FRONT_PATH}
+    application: dict[str, Any] = given[0] if given else {"import_path": FRONT_PATH}
     arguments = {**default, **(application.get("args") or {})}
     settings = _validated(path, FrontSettings, arguments)
-    told = {"name": FRONT, "route_prefix": "/"}
+    told: dict[str, Any] = {"name": FRONT, "route_prefix": "/"}
     return {**application, **told, "args": settings.model_dump(mode="json")}
 
 

@@ -5,7 +5,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stoker.errors import RecipeError
-from stoker.recipe import Recipe, as_yaml, changed_keys, json_schema, parse_recipe, read_recipe, renamed, stored_recipe
+from stoker.recipe import (
+    Recipe,
+    as_yaml,
+    changed_keys,
+    json_schema,
+    parse_recipe,
+    read_recipe,
+    renamed,
+    stored_model,
+    stored_recipe,
+)
 
 RECIPES = sorted((Path(__file__).parents[2] / "jobs" / "recipes").glob("*.yaml"))
 SMALL = """
@@ -65,6 +75,18 @@ def test_a_recipe_that_a_version_stored_with_old_names_is_read() -> None:
     stored["patience_s"] = stored.pop("storage_timeout_s")
     stored["workers"]["hang_s"] = stored["workers"].pop("stall_timeout_s")
     assert stored_recipe(stored) == small()
+
+
+def test_keys_that_a_later_stoker_stored_are_passed_over_and_values_are_not() -> None:
+    stored = small().model_dump(mode="json")
+    for section in (stored, stored["model"], stored["workers"]):
+        section["tomorrow"] = {"a": 1}
+    assert stored_recipe(stored) == small()
+    assert stored_model(stored["model"]) == small().model
+    stored["model"]["classes"] = "many"
+    with pytest.raises(RecipeError, match=r"^the stored recipe: model\.classes.*; upgrade stoker, or train") as caught:
+        stored_recipe(stored)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_key_by_both_of_its_names_is_refused() -> None:

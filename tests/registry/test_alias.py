@@ -67,6 +67,11 @@ def test_versions_that_were_written_as_texts_are_numbers(place: Location, alias:
         "[]",
         "{}",
         '[{"version": null, "moved": "then"}]',
+        '[{"version": 1e999, "moved": "then"}]',
+        '[{"version": 1.5, "moved": "then"}]',
+        '[{"version": true, "moved": "then"}]',
+        '[{"version": 0, "moved": "then"}]',
+        '[{"version": "-1", "moved": "then"}]',
         "[3]",
     ],
 )
@@ -75,7 +80,8 @@ def test_damage_is_named_where_it_is_read_or_rolled_back_and_left_as_it_is(
 ) -> None:
     place.write(b'{"version": 1, "history": %s}' % history.encode())
     before = place.read()
-    with pytest.raises(ModelError, match=r"live\.json: damaged; set the alias digits@live again"):
+    again = r"set the alias digits@live again: stoker models alias digits@VERSION live"
+    with pytest.raises(ModelError, match=rf"live\.json: damaged; {again}$"):
         alias.history()
     with pytest.raises(ModelError, match="damaged"):
         alias.roll_back({1, 2})
@@ -151,3 +157,36 @@ def test_a_move_gives_up_after_twenty_others(alias: AliasFile, monkeypatch: pyte
     with pytest.raises(ModelError, match="alias digits@live: others keep moving it; try again"):
         alias.move(2, exists)
     assert asked == [20]
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b"[]", b"7", b"[" * 100_000, b'{"history": {"version": 1}}'])
+def test_what_is_no_alias_is_replaced_and_the_log_says_that_its_history_starts_anew(
+    place: Location, alias: AliasFile, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    place.write(content)
+    with pytest.raises(ModelError, match="damaged; set the alias digits@live again: "):
+        alias.history()
+    alias.move(2, exists)
+    assert moved(alias) == [(2, False)]
+    (line,) = caplog.messages
+    assert line == f"{place} was damaged and is replaced: the history of digits@live starts anew with version 2"
+    alias.move(3, exists)
+    assert moved(alias) == [(2, False), (3, False)]
+    assert caplog.messages == [line]
+
+
+def test_a_damaged_alias_that_another_sets_at_the_same_time_keeps_that_move(
+    place: Location, alias: AliasFile, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    place.write(b"no json")
+    swap = Location.swap
+
+    def swap_after_another(target: Location, data: bytes, expected: str | None) -> None:
+        monkeypatch.setattr(Location, "swap", swap)
+        AliasFile(place, "digits@live").move(1, exists)
+        swap(target, data, expected)
+
+    monkeypatch.setattr(Location, "swap", swap_after_another)
+    alias.move(2, exists)
+    assert moved(alias) == [(1, False), (2, False)]
+    assert len(caplog.messages) == 1  # of the one that replaced it

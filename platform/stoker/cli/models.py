@@ -17,6 +17,7 @@ from typing import Any
 from stoker.cli import import_model
 from stoker.errors import ModelError
 from stoker.registry import Registry
+from stoker.registry.listing import Contents
 from stoker.storage import locate
 
 __all__ = ["add_arguments", "run"]
@@ -67,20 +68,29 @@ def _add_options(parser: argparse.ArgumentParser, *, storage: str | None, is_jso
 
 def _list(registry: Registry, given: argparse.Namespace) -> tuple[Any, str]:
     name = getattr(given, "name", None)
-    if name is not None:
-        registry.resolve(name)  # an unknown name is refused, with the nearest one
-    found = [_model(registry, model) for model in ([name] if name else registry.models())]
+    contents = registry.contents()
+    if name is not None and name not in contents:
+        registry.resolve(name)  # refuses it, with the nearest one
+    found = [_model(registry, model, contents[model]) for model in ([name] if name else contents)]
     text = "\n".join(line for model in found for line in _lines(model))
     return found, text or f"no models in {registry.location}; stoker publish RUN MODEL publishes a first version"
 
 
-def _model(registry: Registry, name: str) -> dict[str, Any]:
-    aliases = {alias: registry.alias_history(name, alias) for alias in registry.aliases(name)}
+def _model(registry: Registry, name: str, contents: Contents) -> dict[str, Any]:
     return {
         "model": name,
-        "versions": [_version(registry, name, version) for version in registry.versions(name)],
-        "aliases": {alias: {"version": moves[-1]["version"], "history": moves} for alias, moves in aliases.items()},
+        "versions": [_version(registry, name, version) for version in contents.versions],
+        "aliases": {alias: _history(registry, name, alias) for alias in contents.aliases},
     }
+
+
+def _history(registry: Registry, name: str, alias: str) -> dict[str, Any]:
+    """Where an alias points; one that cannot be read has the reason in the place of its content."""
+    try:
+        moves = registry.alias_history(name, alias)
+    except ModelError as error:
+        return {"version": None, "history": [], "error": str(error)}
+    return {"version": moves[-1]["version"] if moves else None, "history": moves}
 
 
 def _version(registry: Registry, name: str, number: int) -> dict[str, Any]:
@@ -119,6 +129,9 @@ def _lines(model: dict[str, Any]) -> list[str]:
             + (f"  <- {naming}" if naming else "")
         )
     for alias, entry in aliases.items():
+        if "error" in entry:
+            lines.append(f"  {alias} -> unreadable: {entry['error']}")
+            continue
         moves = ", ".join(f"{move['version']} ({move['moved']})" for move in entry["history"])
         missing = "" if entry["version"] in numbers else " (does not exist)"
         lines.append(f"  {alias} -> {entry['version']}{missing}  history: {moves}")

@@ -2,6 +2,7 @@
 
 Its data are in ``store/`` of the state folder and survive a stop, a SIGKILL and other ports: volumes and the file
 index are found again by what is on disk, and the master, which would remember its old address, starts afresh.
+Clients reach it through S3 alone: what is behind it is closed (``inner_doors``).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from botocore.config import Config  # type: ignore[import-untyped]
 from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]
 from botocore.session import Session  # type: ignore[import-untyped]
 
+from stoker.embedded.inner_doors import write_secrets
 from stoker.embedded.ports import choose_port, free_ports, is_free
 from stoker.embedded.processes import Part, Started, program, wait_until
 from stoker.embedded.settings import Settings
@@ -161,7 +163,8 @@ class ObjectStore:
 
     def _arguments(self, ports: dict[str, int], data: Path) -> Iterator[str]:
         sockets = self.folder.temporary("s")
-        yield from ("-logtostderr=true", "server", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1")
+        yield from ("-logtostderr=true", *write_secrets(self.folder))
+        yield from ("server", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-disableHttp")
         yield from ("-master.resumeState=false", "-master.electionTimeout=1s")
         yield from ("-master.telemetry=false", f"-master.volumeSizeLimitMB={self.settings.volume_size_mb}")
         yield from (f"-volume.max={self.settings.volumes}", "-volume.preStopSeconds=0")

@@ -126,10 +126,9 @@ def import_model(
         card = _evaluated(card, name, weights, data_url, split)
     golden = golden_file(Predictor(_Draft(name, card, weights)))
     files: dict[str, Any] = {WEIGHTS: safetensors.torch.save(weights), GOLDEN: golden}
-    version = registry.publish(name, card, files, verify=lambda staged: check_golden(staged, Predictor(staged)))
-    if alias is not None:
-        registry.set_alias(name, alias, version.version)
-    return version
+    return registry.publish(
+        name, card, files, verify=lambda staged: check_golden(staged, Predictor(staged)), alias=alias
+    )
 
 
 @dataclass(frozen=True)

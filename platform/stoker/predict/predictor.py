@@ -49,7 +49,7 @@ class Predictor:
         self.reference = version.reference
         self.classes = version.classes
         self.card = version.card
-        chosen = recipes.Model.model_validate(self.card.recipe.get("model", {"name": self.card.architecture}))
+        chosen = recipes.stored_model(self.card.recipe.get("model", {"name": self.card.architecture}))
         options = model_options(chosen, self.card.preprocessing.image_size)
         model = build_model(self.card.architecture, classes=len(self.classes), **options)
         try:

@@ -2,7 +2,16 @@
 
 from stoker.recipe.data_fields import Augment, Data, Resizing
 from stoker.recipe.model_fields import Augmentation, Loss, Model, Optimizer, Source
-from stoker.recipe.reading import as_yaml, changed_keys, json_schema, leaves, parse_recipe, read_recipe, stored_recipe
+from stoker.recipe.reading import (
+    as_yaml,
+    changed_keys,
+    json_schema,
+    leaves,
+    parse_recipe,
+    read_recipe,
+    stored_model,
+    stored_recipe,
+)
 from stoker.recipe.schema import BatchSizes, CheckpointPolicy, Ema, Evaluation, Recipe, Schedule, Workers
 
 __all__ = [
@@ -27,5 +36,6 @@ __all__ = [
     "leaves",
     "parse_recipe",
     "read_recipe",
+    "stored_model",
     "stored_recipe",
 ]

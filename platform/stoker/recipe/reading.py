@@ -6,17 +6,29 @@ import difflib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from stoker.errors import RecipeError
+from stoker.recipe.model_fields import Model
 from stoker.recipe.renamed import current_key, warn_of_renamed, with_current_keys
 from stoker.recipe.schema import Recipe
 from stoker.recipe.yaml_core import CoreLoader
 
-__all__ = ["as_yaml", "changed_keys", "json_schema", "leaves", "parse_recipe", "read_recipe", "stored_recipe"]
+__all__ = [
+    "as_yaml",
+    "changed_keys",
+    "json_schema",
+    "leaves",
+    "parse_recipe",
+    "read_recipe",
+    "stored_model",
+    "stored_recipe",
+]
+
+_Stored = TypeVar("_Stored", bound=BaseModel)
 
 _MAY_CHANGE = ("workers.", "checkpoint.", "tracking.", "storage_timeout_s", "on_nan", "nan_skips", "log_every_s",
                "trace_dir", "data.read_threads", "data.read_deadline_s", "data.hedge_percentile", "data.decode_threads",
@@ -61,8 +73,38 @@ def parse_recipe(text: str, source: str, overrides: Sequence[str] = ()) -> Recip
 
 
 def stored_recipe(content: dict[str, Any]) -> Recipe:
-    """Validate a recipe that stoker stored as JSON, such as a model version's; keys may have their old names."""
-    return Recipe.model_validate(with_current_keys(content))
+    """Read a recipe that stoker stored as JSON, such as a model version's.
+
+    Keys may have their old names. Those that a later stoker added are passed over, as its format promises.
+
+    Raises:
+        RecipeError: a value is invalid, or a key that it needs is missing.
+    """
+    return _stored(Recipe, content)
+
+
+def stored_model(content: dict[str, Any]) -> Model:
+    """The section ``model`` of a recipe that stoker stored as JSON, as :func:`stored_recipe` reads it."""
+    return _stored(Model, content)
+
+
+def _stored(section: type[_Stored], content: dict[str, Any]) -> _Stored:
+    known = _known(with_current_keys(content) if section is Recipe else content, section)
+    try:
+        return section.model_validate(known)
+    except ValidationError as error:
+        complaints = "; ".join(_complaints(error, known))
+        raise RecipeError(f"the stored recipe: {complaints}; upgrade stoker, or train the run again") from None
+
+
+def _known(content: dict[str, Any], section: type[BaseModel]) -> dict[str, Any]:
+    """``content`` without the keys that ``section``, or a section below it, does not have."""
+    known = {}
+    for key, value in content.items():
+        if key in section.model_fields:
+            below = _section_below(section, key)
+            known[key] = _known(value, below) if below and isinstance(value, dict) else value
+    return known
 
 
 def as_yaml(recipe: Recipe) -> str:

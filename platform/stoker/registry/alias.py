@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import logging
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -17,6 +18,8 @@ from stoker.storage import Conflict, Location
 from stoker.storage.location import version_of
 
 __all__ = ["AliasFile", "now"]
+
+logger = logging.getLogger(__name__)
 
 _SWAPS = 20
 
@@ -77,18 +80,26 @@ class AliasFile:
         """
         for _ in range(_SWAPS):
             found = self._place.version()
+            is_damaged = False
             try:
                 history = self._parse(found[0]) if found else []
             except ModelError:
                 if not repairs:
                     raise
-                history = []
+                history, is_damaged = [], True
             move = choose(history)
             content = json.dumps({"version": move["version"], "history": [*history, move]}, indent=1).encode()
             try:
                 self._place.swap(content, found[1] if found else None)
             except Conflict:
                 continue
+            if is_damaged:
+                logger.warning(
+                    "%s was damaged and is replaced: the history of %s starts anew with version %d",
+                    self._place,
+                    self._reference,
+                    move["version"],
+                )
             return (found[0] if found else None), content
         raise ModelError(f"alias {self._reference}: others keep moving it; try again")
 
@@ -100,12 +111,23 @@ class AliasFile:
 
     def _parse(self, content: bytes) -> list[Move]:
         try:
-            history = [{**entry, "version": int(entry["version"])} for entry in json.loads(content)["history"]]
+            history = [{**entry, "version": _number(entry["version"])} for entry in json.loads(content)["history"]]
             if history and all(isinstance(entry["moved"], str) for entry in history):
                 return history
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             pass
-        raise ModelError(f"{self._place}: damaged; set the alias {self._reference} again")
+        name, _, alias = self._reference.partition("@")
+        raise ModelError(
+            f"{self._place}: damaged; set the alias {self._reference} again: stoker models alias {name}@VERSION {alias}"
+        )
+
+
+def _number(value: Any) -> int:
+    """A version's number; older files may have it as text."""
+    number = int(value) if isinstance(value, str) else value
+    if type(number) is not int or number < 1:
+        raise ValueError(f"{value!r} is not a version")
+    return number
 
 
 def _stack(history: list[Move]) -> list[int]:

@@ -36,6 +36,7 @@ def publish_run(storage: Location, run: str, name: str, *, verify: Verify, alias
         StorageError: the store cannot be read or written, or the checkpoint is not what its manifest records.
     """
     registry = Registry(storage)
+    registry.check_name(name)
     if alias is not None:
         registry.check_alias_name(name, alias)
     folder = RunFolder(storage, run)
@@ -75,10 +76,7 @@ def publish_run(storage: Location, run: str, name: str, *, verify: Verify, alias
     report = folder.location / "report.html"
     if report.exists():
         files["report.html"] = report.read()
-    published = registry.publish(name, card, files, verify=lambda staged: verify(staged, recipe, result))
-    if alias is not None:
-        registry.set_alias(name, alias, published.version)
-    return published
+    return registry.publish(name, card, files, verify=lambda staged: verify(staged, recipe, result), alias=alias)
 
 
 def _check_metrics(recipe: Recipe, result: Result) -> None:

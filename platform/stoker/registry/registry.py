@@ -23,12 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
-from stoker.errors import ModelError, StorageError
+from stoker.errors import ModelError, StokerError, StorageError
 from stoker.registry.alias import AliasFile, now
-from stoker.registry.card import FORMAT, FORMAT_VERSION, ModelCard, StoredFile
+from stoker.registry.card import ModelCard, StoredFile, card_text, parse_card
 from stoker.registry.copying import SourceFile, store_file
+from stoker.registry.listing import Contents, contents_of
 from stoker.storage import Conflict, Location
 from stoker.storage.retry import BadBody
 from stoker.storage.uploads import abandon_uploads
@@ -100,13 +99,16 @@ class Registry:
 
     def models(self) -> list[str]:
         """Names that have at least one version, sorted."""
-        return [name for name in self.location.children() if _NAME.fullmatch(name) and self.versions(name)]
+        return list(self.contents())
+
+    def contents(self) -> dict[str, Contents]:
+        """The versions and aliases of each model that has a version, by name, sorted; one request to list the store."""
+        return {name: found for name, found in contents_of(self.location).items() if _NAME.fullmatch(name)}
 
     def versions(self, name: str) -> list[int]:
         """The published versions of ``name``, ascending; empty for an unknown model."""
-        folder = self.location / _checked("model", name)
-        numbers = sorted(int(child) for child in folder.children() if _is_number(child))
-        return [number for number in numbers if (folder / str(number) / "model.json").exists()]
+        found = contents_of(self.location, _checked("model", name)).get(name)
+        return list(found.versions) if found else []
 
     def resolve(self, reference: str) -> ModelVersion:
         """The version that ``reference`` names: ``digits@3``, ``digits@production`` (an alias), ``digits`` (newest).
@@ -181,13 +183,20 @@ class Registry:
         card: ModelCard,
         files: Mapping[str, bytes | SourceFile],
         verify: Callable[[ModelVersion], None] | None = None,
+        *,
+        alias: str | None = None,
     ) -> ModelVersion:
-        """Publish a new version and return it; ``verify`` is called with the staged version and may raise to cancel.
+        """Publish a new version, point ``alias`` at it, and return it.
+
+        ``verify`` is called with the staged version and may raise to cancel.
 
         Raises:
-            ModelError: the name is invalid, or ``verify`` rejected the version.
+            ModelError: a name is invalid or ``verify`` rejected the version, and nothing is published; or the alias
+                could not be moved to the published version.
             StorageError: the store cannot be written.
         """
+        if alias is not None:
+            self.check_alias_name(name, alias)
         version, folder = self._claim(_checked("model", name))
         try:
             stored = {file: store_file(content, folder / file) for file, content in files.items()}
@@ -198,15 +207,15 @@ class Registry:
             with contextlib.suppress(StorageError):  # what stays is not a version, and costs space only
                 _discard(folder)
             raise
-        content = {
-            "format": FORMAT,
-            "version": list(card.format_version),
-            "name": name,
-            "number": version,
-            **card.model_dump(mode="json"),
-            "files": {file: entry.model_dump() for file, entry in stored.items()},
-        }
-        (folder / "model.json").create(json.dumps(content, indent=1).encode())
+        (folder / "model.json").create(card_text(name, version, card, stored))
+        if alias is not None:
+            try:
+                self.set_alias(name, alias, version)
+            except StokerError as error:
+                raise ModelError(
+                    f"{staged.reference} is published, but {name}@{alias} was not moved ({error}); repeat that alone: "
+                    f"stoker models alias {staged.reference} {alias}"
+                ) from error
         return staged
 
     def delete(self, name: str, version: int) -> None:
@@ -276,10 +285,10 @@ class Registry:
         return AliasFile(place, f"{name}@{alias}")
 
     def _alias(self, name: str, alias: str, reference: str) -> int:
-        self._existing_versions(name, reference)
         history = self.alias_history(name, alias)
         if not history:
-            known = ", ".join(f"{name}@{a}" for a in self.aliases(name)) or "none yet"
+            self._existing_versions(name, reference)
+            known = ", ".join(f"{name}@{a}" for a in contents_of(self.location, name)[name].aliases) or "none yet"
             raise ModelError(f"model {reference!r}: {name} has no alias {alias!r}; its aliases: {known}")
         return int(history[-1]["version"])
 
@@ -287,23 +296,10 @@ class Registry:
         folder = self.location / _checked("model", name) / str(version)
         where = folder / "model.json"
         try:
-            content = json.loads(where.read())
+            card, files = parse_card(where.read(), where, name, version)
         except FileNotFoundError:
             known = ", ".join(str(v) for v in self._existing_versions(name, reference))
             raise ModelError(f"model {reference!r}: {name} has no version {version}; its versions: {known}") from None
-        except ValueError:
-            raise ModelError(f"{where}: damaged, not valid JSON; publish the run again") from None
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise ModelError(f"{where}: not a stoker model; check the storage URL")
-        try:
-            if content["version"][0] > FORMAT_VERSION[0]:
-                raise ModelError(
-                    f"{where}: format version {content['version']} is newer than this stoker reads; upgrade stoker"
-                )
-            card = ModelCard.model_validate(content)
-            files = {file: StoredFile.model_validate(entry) for file, entry in content["files"].items()}
-        except (ValidationError, KeyError, AttributeError, TypeError, IndexError) as error:
-            raise ModelError(f"{where}: damaged ({type(error).__name__}); publish the run again") from None
         return ModelVersion(name, version, folder, card, files)
 
 

@@ -5,21 +5,35 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from stoker.errors import RunError
 from stoker.recipe import Recipe, as_yaml, changed_keys, parse_recipe
+from stoker.recipe.section import Name
 from stoker.runs.checkpoints import Checkpoint, latest_checkpoint
 from stoker.runs.records import History, Result
 from stoker.storage import Location
 
 __all__ = ["RunFolder"]
 
+_NAME: TypeAdapter[str] = TypeAdapter(Name)
+
 
 class RunFolder:
-    """The folder of the run ``name`` below ``storage``: recipe, history, checkpoints, result, report."""
+    """The folder of the run ``name`` below ``storage``: recipe, history, checkpoints, result, report.
+
+    Raises:
+        RunError: ``name`` cannot be that of a run, such as one that leads out of ``runs/``.
+    """
 
     def __init__(self, storage: Location, name: str) -> None:
+        try:
+            _NAME.validate_python(name)
+        except ValidationError:
+            raise RunError(
+                f"run name {name!r} is not valid; use letters, digits, dots, dashes and underscores, at most 100, the "
+                "first a letter or digit"
+            ) from None
         self.location = storage / "runs" / name
         self.name = name
 

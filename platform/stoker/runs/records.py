@@ -24,7 +24,12 @@ class Record(BaseModel):
 
 
 class Metrics(Record):
-    """Metrics of an evaluation over a whole split: each sample once, padding excluded."""
+    """Metrics of an evaluation over a whole split: each sample once, padding excluded.
+
+    Those of a later version are kept, as a model's card is, and are in no figures.
+    """
+
+    model_config = ConfigDict(extra="allow")
 
     samples: int
     loss: float
@@ -39,7 +44,7 @@ class Metrics(Record):
 
     def figures(self) -> dict[str, float]:
         """Loss and accuracies by name, for curves; what is None is left out."""
-        return self.model_dump(exclude={"samples"}, exclude_none=True)
+        return self.model_dump(include=type(self).model_fields.keys() - {"samples"}, exclude_none=True)
 
 
 class Goodput(Record):

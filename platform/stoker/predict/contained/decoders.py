@@ -151,7 +151,7 @@ class Decoders:
 
     def is_cheap(self, header: ImageHeader, length: int) -> bool:
         """Whether an image of ``length`` bytes is decoded in a group, and not alone in the other lane."""
-        return decoding_work(header, length, image_size=self._image_size, resize=self._resize) <= _CHEAP
+        return decoding_work(header, length, resize=self._resize) <= _CHEAP
 
     async def decode(
         self, images: Sequence[bytes], headers: Sequence[ImageHeader]
