@@ -12,14 +12,12 @@ from pydantic import BaseModel, ValidationError
 
 from stoker.errors import ClusterError
 
-from .settings import FrontSettings, ModelSettings, least_ongoing, least_shutdown_s
+from .settings import FRONT, FrontSettings, ModelSettings, least_ongoing, least_shutdown_s
 
-__all__ = ["FRONT", "FRONT_PATH", "MODEL_PATH", "Plan", "read_plan"]
+__all__ = ["FRONT_PATH", "MODEL_PATH", "Plan", "read_plan"]
 
 MODEL_PATH = "stoker_serve.app:model"
 FRONT_PATH = "stoker_serve.app:front"
-FRONT = "front"
-"""the front's application"""
 _Args = TypeVar("_Args", bound=BaseModel)
 
 

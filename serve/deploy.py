@@ -26,7 +26,8 @@ from stoker.command import Parser, positive, run_command
 from stoker.dashboard import checked_address, ray_token
 from stoker.errors import ClusterError
 
-from .config import FRONT, Plan, read_plan
+from .config import Plan, read_plan
+from .settings import FRONT
 
 if TYPE_CHECKING:
     from ray.dashboard.modules.serve.sdk import ServeSubmissionClient

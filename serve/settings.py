@@ -7,8 +7,19 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-__all__ = ["PREFIX", "Batching", "FrontSettings", "Limits", "ModelSettings", "least_ongoing", "least_shutdown_s"]
+__all__ = [
+    "FRONT",
+    "PREFIX",
+    "Batching",
+    "FrontSettings",
+    "Limits",
+    "ModelSettings",
+    "least_ongoing",
+    "least_shutdown_s",
+]
 
+FRONT = "front"
+"""name of the front's application"""
 PREFIX = "/v1/models/"
 """the route prefix of a model's application is this and the model's name"""
 
@@ -120,6 +131,13 @@ class ModelSettings(_Protected):
     top: int = Field(5, ge=1, description="classes to return for each image, unless the request says top")
     limits: Limits = Limits.model_validate({})
     batching: Batching = Batching.model_validate({})
+
+    @field_validator("model")
+    @classmethod
+    def _name_is_free(cls, model: str) -> str:
+        if model.partition("@")[0] == FRONT:
+            raise ValueError(f"model name {FRONT!r} is the front's application; publish it under another name")
+        return model
 
     @property
     def name(self) -> str:

@@ -112,3 +112,11 @@ def run_here(
         code = int(ended.code or 0)
     captured = capfd.readouterr()
     return code, captured.out, captured.err
+
+
+def door_pixels(data: bytes, limit: int) -> int:
+    """The pixels of an image that the endpoint's door lets through."""
+    from stoker_serve.bodies import read_headers
+    from stoker_serve.settings import Limits
+
+    return read_headers([data], Limits(pixels=limit))[0].held_pixels

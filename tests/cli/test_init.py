@@ -10,7 +10,6 @@ import yaml
 from stoker.bundled import bundled_file, bundled_files
 from stoker.cli import main
 from stoker.recipe import read_recipe
-from stoker_serve.settings import INGRESS
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -21,9 +20,10 @@ def test_a_project_has_a_valid_recipe_a_serve_config_and_a_readme(tmp_path: Path
     assert {path.name for path in project.iterdir()} == {".gitignore", "README.md", "recipe.yaml", "serve.yaml"}
     recipe = read_recipe(project / "recipe.yaml")
     assert (recipe.name, recipe.data.url) == ("my-photos", "s3://stoker/datasets/my-photos")
-    application = yaml.safe_load((project / "serve.yaml").read_text())["applications"][0]
-    assert application["args"]["models"] == ["my-photos@production"]
-    assert [row["name"] for row in application["deployments"]] == ["http", "my-photos"]
+    front, model = yaml.safe_load((project / "serve.yaml").read_text())["applications"]
+    assert front["name"] == "front"
+    assert model["args"]["model"] == "my-photos@production"
+    assert (model["name"], model["route_prefix"]) == ("my-photos", "/v1/models/my-photos")
     readme = (project / "README.md").read_text()
     assert len(readme.splitlines()) <= 10
     assert "NAME" not in readme + (project / "recipe.yaml").read_text()
@@ -38,7 +38,7 @@ def test_a_project_has_a_valid_recipe_a_serve_config_and_a_readme(tmp_path: Path
         ("1e3", "1e3"),
         ("off", "off"),
         ("nothing", "nothing"),
-        ("http", "http-model"),
+        ("front", "front-model"),
         ("x" * 150, "x" * 100),
         ("a" * 99 + "-b", "a" * 99),
     ],
@@ -46,9 +46,9 @@ def test_a_project_has_a_valid_recipe_a_serve_config_and_a_readme(tmp_path: Path
 def test_any_folders_name_makes_a_valid_name(tmp_path: Path, folder: str, name: str) -> None:
     main(["init", str(tmp_path / folder)])
     assert read_recipe(tmp_path / folder / "recipe.yaml").name == name
-    application = yaml.safe_load((tmp_path / folder / "serve.yaml").read_text())["applications"][0]
-    assert application["args"]["models"] == [f"{name}@production"]
-    assert [row["name"] for row in application["deployments"]] == [INGRESS, name]
+    _, model = yaml.safe_load((tmp_path / folder / "serve.yaml").read_text())["applications"]
+    assert model["args"]["model"] == f"{name}@production"
+    assert (model["name"], model["route_prefix"]) == (name, f"/v1/models/{name}")
 
 
 def test_the_next_command_can_be_pasted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -15,7 +16,7 @@ from stoker.errors import ClusterError, ModelError
 from stoker.predict import check_parity
 from stoker.registry import Registry, publish_run
 from stoker.storage import Location
-from stoker_serve.config import read_plan
+from stoker_serve.config import Plan, read_plan
 from stoker_serve.deploy import deploy
 
 YAML = Path(__file__).parents[2] / "serve" / "digits.yaml"
@@ -29,40 +30,55 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Location:
     return storage
 
 
-def written(folder: Path, **changed: object) -> Path:
-    """The shipped YAML with keys of its application changed."""
+def written(folder: Path, changes: dict[str, object] | None = None, **model: object) -> Path:
+    """The shipped YAML with keys of the model's application changed by ``model``, of the file by ``changes``."""
     config = yaml.safe_load(YAML.read_text())
-    config["applications"][0].update(changed)
+    config["applications"][1].update(model)
+    config |= changes or {}
     (folder / "serve.yaml").write_text(yaml.safe_dump(config))
     return folder / "serve.yaml"
 
 
-def test_the_shipped_config_is_on_loopback_with_keys_and_bounds_and_rolls_without_a_gap(storage: Location) -> None:
+def of(plan: Plan, name: str) -> dict[str, Any]:
+    return next(application for application in plan.applications if application["name"] == name)
+
+
+def test_the_shipped_config_is_on_loopback_with_keys_and_a_front(storage: Location) -> None:
     plan = read_plan(YAML, storage=storage.url)
-    application = plan.config["applications"][0]
-    assert (plan.url, application["args"]["authentication"]) == ("http://127.0.0.1:8000", "keys")
-    assert [entry["name"] for entry in application["deployments"]] == ["http", "digits"]
-    assert all(entry["max_queued_requests"] > 0 for entry in application["deployments"])
-    assert all(entry["max_surge_percent"] > 0 for entry in application["deployments"])
+    assert (plan.url, plan.names) == ("http://127.0.0.1:8000", ["front", "digits"])
+    assert {application["args"]["authentication"] for application in plan.applications} == {"keys"}
+    assert of(plan, "front")["args"]["storage"] == storage.url
+    assert of(plan, "digits")["route_prefix"] == "/v1/models/digits"
 
 
 def test_a_moved_alias_changes_what_is_deployed(storage: Location) -> None:
     before = read_plan(YAML, storage=storage.url)
     version = publish_run(storage, "run", "digits", verify=check_parity).version
-    assert read_plan(YAML, storage=storage.url).config == before.config
+    assert read_plan(YAML, storage=storage.url) == before
     Registry(storage).set_alias("digits", "production", version)
     after = read_plan(YAML, storage=storage.url)
-    assert after.config != before.config
-    assert [model.version for model in after.deployed] == [f"digits@{version}"]
+    assert after.applications != before.applications
+    assert [model.version for model in after.models] == [f"digits@{version}"]
 
 
 def test_other_models_and_another_port_can_be_given(storage: Location) -> None:
     plan = read_plan(YAML, storage=storage.url, models=["letters", "digits@1"], port=8123)
-    entries = plan.config["applications"][0]["deployments"]
-    assert [entry["name"] for entry in entries] == ["http", "letters", "digits"]
-    assert entries[1]["autoscaling_config"] == entries[2]["autoscaling_config"]
+    assert plan.names == ["front", "letters", "digits"]
+    letters, digits = of(plan, "letters"), of(plan, "digits")
+    assert letters["deployments"] == digits["deployments"]
+    assert letters["route_prefix"] == "/v1/models/letters"
     assert plan.url == "http://127.0.0.1:8123"
-    assert plan.deployed[0].names == {"letters", "letters@1"}
+    assert [model.references for model in plan.models] == [("1",), ("1",)]
+
+
+def test_a_config_without_a_front_gets_one_and_other_applications_stay(storage: Location, tmp_path: Path) -> None:
+    config = yaml.safe_load(YAML.read_text())
+    other = {"name": "other", "route_prefix": "/other", "import_path": "other:app"}
+    config["applications"] = [config["applications"][1] | {"args": {"model": "digits", "origins": ["*"]}}, other]
+    plan = read_plan(written(tmp_path, config), storage=storage.url)
+    assert plan.names == ["front", "other", "digits"]
+    assert of(plan, "front")["args"]["origins"] == ["*"]
+    assert of(plan, "other") == other
 
 
 @pytest.mark.parametrize(
@@ -78,15 +94,28 @@ def test_an_unknown_model_is_refused(storage: Location, reference: str, line: st
         read_plan(YAML, storage=storage.url, models=[reference])
 
 
+ARGS = {"model": "digits"}
+
+
 @pytest.mark.parametrize(
     ("changed", "line"),
     [
-        ({"args": {"models": ["digits"], "tops": 3}}, "args: tops: Extra inputs are not permitted"),
-        ({"args": {"models": []}}, "args: models: List should have at least 1 item"),
-        ({"args": {"models": ["digits@1", "digits@2"]}}, "model 'digits' is listed twice; list one version"),
-        ({"args": {"models": ["digits"], "top": "many"}}, "args: top: Input should be a valid integer"),
-        ({"import_path": "other:app"}, "applications: 0 have import_path stoker_serve.app:build, expected 1"),
-        ({"deployments": [{"name": "digits", "max_ongoing_requests": "x"}]}, "max_ongoing_requests"),
+        ({"args": {**ARGS, "tops": 3}}, "args: tops: Extra inputs are not permitted"),
+        ({"args": {"model": ""}}, "args: model: String should have at least 1 character"),
+        ({"args": {"model": "front@1"}}, "args: model: model name 'front' is the front's application"),
+        ({"args": {**ARGS, "top": "many"}}, "args: top: Input should be a valid integer"),
+        ({"args": {**ARGS, "origins": ["shop.example"]}}, "'shop.example' is not an origin; write a scheme"),
+        ({"args": {**ARGS, "limits": {"queue_images": 3}}}, r"queue_images \(3\) is below images \(32\)"),
+        ({"args": {**ARGS, "limits": {"queue_s": 30}}}, r"queue_s \(30\) is not below answer_s \(30\)"),
+        ({"args": {**ARGS, "limits": {"held_bytes": 5}}}, r"held_bytes \(5\) is below body_bytes"),
+        ({"import_path": "other:app"}, "none has import_path stoker_serve.app:model, so no model is served"),
+        ({"name": "other"}, "name of digits@production is 'other'; leave it out, or write 'digits'"),
+        ({"route_prefix": "/"}, "route_prefix of digits@production is '/'; leave it out, or write '/v1/models/digits'"),
+        ({"deployments": [{"name": "model", "num_replicas": "x"}]}, "num_replicas"),
+        ({"deployments": [{"name": "http"}]}, "a model's application has one deployment, named model"),
+        ({"deployments": [{"name": "model", "max_ongoing_requests": 64}]}, "never be told that the replica is busy"),
+        ({"deployments": [{"name": "model", "max_queued_requests": 64}]}, "refuses before the replica can"),
+        ({"deployments": [{"name": "model", "graceful_shutdown_timeout_s": 5}]}, "accepted requests would be cut off"),
     ],
 )
 def test_a_wrong_config_is_refused_with_its_key(
@@ -95,6 +124,11 @@ def test_a_wrong_config_is_refused_with_its_key(
     with pytest.raises(ClusterError, match=line) as caught:
         read_plan(written(tmp_path, **changed), storage=storage.url)
     assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_is_there_twice_is_refused(storage: Location, tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match="model 'digits' has two applications; keep one"):
+        read_plan(YAML, storage=storage.url, models=["digits@1", "digits@production"])
 
 
 def test_without_storage_it_says_how_to_give_it(monkeypatch: pytest.MonkeyPatch) -> None:

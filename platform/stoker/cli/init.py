@@ -21,7 +21,7 @@ _TEMPLATES = Path(__file__).parent / "project"
 _IGNORED = "/.stoker/\n/images/\n"
 """the project's .gitignore, which Ray follows too when it copies a working directory"""
 _LONGEST_NAME = 100
-_RESERVED = "http"
+_RESERVED = "front"
 """a deployment of every Serve config, so not a model"""
 _NOT_TEXT = re.compile(r"[0-9].*|true|false|yes|no|on|off|null|y|n")
 """names that YAML may read as a number, date, boolean or null"""

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from images import door_pixels
 from stoker.dataset import Sample
 from stoker.dataset.decode import (
     TrainingImages,
@@ -26,8 +27,7 @@ from stoker.dataset.format.jpeg import crop_jpeg, read_marks
 from stoker.dataset.prepare import Options
 from stoker.dataset.prepare.images import store_image
 from stoker.recipe import Augment
-from stoker_serve.answers import Refusal
-from stoker_serve.images import _pixels
+from stoker_serve.answers import Problem
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8))
 WHOLE = Augment(scale=(1.0, 1.0), ratio=(0.1, 10.0), flip=0.0)
@@ -98,15 +98,15 @@ def test_what_is_too_much_is_refused_by_its_header_before_a_pixel_is_decoded(nam
         sample = Sample(0, "key", 0, memoryview(data), "shard", 0)
         failed = decoder.decode([sample], np.full((1, decoder.draws), 0.5), decoder.empty(1))
         assert told in str(failed[0])
-    with pytest.raises(Refusal, match=re.escape("178,956,970") if "pixels" in told else told):
-        _pixels(data, "", 10**11)
+    with pytest.raises(Problem, match=re.escape("178,956,970") if "pixels" in told else told):
+        door_pixels(data, 10**11)
 
 
 def test_what_is_within_the_bounds_is_decoded() -> None:
     data = of_scans(MOST_SCANS)
     assert read_header(data).scans == MOST_SCANS
     assert decode(data).shape == (3, 64, 96)
-    assert _pixels(data, "", 96 * 64) == 96 * 64
+    assert door_pixels(data, 96 * 64) == 96 * 64
     wide, high = 13_377, 13_377
     assert wide * high <= MOST_PIXELS < wide * (high + 1)
     header = image_header(of_size(saved(), wide, high))
@@ -122,9 +122,9 @@ def test_bytes_behind_a_picture_that_look_like_scans_are_none() -> None:
 
 
 def test_the_endpoint_has_a_bound_of_its_own() -> None:
-    assert _pixels(saved(), "", 96 * 64) == 96 * 64
-    with pytest.raises(Refusal, match="more than 6,143 pixels"):
-        _pixels(saved(), "", 96 * 64 - 1)
+    assert door_pixels(saved(), 96 * 64) == 96 * 64
+    with pytest.raises(Problem, match="more than 6,143 pixels"):
+        door_pixels(saved(), 96 * 64 - 1)
 
 
 def test_a_cut_is_never_larger_than_what_is_decoded() -> None:

@@ -10,13 +10,13 @@ import pytest
 import torch
 from PIL import Image, ImageOps, PngImagePlugin
 
+from images import door_pixels
 from stoker.dataset import Sample
 from stoker.dataset.decode import TrainingImages, TrainingImagesOnGpu, UndecodableImage, decode, evaluation_image
 from stoker.dataset.prepare import Options
 from stoker.dataset.prepare.images import StoredImage, store_image
 from stoker.recipe import Augment
-from stoker_serve.answers import Refusal
-from stoker_serve.images import _pixels
+from stoker_serve.answers import Problem
 
 WIDE, HIGH = 96, 64
 COLOURS = np.zeros((HIGH, WIDE, 3), np.uint8)
@@ -106,7 +106,7 @@ def test_training_evaluation_and_serving_see_a_jpeg_as_pillow_turns_it(name: str
         warnings.simplefilter("ignore")
         by_pillow = ImageOps.exif_transpose(image) if name not in UPRIGHT else image
         assert nearest(torch.from_numpy(np.array(by_pillow)).permute(2, 0, 1)) == quarters
-    assert isinstance(_pixels(data, "", 10**9), int)
+    assert isinstance(door_pixels(data, 10**9), int)
     for options in (Options(), Options(metadata="drop"), Options(jpeg="original"), Options(longest_side=60)):
         stored = store_image(data, options)
         assert stored.kept == ""
@@ -173,7 +173,7 @@ def test_no_text_profile_or_exif_decides_whether_a_png_is_decoded(name: str, is_
 
     assert torch.equal(decode(data), decode(plain))
     assert (stored.data, stored.width, stored.height, stored.orientation) == (data, WIDE, HIGH, 1)
-    assert _pixels(data, "", 10**9) == WIDE * HIGH
+    assert door_pixels(data, 10**9) == WIDE * HIGH
 
 
 JPEG_SEGMENTS = {
@@ -196,7 +196,7 @@ def test_no_segment_decides_whether_a_jpeg_is_decoded(name: str, monkeypatch: py
     for options in (Options(), Options(jpeg="original"), Options(longest_side=60)):
         stored = store_image(data, options)
         assert nearest(trained(stored, SCALED)) == nearest(pixels)
-    assert _pixels(data, "", 10**9) == WIDE * HIGH
+    assert door_pixels(data, 10**9) == WIDE * HIGH
 
     def refuse(*_: object) -> None:
         raise RuntimeError("torchvision does not decode it")
@@ -235,8 +235,8 @@ def test_a_size_beyond_the_bound_is_refused_by_the_header_alone(kind: str) -> No
     with pytest.raises(UndecodableImage, match="more than the 178,956,970"):
         store_image(bytes(data), Options(checks=False))
     if kind != "GIF":
-        with pytest.raises(Refusal) as refused:
-            _pixels(bytes(data), "", 10**11)
+        with pytest.raises(Problem) as refused:
+            door_pixels(bytes(data), 10**11)
         assert refused.value.code == "too_many_pixels"
 
 

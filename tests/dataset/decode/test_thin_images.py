@@ -142,7 +142,7 @@ def test_a_crop_of_an_extreme_shape_has_a_pixel_at_least(ratio: tuple[float, flo
 def test_which_images_are_resized_whole(
     longer: int, resize: int, most: int, is_whole: bool, is_wide: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from stoker.dataset.decode import evaluation
+    from stoker.dataset.decode import evaluation, work
 
     if not most:
         monkeypatch.setattr(work, "_WHOLE_PIXELS", most)
