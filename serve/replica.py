@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
+from stoker.dataset.undecodable import UndecodableImage
+from stoker.predict.contained import Decoders
+
 from .hop import Forwarded, call_app
 from .keys import Keys
 from .model_app import ModelApp
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
     from stoker.predict import Predictor
     from stoker.registry import ModelVersion
 
-__all__ = ["LoadedVersion", "Replica"]
+__all__ = ["LoadedVersion", "Replica", "find_version"]
 
 logger = logging.getLogger(__name__)
 
@@ -31,14 +34,27 @@ _PROBE_S = 10.0
 """a small decode and a forward pass behind the one that runs: what takes longer is stuck"""
 
 
+def find_version(settings: ModelSettings) -> ModelVersion:
+    """The version that ``settings`` name.
+
+    Raises:
+        ModelError, StorageError: it is unknown, or the registry cannot be read.
+    """
+    from stoker.registry import Registry
+    from stoker.storage import locate
+
+    return Registry(locate(settings.storage, timeout_s=20)).resolve(settings.version or settings.model)
+
+
 class LoadedVersion:
     """A version in memory: checked against its golden predictions, warm, and answering lists of images.
 
     Blocking, for a thread or a process of its own.
     """
 
-    def __init__(self, settings: ModelSettings, threads: int) -> None:
-        """
+    def __init__(self, settings: ModelSettings, version: ModelVersion, threads: int) -> None:
+        """``threads`` is how many torch uses.
+
         Raises:
             ModelError, StorageError: the version cannot be loaded, or does not predict its golden predictions.
         """
@@ -47,14 +63,9 @@ class LoadedVersion:
 
         from stoker.predict import Predictor
         from stoker.predict.golden import GOLDEN, check_golden
-        from stoker.registry import Registry
-        from stoker.storage import locate
 
         torch.set_num_threads(threads)
         self._torch, self._stack = torch, np.stack
-        version: ModelVersion = Registry(locate(settings.storage, timeout_s=20)).resolve(
-            settings.version or settings.model
-        )
         self.predictor: Predictor = Predictor(version)
         if GOLDEN in version.files:
             check_golden(version, self.predictor)
@@ -103,22 +114,20 @@ class Replica:
         self._settings = ModelSettings.model_validate(settings)
 
     async def __serve_build_asgi_app__(self) -> Callable[..., Awaitable[None]]:
-        from stoker.predict.contained import Decoders  # imports torch
-
         began = time.monotonic()
         settings = self._settings
         cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 1.0)
         threads = max(1, int(cpus))
         loop = asyncio.get_running_loop()
         self._keys = Keys.from_environment() if settings.authentication == "keys" else None
-        version = await loop.run_in_executor(None, LoadedVersion, settings, threads)
-        how = version.predictor.card.preprocessing
+        found = await loop.run_in_executor(None, find_version, settings)
+        how = found.card.preprocessing
         self._decoders = Decoders(image_size=how.image_size, resize=how.resize, workers=threads)
-        await self._decoders.start()
+        _, version = await asyncio.gather(  # both import torch, which takes seconds: at the same time
+            self._decoders.start(), loop.run_in_executor(None, LoadedVersion, settings, found, threads)
+        )
         metrics = Metrics(settings.name, version.reference)
         self._recorder = Recorder(version.reference, metrics, AccessLog(access_log_path()))
-        from stoker.dataset import UndecodableImage
-
         self._version = version
         self._pipeline = Pipeline(
             version.forward,

@@ -20,7 +20,7 @@ from stoker_serve.keys import Keys
 from stoker_serve.model_app import ModelApp
 from stoker_serve.pipeline import Pipeline
 from stoker_serve.recording import Recorder
-from stoker_serve.replica import LoadedVersion
+from stoker_serve.replica import LoadedVersion, find_version
 from stoker_serve.settings import Limits, ModelSettings
 from stoker_serve.telemetry import Metrics
 
@@ -31,7 +31,7 @@ LIMITS = Limits(body_bytes=200_000, pixels=1_000_000, images=3, queue_s=20, read
 @contextmanager
 def serving(settings: ModelSettings) -> Iterator[str]:
     """The URL of a server of its own, with the model that ``settings`` name."""
-    version = LoadedVersion(settings, 1)
+    version = LoadedVersion(settings, find_version(settings), 1)
     how = version.predictor.card.preprocessing
     ready, ended = threading.Event(), threading.Event()
     keys = Keys([Key("people", hash_of(KEY)), Key("letters", hash_of("other"), models=frozenset({"letters"}))])

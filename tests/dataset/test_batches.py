@@ -12,8 +12,9 @@ from torch import Tensor
 
 from made import write_dataset
 from stoker.dataset import Batch, Loader
-from stoker.dataset.decode import EvaluationImages, UndecodableImage, UndecodableSample
+from stoker.dataset.decode import EvaluationImages
 from stoker.dataset.samples import Sample
+from stoker.dataset.undecodable import UndecodableImage, UndecodableSample
 from stoker.errors import DatasetError
 from stoker.recipe import Data
 from stoker.storage import Location

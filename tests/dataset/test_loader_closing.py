@@ -14,8 +14,9 @@ import pytest
 from loops import SHARDS, loader, wait_for_threads
 from made import write_dataset
 from stoker.dataset import Loader, read_pool
-from stoker.dataset.decode import EvaluationImages, UndecodableImage, UndecodableSample
+from stoker.dataset.decode import EvaluationImages
 from stoker.dataset.format.manifest import Manifest, Split, read_manifest, write_manifest
+from stoker.dataset.undecodable import UndecodableImage, UndecodableSample
 from stoker.errors import DatasetError
 from stoker.storage import Location
 

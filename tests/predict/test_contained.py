@@ -18,8 +18,9 @@ import psutil
 import pytest
 
 from bombs import BOMBS, animated_webp, good_image, many_scans
-from stoker.dataset.decode import UndecodableImage, evaluation_image
+from stoker.dataset.decode import evaluation_image
 from stoker.dataset.format.image_header import ImageHeader, read_header
+from stoker.dataset.undecodable import UndecodableImage
 from stoker.predict.contained import Decoders
 
 GOOD = good_image()

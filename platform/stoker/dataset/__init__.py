@@ -22,11 +22,11 @@ from stoker.lazy import lazy_names
 
 if TYPE_CHECKING:
     from stoker.dataset.batch import Batch
-    from stoker.dataset.decode import UndecodableImage
     from stoker.dataset.format.manifest import Manifest, read_manifest
     from stoker.dataset.iterable import LoaderDataset
     from stoker.dataset.loader import Loader
     from stoker.dataset.samples import Sample, SampleReader
+    from stoker.dataset.undecodable import UndecodableImage
 
 __all__ = [
     "Batch",
@@ -46,7 +46,7 @@ _HOMES = {
     "Manifest": "format.manifest",
     "Sample": "samples",
     "SampleReader": "samples",
-    "UndecodableImage": "decode",
+    "UndecodableImage": "undecodable",
     "read_manifest": "format.manifest",
 }
 

@@ -14,9 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stoker.dataset.decode import Decoder, UndecodableSample
+from stoker.dataset.decode import Decoder
 from stoker.dataset.order import uniform
 from stoker.dataset.stream import Streamed
+from stoker.dataset.undecodable import UndecodableSample
 from stoker.errors import DatasetError
 
 __all__ = ["Batch", "BatchMaker"]

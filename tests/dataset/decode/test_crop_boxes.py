@@ -11,8 +11,9 @@ from PIL import Image, ImageOps
 from torchvision.transforms.v2 import functional as transform
 
 from stoker.dataset import Sample
-from stoker.dataset.decode import EvaluationImages, TrainingImages, UndecodableImage, crop, evaluation_image
+from stoker.dataset.decode import EvaluationImages, TrainingImages, crop, evaluation_image
 from stoker.dataset.decode.image import decode, resample
+from stoker.dataset.undecodable import UndecodableImage
 from stoker.recipe import Augment
 
 WIDTH, HEIGHT = 7, 5

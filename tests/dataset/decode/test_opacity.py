@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from images import encoded, raw_png
-from stoker.dataset.decode import UndecodableImage, decode, decode_opacity
+from stoker.dataset.decode import decode, decode_opacity
+from stoker.dataset.undecodable import UndecodableImage
 
 GREY, RGB, PALETTE, GREY_ALPHA, RGB_ALPHA = 0, 2, 3, 4, 6
 

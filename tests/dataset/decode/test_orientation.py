@@ -12,9 +12,10 @@ from PIL import Image, ImageOps, PngImagePlugin
 
 from images import door_pixels
 from stoker.dataset import Sample
-from stoker.dataset.decode import TrainingImages, TrainingImagesOnGpu, UndecodableImage, decode, evaluation_image
+from stoker.dataset.decode import TrainingImages, TrainingImagesOnGpu, decode, evaluation_image
 from stoker.dataset.prepare import Options
 from stoker.dataset.prepare.images import StoredImage, store_image
+from stoker.dataset.undecodable import UndecodableImage
 from stoker.recipe import Augment
 from stoker_serve.answers import Problem
 

@@ -14,10 +14,11 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as transform
 
 from stoker.dataset import Sample
-from stoker.dataset.decode import TrainingImages, UndecodableImage, decode
+from stoker.dataset.decode import TrainingImages, decode
 from stoker.dataset.decode.crop import random_resized_crop
 from stoker.dataset.decode.image import decode_jpeg
 from stoker.dataset.format.jpeg import crop_jpeg, read_marks
+from stoker.dataset.undecodable import UndecodableImage
 from stoker.recipe import Augment
 
 SUBSAMPLINGS = {"4:4:4": (8, 8), "4:2:2": (16, 8), "4:2:0": (16, 16), "grey": (8, 8)}

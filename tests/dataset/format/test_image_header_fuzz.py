@@ -11,11 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from stoker.dataset.decode import UndecodableImage, decode
+from stoker.dataset.decode import decode
 from stoker.dataset.format.exif import exif_orientation
 from stoker.dataset.format.image_header import image_kind, read_header
 from stoker.dataset.format.jpeg import read_marks
 from stoker.dataset.format.parts import without_metadata
+from stoker.dataset.undecodable import UndecodableImage
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (18, 26, 3), dtype=np.uint8))
 EXIF = Image.Exif()

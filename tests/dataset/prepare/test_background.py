@@ -12,11 +12,12 @@ from PIL import Image
 
 from images import encoded, make, make_folder, objects, raw_png, samples
 from sources import tar_of
-from stoker.dataset.decode import UndecodableImage, decode
+from stoker.dataset.decode import decode
 from stoker.dataset.prepare import Options
 from stoker.dataset.prepare.background import colour_code, composite
 from stoker.dataset.prepare.images import store_image
 from stoker.dataset.prepare.report import report
+from stoker.dataset.undecodable import UndecodableImage
 from stoker.errors import DatasetError
 
 COLOUR = "#fe8001"

@@ -14,9 +14,9 @@ import pytest
 
 from images import encoded, run_here
 from sources import write_hub
-from stoker.dataset.decode import UndecodableImage
 from stoker.dataset.prepare import Options, on_threads, open_source, prepare
 from stoker.dataset.prepare.checked import checked_image
+from stoker.dataset.undecodable import UndecodableImage
 from stoker.errors import StokerError
 from stoker.storage import locate
 

@@ -14,12 +14,13 @@ from PIL import Image, ImageCms
 
 from images import make
 from stoker.dataset import SampleReader
-from stoker.dataset.decode import UndecodableImage, decode, image_header
+from stoker.dataset.decode import decode, image_header
 from stoker.dataset.format.index import read_index
 from stoker.dataset.format.jpeg import crop_jpeg
 from stoker.dataset.prepare import Options
 from stoker.dataset.prepare.images import store_image
 from stoker.dataset.prepare.report import report
+from stoker.dataset.undecodable import UndecodableImage
 
 
 def picture(width: int = 150, height: int = 110, mode: str = "RGB") -> Image.Image:

@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from stoker.dataset.decode.decoder import UndecodableSample
 from stoker.dataset.samples import Sample
+from stoker.dataset.undecodable import UndecodableSample
 from stoker.errors import DatasetError
 
 __all__ = ["AudioClips", "LogMel", "UndecodableAudio"]

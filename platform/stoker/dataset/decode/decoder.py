@@ -15,13 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stoker.dataset.samples import Sample
-from stoker.errors import DatasetError
+from stoker.dataset.undecodable import UndecodableSample
 
 __all__ = ["Decoder", "UndecodableSample"]
-
-
-class UndecodableSample(DatasetError):
-    """The bytes are not a sample that can be decoded: empty, truncated, damaged, or of another kind."""
 
 
 class Decoder(Protocol):

@@ -12,10 +12,10 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transform
 
-from stoker.dataset.decode.decoder import UndecodableSample
-from stoker.dataset.decode.image import UndecodableImage, decode, empty_images, resample
+from stoker.dataset.decode.image import decode, empty_images, resample
 from stoker.dataset.decode.work import is_resized_whole, resized
 from stoker.dataset.samples import Sample
+from stoker.dataset.undecodable import UndecodableImage, UndecodableSample
 
 __all__ = ["EvaluationImages", "evaluation_image"]
 

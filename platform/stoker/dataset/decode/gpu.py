@@ -30,12 +30,12 @@ from torch.nn import functional
 from torchvision.io import ImageReadMode  # registers torch.ops.image too
 
 from stoker.dataset.decode.crop import CROP_DRAWS, random_resized_crop, stored_box, turned
-from stoker.dataset.decode.decoder import UndecodableSample
-from stoker.dataset.decode.image import UndecodableImage, image_header
+from stoker.dataset.decode.image import image_header
 from stoker.dataset.decode.training import TrainingImages
 from stoker.dataset.format.image_header import ImageHeader, read_header
 from stoker.dataset.format.jpeg import Box, crop_jpeg
 from stoker.dataset.samples import Sample
+from stoker.dataset.undecodable import UndecodableImage, UndecodableSample
 from stoker.errors import RecipeError
 from stoker.recipe import Augment
 

@@ -17,10 +17,10 @@ from torch import Tensor
 from torchvision.io import ImageReadMode  # registers torch.ops.image too
 
 from stoker.dataset.decode.crop import turned
-from stoker.dataset.decode.decoder import UndecodableSample
 from stoker.dataset.format.exif import UPRIGHT
 from stoker.dataset.format.image_header import MOST_PIXELS, MOST_SCANS, ImageHeader, image_kind, read_header
 from stoker.dataset.format.parts import without_metadata
+from stoker.dataset.undecodable import UndecodableImage
 
 __all__ = [
     "UndecodableImage",
@@ -35,10 +35,6 @@ __all__ = [
 _RGB = ImageReadMode.RGB.value
 _PNG_END = b"IEND\xaeB`\x82"
 _WEBP_ANIMATED, _WEBP_EXIF = 0x02, 0x08
-
-
-class UndecodableImage(UndecodableSample):
-    """The bytes are not an image that can be decoded: empty, truncated, or of another kind."""
 
 
 def image_header(data: bytes | bytearray | memoryview) -> ImageHeader:

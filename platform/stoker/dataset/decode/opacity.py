@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from stoker.dataset.decode.crop import turned
-from stoker.dataset.decode.image import UndecodableImage, image_header, opened_by_pillow
+from stoker.dataset.decode.image import image_header, opened_by_pillow
+from stoker.dataset.undecodable import UndecodableImage
 
 __all__ = ["decode_opacity"]
 

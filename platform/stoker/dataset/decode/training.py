@@ -19,11 +19,11 @@ from PIL import Image
 from torch import Tensor
 
 from stoker.dataset.decode.crop import CROP_DRAWS, random_resized_crop, stored_box, turned
-from stoker.dataset.decode.decoder import UndecodableSample
-from stoker.dataset.decode.image import UndecodableImage, decode, decode_jpeg, empty_images, resample
+from stoker.dataset.decode.image import decode, decode_jpeg, empty_images, resample
 from stoker.dataset.format.jpeg import Box, crop_jpeg
 from stoker.dataset.format.parts import without_metadata
 from stoker.dataset.samples import Sample
+from stoker.dataset.undecodable import UndecodableImage, UndecodableSample
 from stoker.recipe import Augment
 
 __all__ = ["TrainingImages"]

@@ -6,10 +6,10 @@ image.
 
 from __future__ import annotations
 
-from stoker.dataset.decode import UndecodableImage
 from stoker.dataset.prepare.borders import one_line
 from stoker.dataset.prepare.images import StoredImage, store_image
 from stoker.dataset.prepare.plan import Options
+from stoker.dataset.undecodable import UndecodableImage
 from stoker.errors import StokerError
 
 __all__ = ["checked_image"]

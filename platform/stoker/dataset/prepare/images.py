@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from stoker.dataset.decode import UndecodableImage, decode, decode_opacity, image_header
+from stoker.dataset.decode import decode, decode_opacity, image_header
 from stoker.dataset.format.exif import UPRIGHT
 from stoker.dataset.format.image_header import ImageHeader
 from stoker.dataset.format.index import IndexRow, payload_checksum
@@ -26,6 +26,7 @@ from stoker.dataset.format.jpeg import Marks, read_marks, with_table
 from stoker.dataset.prepare.background import composite
 from stoker.dataset.prepare.markers import choose_interval, program_version, rewrite
 from stoker.dataset.prepare.plan import Options
+from stoker.dataset.undecodable import UndecodableImage
 from stoker.errors import DatasetError
 
 __all__ = ["StoredImage", "check_tools", "store_image"]

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 
-from stoker.dataset.decode import UndecodableImage
 from stoker.dataset.format.index import IndexRow, ShardIndex
 from stoker.dataset.format.manifest import Shard, checksum
 from stoker.dataset.format.pages import pack_index
@@ -23,6 +22,7 @@ from stoker.dataset.prepare.contents import ReadsSamples, SummedReader
 from stoker.dataset.prepare.images import StoredImage
 from stoker.dataset.prepare.markers import program_version
 from stoker.dataset.prepare.plan import Entry, Options, ShardPlan, digest
+from stoker.dataset.undecodable import UndecodableImage
 from stoker.storage import Location
 
 __all__ = ["BUILD", "BadFile", "Built", "ShardTask", "build_shard", "record", "recorded"]

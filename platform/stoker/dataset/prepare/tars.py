@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import xxhash
 
-from stoker.dataset.decode import UndecodableImage
 from stoker.dataset.format.index import IndexRow, ShardIndex, payload_checksum
 from stoker.dataset.format.manifest import Shard
 from stoker.dataset.format.pages import pack_index
@@ -26,6 +25,7 @@ from stoker.dataset.prepare.sources.readers import ArchiveReader, missing
 from stoker.dataset.prepare.sources.tar_samples import AUDIO, Member, cut_of, is_used, reading, samples_of
 from stoker.dataset.prepare.sources.webdataset import BadSample, pick
 from stoker.dataset.prepare.tar_file import open_tar
+from stoker.dataset.undecodable import UndecodableImage
 from stoker.storage import Location
 
 __all__ = ["INDEXES", "index_tar"]

@@ -11,7 +11,7 @@ from contextlib import suppress
 import numpy as np
 from numpy.typing import NDArray
 
-from stoker.dataset.decode.image import UndecodableImage
+from stoker.dataset.undecodable import UndecodableImage
 from stoker.predict.contained.frames import ANSWER, COUNT, LONGEST_REASON, NO_MEMORY, PIXELS, REFUSED
 from stoker.predict.contained.template import Template
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from stoker.dataset.decode.image import UndecodableImage
 from stoker.dataset.decode.work import decoding_work
 from stoker.dataset.format.image_header import ImageHeader, read_header
+from stoker.dataset.undecodable import UndecodableImage
 from stoker.predict.contained.child import Answer, Child, ChildDied, ChildLate
 from stoker.predict.contained.frames import MOST_IMAGES
 from stoker.predict.contained.template import DecodersGone, Template

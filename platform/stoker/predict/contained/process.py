@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from stoker.dataset.decode.evaluation import evaluation_image
-from stoker.dataset.decode.image import UndecodableImage
+from stoker.dataset.undecodable import UndecodableImage
 from stoker.predict.contained.frames import (
     ANSWER,
     COUNT,
