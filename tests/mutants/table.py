@@ -213,6 +213,7 @@ TESTS_OF: dict[str, tuple[str, ...]] = {
     "registry/publishing.py": ("registry/test_registry.py",),
     "registry/copying.py": ("registry/test_copying.py", "registry/test_registry.py"),
     "registry/parents.py": ("registry/test_parents.py",),
-    "registry/card.py": ("registry/test_registry_bounds.py",),
+    "registry/card.py": ("registry/test_registry_bounds.py", "registry/test_cards.py"),
+    "registry/listing.py": ("registry/test_registry_bounds.py",),
     "evaluation.py": ("evaluation/test_evaluation_bounds.py",),
 }
