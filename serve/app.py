@@ -59,6 +59,7 @@ def model(settings: ModelSettings) -> serve.Application:
         max_queued_requests=-1,
         max_surge_percent=100,  # a new version's replicas start before those of the old one stop
         graceful_shutdown_timeout_s=least_shutdown_s(settings.limits),
+        logging_config={"enable_access_log": False},  # the replica writes its own
         health_check_period_s=5,
         health_check_timeout_s=15,
     )
