@@ -122,7 +122,8 @@ class Keys:
             return _expired(key)
         if key.models is not None and model is not None and model.partition("@")[0] not in key.models:
             return _forbidden(key, model)
-        return self._over_rate(key, key.rate, moment) or key.name if key.rate is not None else key.name
+        refusal = None if key.rate is None else self._over_rate(key, key.rate, moment)
+        return refusal or key.name
 
     @classmethod
     def from_environment(cls) -> Keys:
