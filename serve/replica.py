@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -119,7 +120,7 @@ class Replica:
         cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 1.0)
         threads = max(1, int(cpus))
         loop = asyncio.get_running_loop()
-        self._keys = Keys.from_environment() if settings.authentication == "keys" else None
+        self._keys = Keys.load(os.environ) if settings.authentication == "keys" else None
         found = await loop.run_in_executor(None, find_version, settings)
         how = found.card.preprocessing
         self._decoders = Decoders(image_size=how.image_size, resize=how.resize, workers=threads)

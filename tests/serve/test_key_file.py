@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import Store
+from stoker.api_keys import NAME, Key, _change, add_key, hash_of, line_of, new_key, parse, read_keys, revoke_key
 from stoker.embedded import StateFolder
 from stoker.errors import StokerError
 from stoker.storage import locate
-from stoker_serve.key_file import NAME, Key, _change, add_key, hash_of, line_of, new_key, parse, read_keys, revoke_key
 from stoker_serve.keys import Keys
 
 HEX = "ab" * 32
@@ -134,7 +134,7 @@ def test_a_damaged_file_is_not_changed(tmp_path: Path) -> None:
 
 def test_of_changes_by_several_processes_none_is_lost(tmp_path: Path) -> None:
     program = (
-        "import sys\nfrom stoker.storage import locate\nfrom stoker_serve.key_file import Key, add_key, hash_of\n"
+        "import sys\nfrom stoker.storage import locate\nfrom stoker.api_keys import Key, add_key, hash_of\n"
         "for i in range(20):\n    name = f'{sys.argv[1]}{i}'\n    add_key(locate('keys'), Key(name, hash_of(name)))"
     )
     running = [subprocess.Popen([sys.executable, "-c", program, who], cwd=tmp_path) for who in "abc"]

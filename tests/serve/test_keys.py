@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from conftest import Store
+from stoker.api_keys import Key, add_key, hash_of, line_of, new_key, revoke_key
 from stoker.errors import StokerError
 from stoker.storage import locate
-from stoker_serve.key_file import Key, add_key, hash_of, line_of, new_key, revoke_key
 from stoker_serve.keys import _WATCH_TIMEOUT_S, KeyRefusal, Keys
 
 A, B = new_key(), new_key()
