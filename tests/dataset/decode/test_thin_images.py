@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transform
 
-from stoker.dataset.decode import TrainingImages, evaluation_image
+from stoker.dataset.decode import TrainingImages, evaluation_image, work
 from stoker.dataset.decode.crop import random_resized_crop
 from stoker.dataset.prepare import Options
 from stoker.dataset.prepare.images import store_image
