@@ -223,11 +223,13 @@ def test_a_template_that_is_killed_in_the_middle_of_work_costs_no_image(loop: as
 
 def test_a_cancelled_call_frees_its_process_and_harms_no_other(loop: asyncio.Runner, shared: Decoders) -> None:
     async def test(decoders: Decoders) -> None:
+        before = decoders.killed
         call = asyncio.create_task(decoded(decoders, SLOW, *[GOOD] * 100, SLOW))
         await until(lambda: any(process.cpu_times().user > 0.05 for process in children(decoders)))
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
+        await until(lambda: decoders.killed == before + 1)
         assert is_good(*await decoded(decoders, GOOD))
         assert is_good(*await decoded(decoders, SLOW), SLOW)
         await decoders.probe()

@@ -15,8 +15,9 @@ from stoker.predict.contained.template import Template
 SIZE, DATA = 64, b"what was sent there"
 NO_ANSWERS = {
     "an unknown verdict": b"z" + struct.pack("<I", 3 * SIZE**2),
-    "too many pixels": b"p" + struct.pack("<I", 3 * SIZE**2 + 1),
+    "too many pixels": b"p" + struct.pack("<I", 3 * SIZE**2 + 1) + bytes(3 * SIZE**2 + 1),
     "a reason without an end": b"r" + struct.pack("<I", 2**32 - 1),
+    "a long reason": b"r" + struct.pack("<I", 1001) + b"x" * 1001,
     "a content where there is none": b"m" + struct.pack("<I", 1),
     "half an answer": b"p" + struct.pack("<I", 3 * SIZE**2) + bytes(100),
 }
