@@ -33,11 +33,14 @@ _DROPPED = re.compile(r"^(frontend prometheus|listen stats)$")
 # Without routes nothing is known to be absent: the front takes what no model does.
 _NOTHING = re.compile(r"(\s*http-request return status )404 content-type text/plain lf-string .*")
 _DROPPED_LINES = re.compile(r"\s*(log \S+:\d+ |errorfile |option httplog|timeout (client|server|queue) )")
-_MOST_HEADERS = 64
+_MOST_HEADERS, _PARSED_HEADERS = 64, 512
+"""of a request; beyond those that it parses HAProxy answers 400 in its own words"""
 _MOST_HEADER_BYTES = 16_384
 _HEADERS_S = 10
 _BODY_S = 10
 _IDLE_S = 75
+_CHECK_S = 5
+"""a busy machine may keep a replica from answering a check at once; one that is gone is noticed by its requests"""
 _ANSWER_S = 120
 """longer than a replica's own limits: what it refuses, it says itself"""
 
@@ -56,7 +59,8 @@ _FRONTEND = rf"""
     timeout http-request {_HEADERS_S}s
     timeout http-keep-alive {_IDLE_S}s
     acl is_long req.hdrs,length gt {_MOST_HEADER_BYTES}
-    http-request return status 400 content-type application/problem+json file FOLDER/400.json if is_long
+    acl is_many req.fhdr_cnt gt {_MOST_HEADERS}
+    http-request return status 400 content-type application/problem+json file FOLDER/400.json if is_long || is_many
     http-request wait-for-body time {_BODY_S}s if METH_POST
     http-request replace-path ^/v1/models/([^/@]+)@([^/]*)(.*)$ /v1/models/\1/@\2\3
     http-request set-header x-request-timeout-seconds 0
@@ -64,12 +68,13 @@ _FRONTEND = rf"""
     http-request set-header x-request-id %[uuid] if !{{ req.hdr(x-request-id) -m reg ^[A-Za-z0-9._-]{{1,128}}$ }}
 """
 _GLOBAL = f"""
-    tune.http.maxhdr {_MOST_HEADERS}
+    tune.http.maxhdr {_PARSED_HEADERS}
 """
 _DEFAULTS = f"""
     timeout client {_IDLE_S}s
     timeout server {_ANSWER_S}s
     timeout queue 1s
+    timeout check {_CHECK_S}s
 """
 
 

@@ -31,7 +31,7 @@ Pixels = Any
 
 _GROUP = 32
 """cheap images that one decoding process gets at once: it costs a message, and they come back together"""
-_SMOOTHING = 0.2
+_REMEMBERED = 15
 
 
 class Decoding(Protocol):
@@ -111,8 +111,9 @@ class Pipeline:
         self._tasks: set[asyncio.Task[None]] = set()
         self.images = 0
         """images accepted and not answered"""
+        self._image_s: deque[float] = deque([0.0], _REMEMBERED)
         self.image_s = 0.0
-        """seconds that an image costs, of late"""
+        """seconds that an image costs: the median of the last passes, so that one that was held up says nothing"""
 
     def check_room(self, count: int = 1) -> None:
         """Refuse ``count`` images if those before them would take too long.
@@ -240,7 +241,8 @@ class Pipeline:
         finally:
             self._is_computing = False
             took = time.monotonic() - began
-            self.image_s += _SMOOTHING * (took / len(batch) - self.image_s)
+            self._image_s.append(took / len(batch))
+            self.image_s = sorted(self._image_s)[len(self._image_s) // 2]
             self._on_batch(len(batch), "forward", took, self.images)
             self._compute_more()
         for image, (numbers, values) in zip(batch, rows, strict=True):
