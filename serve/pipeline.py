@@ -111,9 +111,9 @@ class Pipeline:
         self._tasks: set[asyncio.Task[None]] = set()
         self.images = 0
         """images accepted and not answered"""
-        self._image_s: deque[float] = deque([0.0], _REMEMBERED)
-        self.image_s = 0.0
-        """seconds that an image costs: the median of the last passes, so that one that was held up says nothing"""
+        self._pass_s: deque[float] = deque([0.0], _REMEMBERED)
+        self.pass_s = 0.0
+        """seconds of a forward pass: the median of the last ones, so that one that was held up says nothing"""
 
     def check_room(self, count: int = 1) -> None:
         """Refuse ``count`` images if those before them would take too long.
@@ -122,7 +122,7 @@ class Pipeline:
             Problem: 503 with Retry-After.
         """
         ahead = self.images
-        wait_s = ahead * self.image_s
+        wait_s = (ahead // self._batching.images + 1) * self.pass_s
         if ahead and (ahead + count > self._limits.queue_images or wait_s > self._limits.queue_s):
             detail = f"all of the model's time is taken ({ahead} images are waiting); try again"
             raise Problem(503, "busy", detail, {"Retry-After": str(max(1, round(wait_s)))})
@@ -241,8 +241,8 @@ class Pipeline:
         finally:
             self._is_computing = False
             took = time.monotonic() - began
-            self._image_s.append(took / len(batch))
-            self.image_s = sorted(self._image_s)[len(self._image_s) // 2]
+            self._pass_s.append(took)
+            self.pass_s = sorted(self._pass_s)[len(self._pass_s) // 2]
             self._on_batch(len(batch), "forward", took, self.images)
             self._compute_more()
         for image, (numbers, values) in zip(batch, rows, strict=True):

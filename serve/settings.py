@@ -40,7 +40,7 @@ class Limits(_Strict):
     images: int = Field(32, ge=1, description="images in one request")
     queue_images: int = Field(256, ge=1, description="images that a replica has accepted and not answered")
     queue_s: float = Field(
-        0.25,
+        1.0,
         gt=0,
         description="seconds that an accepted image would wait for those before it; an idle replica accepts any",
     )
