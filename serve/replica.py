@@ -48,7 +48,7 @@ def find_version(settings: ModelSettings) -> ModelVersion:
 
 
 class LoadedVersion:
-    """A version in memory: checked against its golden predictions, warm, and answering lists of images.
+    """A version in memory: its engine chosen, checked against its golden predictions, warm, answering lists of images.
 
     Blocking, for a thread or a process of its own.
     """
@@ -57,23 +57,28 @@ class LoadedVersion:
         """``threads`` is how many torch uses.
 
         Raises:
-            ModelError, StorageError: the version cannot be loaded, or does not predict its golden predictions.
+            ModelError, StorageError: the version cannot be loaded, has no such engine, or does not predict its golden
+                predictions.
         """
         import numpy as np
         import torch  # here, so that only replicas import it, not the deploying process
 
         from stoker.predict import Predictor
+        from stoker.predict.engine_choice import choose_engine
         from stoker.predict.golden import GOLDEN, check_golden
 
         torch.set_num_threads(threads)
         self._torch, self._stack = torch, np.stack
         self.predictor: Predictor = Predictor(version)
+        batch = settings.batching.images
+        engine = choose_engine(self.predictor, name=settings.engine, batch=batch, seconds=settings.engine_s, log=logger)
+        self.predictor.use(engine)
         if GOLDEN in version.files:
             check_golden(version, self.predictor)
         self.reference = self.predictor.reference
         self.classes = self.predictor.classes
         self._name, self._given = settings.name, settings.model
-        self._warm_up(settings.batching.images)
+        self._warm_up(batch)
 
     @property
     def image_size(self) -> int:
