@@ -6,7 +6,8 @@ more. This rewrites FILE and becomes HAProxy, which dies with the actor that sta
 - its pages of statistics and metrics, which listen on every interface and ask for no password, are left out, and its
   admin socket is for its user alone;
 - headers and bodies that come slowly are given up here (408), before a replica has to wait for them; the number of
-  headers and their length are bounded (400);
+  headers and their length are bounded (400), and so is the target's (414); methods that HTTP does not define get 405;
+- only HTTP/1 is spoken: no HTTP/2 on the same port, and no upgrade to WebSocket, which a replica would answer with 500;
 - its own 502, 503 and 504 reach the client as such, with a problem's body and Retry-After, not as 500;
 - ``/v1/models/NAME@REF/…`` becomes ``/v1/models/NAME/@REF/…``, which Serve's routes can tell apart;
 - no header of a client changes Serve's time limits: the replica's own apply (``limits`` in the YAML).
@@ -36,6 +37,7 @@ _DROPPED_LINES = re.compile(r"\s*(log \S+:\d+ |errorfile |option httplog|timeout
 _MOST_HEADERS, _PARSED_HEADERS = 64, 512
 """of a request; beyond those that it parses HAProxy answers 400 in its own words"""
 _MOST_HEADER_BYTES = 16_384
+_MOST_TARGET = 8192
 _HEADERS_S = 10
 _BODY_S = 10
 _IDLE_S = 75
@@ -46,16 +48,25 @@ _ANSWER_S = 120
 
 _PROBLEMS = {
     400: ("Bad Request", "bad_request", "not an HTTP request that is read here: malformed, or with too many headers"),
+    405: ("Method Not Allowed", "method_not_allowed", "the method is unknown here; send GET, HEAD, POST or OPTIONS"),
     408: ("Request Timeout", "too_slow", "the request did not arrive in time; send it faster"),
     413: ("Content Too Large", "body_too_large", "the body is too large; send smaller or fewer images"),
+    414: ("URI Too Long", "target_too_long", f"the path and query are longer than {_MOST_TARGET} bytes; send top=5"),
     500: ("Internal Server Error", "internal", "internal error of the proxy; see its log"),
     502: ("Bad Gateway", "replica_lost", "the replica ended before it answered; try again"),
     503: ("Service Unavailable", "unavailable", "no replica is available now; try again"),
     504: ("Gateway Timeout", "too_late", "no answer in time; try again"),
 }
 _RETRIED = {502, 503, 504}
+_NOT_HAPROXYS = {405, 414}
+"""statuses that HAProxy never answers by itself: ``errorfile`` does not take them"""
 
+_REFUSED = "http-request return status {0} content-type application/problem+json file FOLDER/{0}.json"
 _FRONTEND = rf"""
+    option disable-h2-upgrade
+    {_REFUSED.format(400)} if !{{ path_beg / }}
+    {_REFUSED.format(414)} if {{ url_len gt {_MOST_TARGET} }}
+    {_REFUSED.format(405)} hdr Allow "GET, HEAD, POST, OPTIONS" if !{{ method GET HEAD POST OPTIONS PUT PATCH DELETE }}
     timeout http-request {_HEADERS_S}s
     timeout http-keep-alive {_IDLE_S}s
     acl is_long req.hdrs,length gt {_MOST_HEADER_BYTES}
@@ -63,6 +74,7 @@ _FRONTEND = rf"""
     http-request return status 400 content-type application/problem+json file FOLDER/400.json if is_long || is_many
     http-request wait-for-body time {_BODY_S}s if METH_POST
     http-request replace-path ^/v1/models/([^/@]+)@([^/]*)(.*)$ /v1/models/\1/@\2\3
+    http-request del-header upgrade
     http-request set-header x-request-timeout-seconds 0
     http-request set-header x-request-disconnect-disabled ?1
     http-request set-header x-request-id %[uuid] if !{{ req.hdr(x-request-id) -m reg ^[A-Za-z0-9._-]{{1,128}}$ }}
@@ -80,7 +92,8 @@ _DEFAULTS = f"""
 
 def corrected(configuration: str, folder: Path) -> str:
     """Serve's ``configuration`` of HAProxy with the corrections; ``folder`` has the files of :func:`error_pages`."""
-    errors = "".join(f"    errorfile {status} {folder / f'{status}.http'}\n" for status in _PROBLEMS)
+    own = [status for status in _PROBLEMS if status not in _NOT_HAPROXYS]
+    errors = "".join(f"    errorfile {status} {folder / f'{status}.http'}\n" for status in own)
     added = {
         "global": _GLOBAL,
         "defaults": _DEFAULTS + errors,
