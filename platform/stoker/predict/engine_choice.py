@@ -20,7 +20,7 @@ from torch import Tensor
 from stoker.errors import ModelError
 from stoker.predict.engines import ENGINES, Engine, EngineKind, build_engine
 from stoker.predict.golden import golden_pictures
-from stoker.predict.parity import TOLERANCES
+from stoker.predict.tolerances import TOLERANCES
 
 if TYPE_CHECKING:
     from stoker.predict.predictor import Predictor
