@@ -32,8 +32,8 @@ Pixels = Any
 _GROUP = 32
 """cheap images that one decoding process gets at once: it costs a message, and they come back together"""
 _MOST_COSTLY = 16
-"""images that are decoded alone, and wait or are being decoded: a picture of 50 million pixels fits 2 kB, so few clients
-could otherwise have all of a replica's requests in hand wait for one"""
+"""images that are decoded alone, and wait or are being decoded: a picture of 50 million pixels fits 2 kB, so a few
+clients could otherwise have all of a replica's requests in hand wait for one"""
 _REMEMBERED = 15
 
 
