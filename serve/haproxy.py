@@ -204,6 +204,6 @@ def main() -> None:
             text = last_routes(path) or text
         path.write_text(text, encoding="utf-8")
         if stand_in and "-sf" not in arguments:
-            arguments += ["-sf", str(stand_in), *taken_over(text)]
+            arguments += ["-sf", str(stand_in), *taken_over(path)]
         guard(binary, path, text, manager=parent)
     os.execv(binary, [binary, *arguments])  # noqa: S606 - no shell, by intent

@@ -24,6 +24,7 @@ from typing import NamedTuple
 __all__ = ["die_with_parent", "guard", "has_routes", "last_routes", "stand_in_of", "taken_over"]
 
 _SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG, prctl(2)
+_STAND_IN_SOCKET = "stand-in.sock"
 _SOCKET = re.compile(r"^\s*stats socket (\S+)", re.MULTILINE)
 _ROUTE = re.compile(r"^\s*use_backend ", re.MULTILINE)
 _PID_FILE, _STAND_IN_FILE, _ROUTES_FILE = "stand-in.pid", "stand-in.cfg", "last-routes.cfg"
@@ -59,10 +60,10 @@ def stand_in_of(path: Path) -> int | None:
         return None
 
 
-def taken_over(configuration: str) -> list[str]:
-    """HAProxy's arguments to take the listening sockets of a process that answers at the admin socket."""
-    found = _SOCKET.search(configuration)
-    return ["-x", found[1]] if found and _answers(found[1]) else []
+def taken_over(path: Path) -> list[str]:
+    """HAProxy's arguments to take the listening sockets of the stand-in that runs from ``path``."""
+    admin = str(path.with_name(_STAND_IN_SOCKET))
+    return ["-x", admin] if _answers(admin) else []
 
 
 class _Watched(NamedTuple):
@@ -109,7 +110,9 @@ def _watch(watched: _Watched) -> None:
             return
         time.sleep(0.05)
     own = path.with_name(_STAND_IN_FILE)
-    own.write_text(watched.configuration, encoding="utf-8")
+    # Not at the admin socket of the dead one: the manager asks there whether its own HAProxy lives.
+    admin = str(path.with_name(_STAND_IN_SOCKET))
+    own.write_text(watched.configuration.replace(watched.admin, admin), encoding="utf-8")
     pid = os.fork()
     if pid == 0:
         die_with_parent()
