@@ -17,6 +17,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import math
+import os
 import re
 import secrets
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stoker.errors import StokerError, StorageError
-from stoker.storage import Conflict, Location
+from stoker.storage import Conflict, Location, locate
 from stoker.storage.local import locked, write_file
 
 __all__ = [
@@ -191,13 +192,16 @@ def _with_line(text: str, key: Key) -> str:
 
 
 def _change(location: Location, change: Callable[[str], str]) -> None:
-    """Replace the file's text by ``change(text)`` so that of two changes at once none is lost."""
+    """Replace the file's text by ``change(text)`` so that of two changes at once none is lost.
+
+    A local file that a link names is changed itself, and whoever could read it before, as the user of an endpoint, can.
+    """
     if location.is_local:
-        path = Path(location.path)
+        path = Path(os.path.realpath(location.path))
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             with locked(path):
-                write_file(path, change(_text(location)).encode(), mode=_PRIVATE)
+                write_file(path, change(_text(locate(path))).encode(), mode=_PRIVATE, keeps_access=True)
         except OSError as error:
             raise StorageError(
                 f"cannot write {path} ({error.strerror}); choose another file with --file", url=location.url
