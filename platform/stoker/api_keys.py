@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import math
 import os
 import re
 import secrets
@@ -50,6 +49,9 @@ _HEADER = "# API keys of a stoker endpoint, by their hashes; stoker keys add NAM
 _OPTIONS = ("models", "expires", "rate")
 _ATTEMPTS = 20
 _PRIVATE = 0o600
+_END_OF_TIME = datetime.datetime(9999, 1, 1, tzinfo=datetime.UTC).timestamp()
+"""of what datetime can write in every zone"""
+_SLOWEST, _FASTEST = 0.001, 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +280,9 @@ def moment_of(text: str) -> float:
         moment = moment.replace(tzinfo=datetime.UTC)
     if moment is None or moment.tzinfo is None:
         raise ValueError("expires is no day or time with its zone; write it as 2027-01-31 or 2027-01-31T12:00Z")
-    return moment.timestamp()
+    if not 0 <= (found := moment.timestamp()) < _END_OF_TIME:
+        raise ValueError("expires is not in the years 1970 to 9998; without it a key never expires")
+    return found
 
 
 def rate_of(text: str) -> float:
@@ -286,7 +290,7 @@ def rate_of(text: str) -> float:
     try:
         rate = float(text)
     except ValueError:
-        rate = math.nan
-    if not 0 < rate < math.inf:
-        raise ValueError("rate is no number above 0; write it as 50, in requests a second")
+        rate = 0.0
+    if not _SLOWEST <= rate <= _FASTEST:
+        raise ValueError("rate is no number from 0.001 to 1e6; write it as 50, in requests a second")
     return rate
