@@ -203,7 +203,7 @@ def main() -> None:
             text = _MARK + corrected(text, path.parent)
         stand_in = stand_in_of(path) if "-sf" not in arguments else None  # a manager's first start
         if stand_in and not has_routes(text):  # it does not know the routes yet
-            text = last_routes(path) or text
+            text = last_routes(path, text)
         path.write_text(text, encoding="utf-8")
         if stand_in:
             arguments += ["-sf", str(stand_in), *taken_over(path)]

@@ -28,9 +28,10 @@ _STAND_IN_SOCKET = "stand-in.sock"
 _SOCKET = re.compile(r"^\s*stats socket (\S+)", re.MULTILINE)
 _ROUTE = re.compile(r"^\s*use_backend ", re.MULTILINE)
 _CURRENT_FILE = "current.pid"
-_PID_FILE, _STAND_IN_FILE, _ROUTES_FILE = "stand-in.pid", "stand-in.cfg", "last-routes.cfg"
+_PID_FILE, _STAND_IN_FILE = "stand-in.pid", "stand-in.cfg"
 _WITHOUT_MANAGER_S = 60.0
 """how long a stand-in answers after its manager has ended: until another takes over, and then what it has in hand"""
+_START_S = 1.0
 _PLANNED_S = 2.0
 """a manager that ends so soon after its HAProxy shut it down itself, and nobody shall answer. One whose HAProxy was
 killed is replaced by the controller, which takes longer"""
@@ -46,12 +47,14 @@ def has_routes(configuration: str) -> bool:
     return bool(_ROUTE.search(configuration))
 
 
-def last_routes(path: Path) -> str | None:
-    """The last configuration with routes that ran from ``path``."""
+def last_routes(path: Path, configuration: str) -> str:
+    """``configuration`` with the routes by which the stand-in answers that runs from ``path``."""
     try:
-        return (path.parent / _ROUTES_FILE).read_text(encoding="utf-8")
+        routed = path.with_name(_STAND_IN_FILE).read_text(encoding="utf-8")
     except OSError:
-        return None
+        return configuration
+    admin = _SOCKET.search(configuration)
+    return routed.replace(str(path.with_name(_STAND_IN_SOCKET)), admin[1]) if admin else configuration
 
 
 def stand_in_of(path: Path) -> int | None:
@@ -79,6 +82,8 @@ class _Watched(NamedTuple):
     proxy: int
     manager: int
     node: int
+    before: int | None
+    """process id of the one that it took over from, if that still runs"""
 
 
 def guard(binary: str, path: Path, configuration: str, *, manager: int) -> None:
@@ -86,11 +91,15 @@ def guard(binary: str, path: Path, configuration: str, *, manager: int) -> None:
 
     ``manager`` is the process id of the actor that started this one.
     """
-    (path.parent / _CURRENT_FILE).write_text(str(os.getpid()))
+    current = path.parent / _CURRENT_FILE
+    before = _number(current)
+    current.write_text(str(os.getpid()))
     node, admin = _parent(manager), _SOCKET.search(configuration)
     if not has_routes(configuration) or not hasattr(os, "pidfd_open") or admin is None or node is None:
         return
-    watched = _Watched(binary, path, configuration, admin[1], os.getpid(), manager, node)
+    is_up = before is not None and _is_alive(before)
+    told = (binary, path, configuration, admin[1], os.getpid(), manager, node)
+    watched = _Watched(*told, before=before if is_up else None)
     child = os.fork()
     if child:
         os.waitpid(child, 0)
@@ -105,12 +114,12 @@ def guard(binary: str, path: Path, configuration: str, *, manager: int) -> None:
 def _watch(watched: _Watched) -> None:
     path = watched.path
     proxy, above = os.pidfd_open(watched.proxy), os.pidfd_open(watched.node)
-    while not _answers(watched.admin) and not _has_ended(proxy):
-        time.sleep(0.1)
-    if not _has_ended(proxy):  # HAProxy has accepted them
-        (path.parent / _ROUTES_FILE).write_text(watched.configuration, encoding="utf-8")
+    _first_to_end(proxy, timeout_s=_START_S)
+    current = path.parent / _CURRENT_FILE
+    if _has_ended(proxy) and _number(current) == watched.proxy and watched.before is not None:
+        current.write_text(str(watched.before))  # it did not start, and the one before answers still
     _first_to_end(proxy, above)
-    is_displaced = _number(path.parent / _CURRENT_FILE) != watched.proxy  # another was started since, by a reload
+    is_displaced = _number(current) != watched.proxy  # another was started since, by a reload
     if _has_ended(above) or is_displaced or not _is_alive(watched.manager):
         return
     ended = time.monotonic()
