@@ -30,23 +30,29 @@ def cases(*, rounds: int = 3, seconds: float = 4.0, is_toy: bool = False) -> lis
     """All cases; a toy asks stoker alone, once and shortly."""
     if is_toy:
         rounds, seconds = 1, 0.5
-    turns = {"rounds": rounds, "seconds": seconds}
-    compared = {**turns, "with_others": not is_toy}
     return [
         Case("starts", "seconds from nothing to an answer", alone=starts.starts),
         Case("starts before", "the same of the shape before", alone=starts.starts_before),
-        Case("digits", "requests of a small image", lambda place: contenders.digits(place, **compared)),
-        Case("empty", "an empty handler", lambda place: contenders.empty(place, **compared)),
+        Case(
+            "digits",
+            "requests of a small image",
+            lambda place: contenders.digits(place, rounds, seconds, with_others=not is_toy),
+        ),
+        Case(
+            "empty", "an empty handler", lambda place: contenders.empty(place, rounds, seconds, with_others=not is_toy)
+        ),
         Case(
             "overload",
             "five times what can be answered",
             lambda place: overload.overload(place, seconds=2.0 if is_toy else 30.0),
         ),
-        Case("decoding", "images/s with decoding in processes", lambda place: decoding.decoding(place, **turns)),
+        Case(
+            "decoding", "images/s with decoding in processes", lambda place: decoding.decoding(place, rounds, seconds)
+        ),
         Case("proxy killed", "HAProxy is killed", faults.haproxy_killed),
         Case("key revoked", "a key is revoked", faults.key_revoked),
         Case("replicas", "replicas come", faults.replicas),
-        Case("resnet50", "ResNet-50 at 224 pixels", lambda place: contenders.resnet50(place, **turns)),
+        Case("resnet50", "ResNet-50 at 224 pixels", lambda place: contenders.resnet50(place, rounds, seconds)),
     ]
 
 

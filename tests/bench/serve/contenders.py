@@ -23,15 +23,16 @@ Row = tuple[str, Measures]
 """contender and connections, as ``"LitServe, 16"``, and what one turn of it measured"""
 LITSERVE = CHECKOUT / "tests" / "bench" / "requirements-serve.txt"
 _WARM_UP_S = 2.0
+_Contenders = Mapping[str, AbstractContextManager[Target]]
 
 
-def digits(place: Stoker, *, rounds: int, seconds: float, with_others: bool = True) -> Iterator[Row]:
+def digits(place: Stoker, rounds: int, seconds: float, *, with_others: bool = True) -> Iterator[Row]:
     """digitsnet at 32 pixels: stoker, FastAPI and uvicorn, LitServe, and Serve's default proxy with two deployments."""
     raw, wrapped = bodies(place.folder)
     place.publish(DIGITS)
     place.deploy(configuration())
-    contenders = {"stoker": contextlib.nullcontext(place.target("digits", raw))}
-    others = {
+    contenders: _Contenders = {"stoker": contextlib.nullcontext(place.target("digits", raw))}
+    others: _Contenders = {
         "FastAPI": _plain(place, "digits", raw),
         "LitServe": _litserve(place, "digits", wrapped),
         "default proxy": _two(place, raw),
@@ -39,31 +40,29 @@ def digits(place: Stoker, *, rounds: int, seconds: float, with_others: bool = Tr
     yield from _in_turns({**contenders, **(others if with_others else {})}, (1, 16, 64), rounds, seconds)
 
 
-def empty(place: Stoker, *, rounds: int, seconds: float, with_others: bool = True) -> Iterator[Row]:
+def empty(place: Stoker, rounds: int, seconds: float, *, with_others: bool = True) -> Iterator[Row]:
     """A handler that answers at once: what is around it costs."""
     raw, wrapped = bodies(place.folder)
     place.publish(DIGITS)
     place.deploy(configuration(with_empty=True))
-    contenders = {"stoker": contextlib.nullcontext(Target(f"{place.instance.serve_url}/empty", raw))}
-    others = {"LitServe": _litserve(place, "empty", wrapped), "default proxy": _empty(place, raw)}
+    contenders: _Contenders = {"stoker": contextlib.nullcontext(Target(f"{place.instance.serve_url}/empty", raw))}
+    others: _Contenders = {"LitServe": _litserve(place, "empty", wrapped), "default proxy": _empty(place, raw)}
     yield from _in_turns({**contenders, **(others if with_others else {})}, (1, 16, 64), rounds, seconds)
 
 
-def resnet50(place: Stoker, *, rounds: int, seconds: float) -> Iterator[Row]:
+def resnet50(place: Stoker, rounds: int, seconds: float) -> Iterator[Row]:
     """ResNet-50 at 224 pixels, random weights: stoker with its fastest engine, and eager float32 behind FastAPI."""
     body = photograph(place.folder)
     place.publish(RESNET50)
     place.deploy(configuration(models=["resnet50"], limits={"queue_s": 10, "answer_s": 60}))
-    contenders = {
+    contenders: _Contenders = {
         "stoker": contextlib.nullcontext(place.target("resnet50", body)),
         "FastAPI": _plain(place, "resnet50", body),
     }
     yield from _in_turns(contenders, (1, 8), rounds, seconds)
 
 
-def _in_turns(
-    contenders: Mapping[str, AbstractContextManager[Target]], connections: Sequence[int], rounds: int, seconds: float
-) -> Iterator[Row]:
+def _in_turns(contenders: _Contenders, connections: Sequence[int], rounds: int, seconds: float) -> Iterator[Row]:
     """Start all, then ask one after the other; one that fails is left out, and fails the case at its end."""
     failed: dict[str, str] = {}
     with ExitStack() as stack:

@@ -26,7 +26,7 @@ __all__ = ["decoding"]
 _AT_A_TIME = 16
 
 
-def decoding(place: Stoker, *, rounds: int, seconds: float) -> Iterator[Row]:
+def decoding(place: Stoker, rounds: int, seconds: float) -> Iterator[Row]:
     """Images/s of a digit (32 by 32 pixels) and of a photograph (500 by 375), each decoded in both ways."""
     place.publish(DIGITS)
     bodies(place.folder)

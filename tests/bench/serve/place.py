@@ -36,12 +36,12 @@ def child_environment(extra: Mapping[str, str] = {}, *, path: Sequence[str | Pat
     own = [str(CHECKOUT / "tests"), str(CHECKOUT / "platform")]
     return {
         **kept,
-        "PYTHONPATH": os.pathsep.join([*map(str, path), *before, *(p for p in own if p not in before)]),
         "NO_PROXY": "127.0.0.1,localhost",
         "OMP_NUM_THREADS": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
         **{f"STOKER_PORT_{name}": "0" for name in ("S3", "GCS", "DASHBOARD", "SERVE")},
         **extra,
+        "PYTHONPATH": os.pathsep.join([*map(str, path), *before, *(p for p in own if p not in before)]),
     }
 
 

@@ -40,4 +40,5 @@ def _main(storage: str, name: str, architecture: str, classes: int, size: int, r
 
 
 if __name__ == "__main__":
-    _main(*sys.argv[1:4], *(int(text) for text in sys.argv[4:7]))
+    url, model, kind = sys.argv[1:4]
+    _main(url, model, kind, int(sys.argv[4]), int(sys.argv[5]), int(sys.argv[6]))

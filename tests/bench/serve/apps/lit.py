@@ -18,7 +18,7 @@ class Empty(litserve.LitAPI):  # type: ignore[misc]
     def setup(self, device: str) -> None:
         pass
 
-    def decode_request(self, request: Any) -> Any:
+    def decode_request(self, request: dict[str, str]) -> Any:
         return request
 
     def predict(self, x: Any) -> str:

@@ -58,4 +58,4 @@ class Http:
 
 def app(args: dict[str, str]) -> serve.Application:
     """Build it for ``args``: model, storage."""
-    return Http.bind(Model.bind(args["model"], args["storage"]))
+    return Http.bind(Model.bind(args["model"], args["storage"]))  # type: ignore[attr-defined]
