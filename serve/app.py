@@ -4,6 +4,7 @@
 ``args``, so annotations are not postponed in this module.
 """
 
+import os
 from typing import Any
 
 from fastapi import FastAPI
@@ -29,7 +30,7 @@ class _FrontReplica:
     async def __serve_build_asgi_app__(self) -> FastAPI:
         from .cluster_metrics import cluster_metrics
 
-        keys = Keys.from_environment() if self._settings.authentication == "keys" else None
+        keys = Keys.load(os.environ) if self._settings.authentication == "keys" else None
         if keys is not None:
             keys.watch()
         directory = Directory()
@@ -50,7 +51,7 @@ def model(settings: ModelSettings) -> serve.Application:
         StokerError: no API key is configured, and ``authentication`` is not ``none``.
     """
     if settings.authentication == "keys":
-        Keys.from_environment()
+        Keys.load(os.environ)
     resolved = settings.resolved()
     deployment = serve.deployment(serve.ingress()(Replica)).options(
         name=MODEL,
@@ -73,6 +74,6 @@ def front(settings: FrontSettings) -> serve.Application:
         StokerError: no API key is configured, and ``authentication`` is not ``none``.
     """
     if settings.authentication == "keys":
-        Keys.from_environment()
+        Keys.load(os.environ)
     deployment = serve.deployment(serve.ingress()(_FrontReplica)).options(name="front", max_ongoing_requests=256)
     return deployment.bind(settings.model_dump())

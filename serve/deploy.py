@@ -235,7 +235,7 @@ def _reason(application: dict[str, Any]) -> str:
 
 
 def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in text.splitlines() if any(letter.isalnum() for letter in line)]
     return lines[-1][:500] if lines else ""
 
 

@@ -6,22 +6,23 @@ It is no part of a prediction's way, except where Serve's own proxy brings ``NAM
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, Query, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import PlainTextResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
 
 from stoker.errors import StokerError
 
 from .answers import PROBLEM, Problem
-from .bodies import ENCODED_TYPES
 from .cors import cors_headers
+from .description import IMAGES, KEYED, described, problems
 from .directory import Directory, ServedModel
 from .hop import Forwarded
 from .keys import KeyRefusal, Keys
@@ -36,20 +37,6 @@ Hop = Callable[[str, Forwarded], Awaitable[tuple[int, list[tuple[bytes, bytes]],
 """pass a request on to the model of that name"""
 
 _MOST_BODY = 16_000_000
-_WHEN = {
-    400: "empty body, malformed form or JSON, or a bad parameter",
-    401: "missing, unknown or expired API key",
-    403: "the API key is not for this model",
-    404: "unknown model, version or alias; the detail names those that exist",
-    405: "another method; see Allow",
-    408: "the body did not arrive in time",
-    413: "body, pixels or number of images over the limit",
-    415: "not an image, or a content type or encoding that is not read",
-    422: "an image that cannot be decoded",
-    429: "the API key's rate is used up; see Retry-After",
-    503: "every replica is busy or none is ready; see Retry-After",
-    504: "no answer in time",
-}
 _bearer = HTTPBearer(auto_error=False, description="an API key")
 
 
@@ -95,12 +82,7 @@ class Front:
         """Readiness of one model; needs no key."""
         raise await self._elsewhere(request, name)
 
-    async def predict(
-        self,
-        request: Request,
-        name: str,
-        top: Annotated[int | None, Query(ge=1, description="number of classes to return for each image")] = None,
-    ) -> Predictions:
+    async def predict(self, request: Request, name: str) -> Predictions:
         """The most probable classes of one image (the body) or of several (the files of a form, base64 in JSON)."""
         raise await self._elsewhere(request, name)
 
@@ -125,6 +107,9 @@ class Front:
         if name not in models:
             known = ", ".join(models) or "none yet"
             return Problem(404, "unknown_model", f"unknown model {given[:100]!r}; served here: {known}")
+        written = request.scope.get("raw_path") or request.url.path.encode()
+        if not at and not f"{written.decode('latin-1')}/".startswith(f"/v1/models/{name}/"):
+            return Problem(404, "not_found", f"write the path unescaped: /v1/models/{name}/…; see /openapi.json")
         if self._hop is None or not at:
             return Problem(503, "unavailable", f"no replica of {name} is available; try again", {"Retry-After": "1"})
         tail = request.url.path.rstrip("/").partition(given)[2]
@@ -158,28 +143,17 @@ class Route:
     """OpenAPI's content of the request body by media type; empty for none"""
 
 
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
-_FILES = {"type": "array", "items": {"type": "string", "format": "binary"}}
-_TEXTS = {"type": "array", "items": {"type": "string", "contentEncoding": "base64"}, "minItems": 1}
-_TOP = {"type": "integer", "minimum": 1}
-_IMAGES = {
-    **dict.fromkeys(ENCODED_TYPES, _BINARY),
-    "multipart/form-data": {"schema": {"type": "object", "properties": {"images": _FILES, "top": _TOP}}},
-    "application/json": {
-        "schema": {"type": "object", "properties": {"images": _TEXTS, "top": _TOP}, "required": ["images"]}
-    },
-}
-_KEYED = (401, 403, 429)
+_PREDICTS = (*KEYED, 404, 413, 415, 422)
 
 ROUTES = (
     Route("GET", "/", Front.index, needs_key=False),
     Route("GET", "/healthz", Front.healthz, needs_key=False),
     Route("GET", "/readyz", Front.readyz, needs_key=False, errors=(503,)),
-    Route("GET", "/metrics", Front.metrics, errors=_KEYED),
-    Route("GET", "/v1/models", Front.models, errors=(*_KEYED, 503)),
-    Route("GET", "/v1/models/{name}", Front.model, errors=(*_KEYED, 404, 503)),
+    Route("GET", "/metrics", Front.metrics, errors=KEYED),
+    Route("GET", "/v1/models", Front.models, errors=(*KEYED, 503)),
+    Route("GET", "/v1/models/{name}", Front.model, errors=(*KEYED, 404, 503)),
     Route("GET", "/v1/models/{name}/readyz", Front.model_ready, needs_key=False, errors=(404, 503)),
-    Route("POST", "/v1/models/{name}/predict", Front.predict, errors=tuple(_WHEN), body=_IMAGES),
+    Route("POST", "/v1/models/{name}/predict", Front.predict, errors=_PREDICTS, body=IMAGES),
 )
 
 
@@ -190,7 +164,6 @@ def make_front(settings: FrontSettings, front: Front, keys: Keys | None) -> Fast
     def authenticate(
         request: Request,
         _described: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
-        name: str | None = None,
     ) -> None:
         if keys is None:
             return
@@ -206,22 +179,19 @@ def make_front(settings: FrontSettings, front: Front, keys: Keys | None) -> Fast
             route.path,
             handler,
             methods=[route.method],
-            responses={
-                status: {"description": _WHEN[status], "content": {PROBLEM: {"schema": _SCHEMA}}}
-                for status in route.errors
-            },
+            responses=problems(route.errors),
+            response_class=PlainTextResponse if route.handler is Front.metrics else JSONResponse,
             openapi_extra={"requestBody": {"required": True, "content": route.body}} if route.body else None,
             **shared,
         )
         if route.method == "GET":
             app.add_api_route(route.path, handler, methods=["HEAD"], include_in_schema=False, **shared)
+    # FastAPI's way to describe more; once, because it needs no key and takes a while.
+    app.openapi = functools.cache(functools.partial(described, app))  # type: ignore[method-assign]
     _add_error_handlers(app)
     if settings.origins:
         _add_origins(app, settings.origins)
     return app
-
-
-_SCHEMA = {"$ref": "#/components/schemas/ProblemDetails"}
 
 
 def _authorization(request: Request) -> bytes | None:

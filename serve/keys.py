@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -16,10 +15,9 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Literal
 
+from stoker.api_keys import Key, hash_of, parse
 from stoker.errors import StokerError
 from stoker.storage import Location, locate
-
-from .key_file import Key, hash_of, parse
 
 __all__ = ["KeyRefusal", "Keys"]
 
@@ -122,16 +120,8 @@ class Keys:
             return _expired(key)
         if key.models is not None and model is not None and model.partition("@")[0] not in key.models:
             return _forbidden(key, model)
-        return self._over_rate(key, key.rate, moment) or key.name if key.rate is not None else key.name
-
-    @classmethod
-    def from_environment(cls) -> Keys:
-        """The keys that this process's environment names."""
-        return cls.load(os.environ)
-
-    def admit(self, key: str) -> bool:
-        """Whether ``key`` is valid for a request that asks no model in particular."""
-        return isinstance(self.check(f"Bearer {key}".encode(), None), str)
+        refusal = None if key.rate is None else self._over_rate(key, key.rate, moment)
+        return refusal or key.name
 
     def watch(self, every_s: float = 1.0) -> None:
         """Reread the file every ``every_s`` seconds, by a thread of its own; call it once in each process.

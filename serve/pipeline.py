@@ -31,7 +31,7 @@ Pixels = Any
 
 _GROUP = 32
 """cheap images that one decoding process gets at once: it costs a message, and they come back together"""
-_SMOOTHING = 0.2
+_REMEMBERED = 15
 
 
 class Decoding(Protocol):
@@ -111,8 +111,9 @@ class Pipeline:
         self._tasks: set[asyncio.Task[None]] = set()
         self.images = 0
         """images accepted and not answered"""
-        self.image_s = 0.0
-        """seconds that an image costs, of late"""
+        self._pass_s: deque[float] = deque([0.0], _REMEMBERED)
+        self.pass_s = 0.0
+        """seconds of a forward pass: the median of the last ones, so that one that was held up says nothing"""
 
     def check_room(self, count: int = 1) -> None:
         """Refuse ``count`` images if those before them would take too long.
@@ -121,7 +122,7 @@ class Pipeline:
             Problem: 503 with Retry-After.
         """
         ahead = self.images
-        wait_s = ahead * self.image_s
+        wait_s = (ahead // self._batching.images + 1) * self.pass_s
         if ahead and (ahead + count > self._limits.queue_images or wait_s > self._limits.queue_s):
             detail = f"all of the model's time is taken ({ahead} images are waiting); try again"
             raise Problem(503, "busy", detail, {"Retry-After": str(max(1, round(wait_s)))})
@@ -240,7 +241,8 @@ class Pipeline:
         finally:
             self._is_computing = False
             took = time.monotonic() - began
-            self.image_s += _SMOOTHING * (took / len(batch) - self.image_s)
+            self._pass_s.append(took)
+            self.pass_s = sorted(self._pass_s)[len(self._pass_s) // 2]
             self._on_batch(len(batch), "forward", took, self.images)
             self._compute_more()
         for image, (numbers, values) in zip(batch, rows, strict=True):

@@ -15,6 +15,10 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 _SLOWEST = 100_000
 """bytes a second: each that arrives buys this much more time"""
+_SLOWEST_WHEN_FULL = 1_000_000
+_START_WHEN_FULL_S = 1.0
+_SMALL = 1_000_000
+"""bytes of a body that may take the room that larger ones leave"""
 _DRAINED_BYTES = 1_000_000
 _DRAINED_S = 1.0
 
@@ -23,11 +27,28 @@ class ClientGone(Exception):
     """The client closed its connection before the answer was sent."""
 
 
+class _Reading:
+    """A body that is being read."""
+
+    __slots__ = ("began", "received", "timeout")
+
+    def __init__(self, began: float, timeout: asyncio.Timeout) -> None:
+        self.began = began
+        self.received = 0
+        self.timeout = timeout
+
+
 class Bodies:
-    """The bodies that a replica holds; those of :meth:`read` count until they are given back."""
+    """The bodies that a replica holds; those of :meth:`read` count until they are given back.
+
+    A few clients with large bodies do not keep out everybody else: a quarter of the room is for bodies of 1 MB or less,
+    and when there is none left, bodies that come at less than 1 MB a second are given up.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
+        self._for_small = min(limits.held_bytes // 4, limits.held_bytes - limits.body_bytes)
+        self._reading = set[_Reading]()
         self.held = 0
         """bytes"""
 
@@ -47,21 +68,26 @@ class Bodies:
         pieces: list[bytes] = []
         received = 0
         loop = asyncio.get_running_loop()
-        ends_at = loop.time() + self._limits.read_s
+        began = loop.time()
+        ends_at = began + self._limits.read_s
         reserved = length
-        self._take(length)
+        self._take(length, length)
+        timeout = asyncio.timeout_at(ends_at)
+        reading = _Reading(began, timeout)
+        self._reading.add(reading)
         try:
-            async with asyncio.timeout_at(ends_at) as timeout:
+            async with timeout:
                 while True:
                     message = await receive()
                     if message["type"] != "http.request":
                         raise ClientGone
                     piece = message.get("body", b"")
                     received += len(piece)
+                    reading.received = received
                     if received > limit:
                         raise _too_long(limit)
                     if received > reserved:
-                        self._take(received - reserved)
+                        self._take(received - reserved, received)
                         reserved = received
                     pieces.append(piece)
                     if not message.get("more_body", False):
@@ -74,17 +100,29 @@ class Bodies:
         except BaseException:
             self.held -= reserved
             raise
+        finally:
+            self._reading.discard(reading)
         self.held -= reserved - received
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def give_back(self, body: bytes) -> None:
         self.held -= len(body)
 
-    def _take(self, count: int) -> None:
-        if self.held + count > self._limits.held_bytes:
+    def _take(self, count: int, length: int) -> None:
+        """Take room for ``count`` more bytes of a body of ``length``, as far as that is known."""
+        room = self._limits.held_bytes - (self._for_small if length > _SMALL else 0)
+        if self.held + count > room:
+            self._give_up_slow()
             detail = f"the replica holds {self.held:,} bytes of other requests; try again"
             raise Problem(503, "busy", detail, {"Retry-After": "1"})
         self.held += count
+
+    def _give_up_slow(self) -> None:
+        now = asyncio.get_running_loop().time()
+        for reading in self._reading:
+            late = now - reading.began > _START_WHEN_FULL_S + reading.received / _SLOWEST_WHEN_FULL
+            if late and not reading.timeout.expired():
+                reading.timeout.reschedule(now)
 
 
 async def drain(receive: Receive, headers: Mapping[bytes, bytes]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -47,7 +48,7 @@ def find_version(settings: ModelSettings) -> ModelVersion:
 
 
 class LoadedVersion:
-    """A version in memory: checked against its golden predictions, warm, and answering lists of images.
+    """A version in memory: its engine chosen, checked against its golden predictions, warm, answering lists of images.
 
     Blocking, for a thread or a process of its own.
     """
@@ -56,23 +57,28 @@ class LoadedVersion:
         """``threads`` is how many torch uses.
 
         Raises:
-            ModelError, StorageError: the version cannot be loaded, or does not predict its golden predictions.
+            ModelError, StorageError: the version cannot be loaded, has no such engine, or does not predict its golden
+                predictions.
         """
         import numpy as np
         import torch  # here, so that only replicas import it, not the deploying process
 
         from stoker.predict import Predictor
+        from stoker.predict.engine_choice import choose_engine
         from stoker.predict.golden import GOLDEN, check_golden
 
         torch.set_num_threads(threads)
         self._torch, self._stack = torch, np.stack
         self.predictor: Predictor = Predictor(version)
+        batch = settings.batching.images
+        engine = choose_engine(self.predictor, name=settings.engine, batch=batch, seconds=settings.engine_s, log=logger)
+        self.predictor.use(engine)
         if GOLDEN in version.files:
             check_golden(version, self.predictor)
         self.reference = self.predictor.reference
         self.classes = self.predictor.classes
         self._name, self._given = settings.name, settings.model
-        self._warm_up(settings.batching.images)
+        self._warm_up(batch)
 
     @property
     def image_size(self) -> int:
@@ -119,7 +125,7 @@ class Replica:
         cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 1.0)
         threads = max(1, int(cpus))
         loop = asyncio.get_running_loop()
-        self._keys = Keys.from_environment() if settings.authentication == "keys" else None
+        self._keys = Keys.load(os.environ) if settings.authentication == "keys" else None
         found = await loop.run_in_executor(None, find_version, settings)
         how = found.card.preprocessing
         self._decoders = Decoders(image_size=how.image_size, resize=how.resize, workers=threads)

@@ -40,7 +40,7 @@ class Limits(_Strict):
     images: int = Field(32, ge=1, description="images in one request")
     queue_images: int = Field(256, ge=1, description="images that a replica has accepted and not answered")
     queue_s: float = Field(
-        0.25,
+        1.0,
         gt=0,
         description="seconds that an accepted image would wait for those before it; an idle replica accepts any",
     )
@@ -131,6 +131,12 @@ class ModelSettings(_Protected):
     top: int = Field(5, ge=1, description="classes to return for each image, unless the request says top")
     limits: Limits = Limits.model_validate({})
     batching: Batching = Batching.model_validate({})
+    engine: str = Field(
+        "auto",
+        min_length=1,
+        description="how the forward pass is computed (docs/explanation/engines.md); auto: measured",
+    )
+    engine_s: float = Field(3.0, gt=0, description="seconds that a replica spends on choosing its engine")
 
     @field_validator("model")
     @classmethod

@@ -13,9 +13,9 @@ import httpx
 import uvicorn
 from PIL import Image
 
+from stoker.api_keys import Key, hash_of
 from stoker.dataset import UndecodableImage
 from stoker.predict.contained import Decoders
-from stoker_serve.key_file import Key, hash_of
 from stoker_serve.keys import Keys
 from stoker_serve.model_app import ModelApp
 from stoker_serve.pipeline import Pipeline

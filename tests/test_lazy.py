@@ -7,7 +7,7 @@ import importlib
 import pytest
 
 
-@pytest.mark.parametrize("package", ["stoker.dataset", "stoker.dataset.prepare", "stoker.models"])
+@pytest.mark.parametrize("package", ["stoker.dataset", "stoker.dataset.prepare", "stoker.models", "stoker.predict"])
 def test_each_public_name_is_found_once_and_no_other(package: str) -> None:
     module = importlib.import_module(package)
     assert set(module._HOMES) == set(module.__all__)

@@ -15,9 +15,10 @@ from types import ModuleType
 import pytest
 
 from made import write_dataset
+from stoker import deferred
 from stoker.embedded.ports import free_ports
 from stoker.recipe import parse_recipe
-from stoker.training import attempts, deferred
+from stoker.training import attempts
 
 RECIPE = """
 name: lean
@@ -52,7 +53,7 @@ print(json.dumps(sorted(sys.modules)))
 REAL = """
 import torch, torch._dynamo
 from torch._dynamo import utils, trace_rules
-from stoker.training import deferred
+from stoker import deferred
 
 assert torch._dynamo.__file__  # no stand-in
 assert utils.get_optimize_ddp_mode() == "ddp_optimizer"
@@ -67,7 +68,7 @@ for disable in (torch._dynamo.disable, deferred._disable):
 """
 LATER = """
 import sys, torch
-from stoker.training.deferred import defer_compiler
+from stoker.deferred import defer_compiler
 
 defer_compiler()
 import torchvision

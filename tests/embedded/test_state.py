@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from stoker.embedded import Settings, StateFolder
+from stoker.embedded import RayCluster, Settings, StateFolder
 from stoker.embedded.ports import choose_port, free_ports, is_free
 from stoker.embedded.processes import Part, Started, wait_until
 from stoker.errors import ClusterError
@@ -29,7 +29,24 @@ def test_secrets_are_made_once_and_only_their_owner_reads_them(tmp_path: Path) -
     again = StateFolder(tmp_path / "state")
     assert (again.credentials(), again.ray_token(), again.api_key()) == made
     assert {mode(tmp_path / "state" / name) for name in ("credentials.json", "ray-token", "api-key")} == {0o600}
+    assert mode(folder.api_key_file()) == 0o600
     assert mode(tmp_path / "state") == 0o700
+
+
+def test_the_cluster_gets_the_file_of_hashes_and_no_key_of_the_shell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STOKER_API_KEY", "of another endpoint")
+    monkeypatch.setenv("STOKER_API_KEY_FILE", "/of/another")
+    folder = StateFolder(tmp_path)
+    try:
+        ports = {"dashboard-metrics": 1, "autoscaler-metrics": 2}
+        environment = RayCluster(folder)._head_environment(ports, {"STOKER_API_KEY_FILE": str(folder.api_key_file())})
+    finally:
+        folder.remove_temporary("t")
+    assert environment["STOKER_API_KEY_FILE"] == str(tmp_path / "api-keys")
+    assert "STOKER_API_KEY" not in environment
+    assert folder.api_key() not in "".join(environment.values())
 
 
 def test_two_folders_have_different_secrets_and_marks(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ def client(storage: Location) -> Iterator[httpx.Client]:
         storage=storage.url,
         limits=LIMITS,
         batching=Batching(images=2),
+        engine="eager",
         origins=["https://shop.example"],
     )
     headers = {"Authorization": f"Bearer {KEY}"}

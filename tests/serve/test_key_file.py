@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import Store
+from stoker.api_keys import NAME, Key, _change, add_key, hash_of, line_of, new_key, parse, read_keys, revoke_key
 from stoker.embedded import StateFolder
 from stoker.errors import StokerError
 from stoker.storage import locate
-from stoker_serve.key_file import NAME, Key, add_key, hash_of, line_of, new_key, parse, read_keys, revoke_key
 from stoker_serve.keys import Keys
 
 HEX = "ab" * 32
@@ -134,7 +134,7 @@ def test_a_damaged_file_is_not_changed(tmp_path: Path) -> None:
 
 def test_of_changes_by_several_processes_none_is_lost(tmp_path: Path) -> None:
     program = (
-        "import sys\nfrom stoker.storage import locate\nfrom stoker_serve.key_file import Key, add_key, hash_of\n"
+        "import sys\nfrom stoker.storage import locate\nfrom stoker.api_keys import Key, add_key, hash_of\n"
         "for i in range(20):\n    name = f'{sys.argv[1]}{i}'\n    add_key(locate('keys'), Key(name, hash_of(name)))"
     )
     running = [subprocess.Popen([sys.executable, "-c", program, who], cwd=tmp_path) for who in "abc"]
@@ -156,6 +156,23 @@ def test_of_changes_at_a_url_none_is_lost(store: Store) -> None:
     for thread in threads:
         thread.join()
     assert {key.name for key in read_keys(location)} == {f"{w}{i}" for w in "abc" for i in range(4)}
+
+
+@pytest.mark.store
+def test_a_change_that_another_overtakes_at_a_url_is_made_to_what_that_one_wrote(store: Store) -> None:
+    location = locate(f"{store.fresh('keys')}/api-keys")
+    add_key(location, Key("a", hash_of("a")))
+    seen = []
+
+    def change(text: str) -> str:
+        seen.append(text)
+        if len(seen) == 1:
+            add_key(location, Key("b", hash_of("b")))
+        return f"{text}{line_of(Key('c', hash_of('c')))}\n"
+
+    _change(location, change)
+    assert len(seen) == 2
+    assert [key.name for key in read_keys(location)] == ["a", "b", "c"]
 
 
 def test_an_instance_of_before_is_upgraded_and_its_key_still_passes(tmp_path: Path) -> None:

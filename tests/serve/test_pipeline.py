@@ -198,7 +198,7 @@ def test_a_full_queue_refuses_at_once_with_a_time_to_come_back_and_an_empty_one_
 
 def test_requests_are_refused_when_those_before_them_would_take_too_long() -> None:
     async def test(pipeline: Pipeline, decoders: ByHand, model: Model) -> None:
-        pipeline.image_s = 4.0
+        pipeline.pass_s = 4.0
         first = ask(pipeline, b"a")
         model.gate.clear()
         await asyncio.sleep(0)

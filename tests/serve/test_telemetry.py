@@ -120,7 +120,7 @@ def test_the_file_is_rotated_and_old_ones_are_removed(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_costs_lines_and_no_request(caplog: pytest.LogCaptureFixture) -> None:
-    log = AccessLog(Path("/dev/full"), every_s=0.001, file_bytes=0)
+    log = AccessLog(Path("/dev/full"), every_s=0.001)
     for number in range(3):
         write(log, number)
         wait_for(lambda expected=number + 1: log.dropped == expected)  # type: ignore[misc]
@@ -167,6 +167,26 @@ def test_a_queue_that_is_written_to_never_waits_for_the_writer() -> None:
         metrics.observe(200, 0.01)
     metrics.close()
     assert not metrics._requests
+
+
+def test_a_disk_that_fills_up_leaves_whole_lines_and_their_loss_is_told_when_there_is_space(tmp_path: Path) -> None:
+    program = (
+        "import resource, time\nfrom pathlib import Path\nfrom stoker_serve.telemetry import AccessLog\n"
+        "log = AccessLog(Path('access.log'), every_s=0.001)\n"
+        "def limit(size): resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))\n"
+        "def write(many):\n"
+        "    for i in range(many): log.write(f'{i}', key=None, model=None, status=200, total_ms=1.0)\n"
+        "limit(1_000)\n"
+        "while not log.dropped: write(1); time.sleep(0.01)\n"
+        "time.sleep(0.1)\nlimit(resource.RLIM_INFINITY)\nwrite(1)\nlog.close()\nprint(log.dropped)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, cwd=tmp_path, text=True, capture_output=True, timeout=120
+    )
+    lines = lines_of(tmp_path / "access.log")
+    assert sum("request_id" in line for line in lines) > 2
+    assert sum(line.get("dropped_lines", 0) for line in lines) == int(done.stdout) > 0
+    assert done.stderr.count("access.log cannot be written") == 1
 
 
 PROGRAM = """

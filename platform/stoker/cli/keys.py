@@ -22,9 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from stoker.errors import StokerError
-from stoker.storage import Location, locate
-from stoker_serve.key_file import (
+from stoker.api_keys import (
     NAME,
     Key,
     add_key,
@@ -36,6 +34,8 @@ from stoker_serve.key_file import (
     read_keys,
     revoke_key,
 )
+from stoker.errors import StokerError
+from stoker.storage import Location, locate
 
 __all__ = ["add_arguments", "run"]
 

@@ -9,12 +9,14 @@ import socket
 
 from stoker.errors import ClusterError
 
-__all__ = ["choose_port", "free_ports", "is_free", "preferred_port"]
+__all__ = ["choose_port", "free_block", "free_ports", "is_free", "preferred_port"]
 
 logger = logging.getLogger(__name__)
 
 # Below Linux's range of ephemeral ports (32768 and up), so that no outgoing connection takes one in between.
 _LOWEST, _HIGHEST = 20_000, 32_000
+_LOWEST_BLOCK = 10_000
+"""blocks of ports lie between this and the single ports"""
 
 
 def is_free(port: int) -> bool:
@@ -42,6 +44,23 @@ def free_ports(count: int) -> list[int]:
                 return found
     raise ClusterError(
         f"fewer than {count} free ports between {_LOWEST} and {_HIGHEST} on 127.0.0.1; stop what holds them"
+    )
+
+
+def free_block(count: int) -> range:
+    """``count`` neighbouring ports that are free now, one of several such blocks, by chance.
+
+    Raises:
+        ClusterError: nearly all ports are taken.
+    """
+    firsts = range(_LOWEST_BLOCK, _LOWEST - count + 1, count)
+    for first in random.sample(firsts, len(firsts)):
+        block = range(first, first + count)
+        if all(is_free(port) for port in block):
+            return block
+    raise ClusterError(
+        f"no {count} neighbouring ports between {_LOWEST_BLOCK} and {_LOWEST} are free on 127.0.0.1; stop what holds "
+        "them"
     )
 
 

@@ -7,9 +7,13 @@ import os
 import sys
 from pathlib import Path
 
+from stoker.embedded.ports import free_block
+
 __all__ = ["serve_environment"]
 
 _LAUNCHER = "stoker-haproxy"
+_REPLICAS = 200
+"""ports for replicas: those that a replica has left stay unused for minutes"""
 _BUFFER_BYTES = 131_072
 """of HAProxy's, two for each request: a body that fits is sent to another replica when one is lost"""
 
@@ -20,7 +24,13 @@ def serve_environment(folder: Path) -> dict[str, str]:
     Where HAProxy is not (it comes with ray[serve] on Linux), Serve's own proxy answers, at a tenth of the rate.
     """
     launcher = Path(sys.executable).parent / _LAUNCHER
+    ports = free_block(_REPLICAS)
     common = {
+        # For HAProxy: of Serve's own proxy, which it asks when it knows no replica, and of the replicas. Two clusters
+        # on one machine must not share any, or one would answer the requests of the other.
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports[0]),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(ports[1]),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(ports[-1]),
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_worker_niceness": "0",  # Ray's is 15: whatever else runs on the machine would come before the endpoint
     }
@@ -44,8 +54,8 @@ def serve_environment(folder: Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
         # HAProxy itself is looked after by the controller.
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
-        # After a change of replicas the process of before ends its idle connections within 5 s; the replicas that it
-        # knows stay reachable for 15.
-        "RAY_SERVE_HAPROXY_CLOSE_SPREAD_TIME_S": "5",
+        # After a change of replicas the process of before answers one more request of each connection, by the replicas
+        # that it knows (they stay reachable for 15 s), and then by Serve's own proxy. No idle connection is closed for
+        # it: a request may be on its way.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "15",
     }

@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stoker.api_keys import Key, hash_of, new_key, renew_key
 from stoker.errors import ClusterError
 from stoker.storage import locate
-from stoker_serve.key_file import Key, hash_of, new_key, renew_key
 
 __all__ = ["Credentials", "StateFolder"]
 

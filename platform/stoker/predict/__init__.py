@@ -1,6 +1,6 @@
 """From image bytes to class probabilities, with exactly the preprocessing that evaluation uses.
 
-Names are imported lazily: what only contains decoding processes (``contained``) does not import torch.
+Names are imported lazily: the processes of ``contained`` decode images, and need no model.
 """
 
 from typing import TYPE_CHECKING

@@ -18,7 +18,7 @@ from stoker.predict.parity import TOLERANCES
 from stoker.predict.predictor import Predictor
 from stoker.registry import ModelVersion
 
-__all__ = ["GOLDEN", "check_golden", "golden_file"]
+__all__ = ["GOLDEN", "check_golden", "golden_file", "golden_pictures"]
 
 GOLDEN = "golden.safetensors"
 """``picture_N``: uint8 [bytes], an encoded image; ``probabilities``: float32 [pictures, classes]"""
@@ -26,9 +26,14 @@ _PICTURES = 4
 _WIDTH, _HEIGHT = 128, 96
 
 
+def golden_pictures() -> list[bytes]:
+    """The pictures, encoded: always the same."""
+    return [_picture(number) for number in range(_PICTURES)]
+
+
 def golden_file(predictor: Predictor) -> bytes:
     """The content of :data:`GOLDEN` for what ``predictor`` predicts."""
-    pictures = [_picture(number) for number in range(_PICTURES)]
+    pictures = golden_pictures()
     tensors = {f"picture_{n}": np.frombuffer(data, np.uint8) for n, data in enumerate(pictures)}
     return safetensors.numpy.save({**tensors, "probabilities": predictor.predict(pictures)})
 
@@ -37,7 +42,7 @@ def check_golden(version: ModelVersion, predictor: Predictor) -> None:
     """Compare what ``predictor`` predicts with the golden predictions that ``version`` carries.
 
     Raises:
-        ModelError: they differ by more than the tolerance for its device, or are damaged.
+        ModelError: they differ by more than the tolerance for its device and its engine's precision, or are damaged.
         StorageError: they cannot be read.
     """
     try:
@@ -49,7 +54,7 @@ def check_golden(version: ModelVersion, predictor: Predictor) -> None:
         raise ModelError(
             f"{version.reference}: its golden predictions are damaged ({error}); publish it again"
         ) from None
-    tolerance = TOLERANCES["cpu" if predictor.device.type == "cpu" else "cuda", "float32"]
+    tolerance = TOLERANCES["cpu" if predictor.device.type == "cpu" else "cuda", predictor.engine.precision]
     if not difference <= tolerance:
         raise ModelError(
             f"{version.reference} does not predict here what it did when it was published: a probability differs by "

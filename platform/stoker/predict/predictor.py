@@ -18,7 +18,7 @@ from stoker.dataset.decode import evaluation_image
 from stoker.errors import ModelError
 from stoker.models import build_model, load_weights, model_options
 from stoker.models.normalize import Normalize
-from stoker.models.precision import full_float32
+from stoker.predict.engines import Engine, Network
 from stoker.registry import ModelCard, Registry
 from stoker.storage import Location, locate
 
@@ -60,8 +60,9 @@ class Predictor:
                 f"{self.reference}: its weights do not fit a {version.card.architecture} ({reason}); "
                 "publish the run again"
             ) from None
-        self._model = model.eval().requires_grad_(False).to(self.device).to(memory_format=torch.channels_last)
-        self._normalize = Normalize(self.card.preprocessing.mean, self.card.preprocessing.std).to(self.device)
+        normalize = Normalize(self.card.preprocessing.mean, self.card.preprocessing.std)
+        self.network = Network(model.requires_grad_(False), normalize).to(self.device)
+        self._engine = Engine("eager", "float32", self.network)
         self._pool = ThreadPoolExecutor(max(1, min(8, os.cpu_count() or 1)), thread_name_prefix="stoker-predict")
 
     @classmethod
@@ -77,6 +78,15 @@ class Predictor:
         place = storage if isinstance(storage, Location) else locate(storage)
         return cls(Registry(place).resolve(reference), device)
 
+    @property
+    def engine(self) -> Engine:
+        """What computes the forward pass: eager float32, until :meth:`use` names another."""
+        return self._engine
+
+    def use(self, engine: Engine) -> None:
+        """Compute by ``engine``, which was built of :attr:`network`, from now on."""
+        self._engine = engine
+
     def preprocess(self, data: bytes | memoryview) -> Tensor:
         """Decode, resize and crop one encoded image (JPEG, PNG, WebP) for the model: uint8 [3, S, S].
 
@@ -86,28 +96,25 @@ class Predictor:
         how = self.card.preprocessing
         return evaluation_image(data, image_size=how.image_size, resize=how.resize)
 
-    @torch.inference_mode()
-    @full_float32()
     def predict_images(self, images: Tensor) -> NDArray[np.float32]:
         """Class probabilities of preprocessed images (uint8 [n, 3, S, S]): float32 [n, classes], rows sum to 1.
 
-        In full float32, without TF32.
+        In the precision of :attr:`engine`; float32 is in full, without TF32.
         """
-        moved = images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
-        probabilities: NDArray[np.float32] = self._model(self._normalize(moved)).float().softmax(dim=1).cpu().numpy()
+        probabilities: NDArray[np.float32] = self._probabilities(images).cpu().numpy()
         return probabilities
 
-    @torch.inference_mode()
-    @full_float32()
     def top_classes(self, images: Tensor, count: int) -> list[tuple[list[int], list[float]]]:
         """(class numbers, probabilities) of the ``count`` most probable classes of each image, in descending order.
 
         ``images`` is as in :meth:`predict_images`. Only these leave the device: a model may have 21,841 classes.
         """
-        moved = images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
-        probabilities = self._model(self._normalize(moved)).float().softmax(dim=1)
+        probabilities = self._probabilities(images)
         values, numbers = probabilities.topk(min(count, probabilities.shape[1]), dim=1)
         return list(zip(numbers.tolist(), values.tolist(), strict=True))
+
+    def _probabilities(self, images: Tensor) -> Tensor:
+        return self._engine(images.to(self.device, memory_format=torch.channels_last, non_blocking=True))
 
     def predict(self, images: Sequence[bytes]) -> NDArray[np.float32]:
         """Class probabilities of encoded images: float32 [n, classes], in the order of ``images``.

@@ -21,11 +21,11 @@ from typing import Any
 import ray
 from ray.train import RunConfig, TrainingFailedError
 
+from stoker.deferred import defer_compiler, importing
 from stoker.errors import RunError, StorageError
 from stoker.recipe import Recipe
 from stoker.runs.folder import RunFolder
 from stoker.storage import locate
-from stoker.training.deferred import defer_compiler, importing
 from stoker.training.fault_tolerance.failure_policy import forget_restart_reason, stoker_error_in, summarize
 from stoker.training.fault_tolerance.lease import Lease
 from stoker.training.fault_tolerance.left_out import StoreProbe, forget_left_out

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transform
 
-from stoker.dataset.decode import TrainingImages, evaluation_image
+from stoker.dataset.decode import TrainingImages, evaluation_image, work
 from stoker.dataset.decode.crop import random_resized_crop
 from stoker.dataset.prepare import Options
 from stoker.dataset.prepare.images import store_image
@@ -142,7 +142,7 @@ def test_a_crop_of_an_extreme_shape_has_a_pixel_at_least(ratio: tuple[float, flo
 def test_which_images_are_resized_whole(
     longer: int, resize: int, most: int, is_whole: bool, is_wide: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from stoker.dataset.decode import evaluation, work
+    from stoker.dataset.decode import evaluation
 
     if not most:
         monkeypatch.setattr(work, "_WHOLE_PIXELS", most)

@@ -75,7 +75,10 @@ def test_scans_are_counted_exactly_where_a_comment_or_a_video_behind_looks_like_
     own = read_header(PROGRESSIVE)
     assert own is not None
     first = PROGRESSIVE.index(b"\xff\xda")
-    for data in (PROGRESSIVE[:first] + FALSE_SCANS + PROGRESSIVE[first:], PROGRESSIVE + FALSE_SCANS):
+    for data in (
+        PROGRESSIVE[:first] + FALSE_SCANS + PROGRESSIVE[first:],
+        PROGRESSIVE + (b"\xff\xda" + bytes(62)) * 3000,
+    ):
         found = read_header(data)
         assert found is not None
         assert found.scans == own.scans
@@ -90,6 +93,14 @@ def test_scans_are_counted_to_one_more_than_are_decoded(count: int) -> None:
     header = read_header(many_scans(count, 96, 64))
     assert header is not None
     assert header.scans == min(count, MOST_SCANS + 1)
+
+
+@pytest.mark.parametrize(("before", "orientation"), [(999, 6), (1000, 1)])
+def test_an_orientation_behind_a_thousand_entries_is_not_looked_for(before: int, orientation: int) -> None:
+    entries = [struct.pack("<HHLL", 0x200 + n, 1, 1, 0) for n in range(before)] + [struct.pack("<HHLL", 0x112, 3, 1, 6)]
+    header = read_header(in_png(b"eXIf", b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + b"".join(entries)))
+    assert header is not None
+    assert header.orientation == orientation
 
 
 def test_an_orientation_that_is_a_fraction_or_four_billion_numbers_is_upright() -> None:

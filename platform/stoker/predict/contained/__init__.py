@@ -6,7 +6,8 @@ How an image is decoded:
                   of those keeps a cheap one waiting
 2. ``template``   a process that has imported what decoding needs, and that forks a child in milliseconds
 3. ``child``      sends a group to a child and takes its answers; kills a child that is late, or whose answer is not one
-4. ``process``    the program that template and children run; ``limits`` is what the kernel refuses to a child
+4. ``process``    the program of the template; ``limits`` is what the kernel refuses to a child, ``answers`` what that
+                  does
 
 The bytes between them are described in ``frames``. Nothing here knows HTTP or Ray. Linux only.
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -72,12 +72,15 @@ class _Lane:
 
     def __init__(self, niceness: int) -> None:
         self.niceness = niceness
-        self.groups: dict[int, deque[_Group]] = {}
+        self.groups = OrderedDict[int, deque[_Group]]()
+        """by the call that they are of"""
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     def put(self, group: _Group, *, is_first: bool = False) -> None:
         groups = self.groups.setdefault(id(group.call), deque())
         groups.appendleft(group) if is_first else groups.append(group)
+        if is_first:
+            self.groups.move_to_end(id(group.call), last=False)
         while self._waiting:
             waiter = self._waiting.popleft()
             if not waiter.done():
@@ -87,8 +90,7 @@ class _Lane:
     async def get(self) -> _Group:
         while True:
             while self.groups:
-                call = next(iter(self.groups))
-                groups = self.groups.pop(call)
+                call, groups = self.groups.popitem(last=False)
                 group = groups.popleft()
                 if group.call.done.done():
                     continue  # cancelled, and the rest of it too
@@ -106,7 +108,7 @@ class Decoders:
     An image is given :func:`decoding_work` / ``pixels_a_second`` seconds of a processor, five times, and ``grace_s``.
     Its process is killed then, and when it has taken ``most_memory_mb`` MB; the image cannot be decoded, and others
     that were with it are decoded in a new process. ``workers`` processes decode the cheap images, and as many the
-    others. Use from one event loop.
+    others, at a lower priority. Use from one event loop, of asyncio or uvloop.
     """
 
     def __init__(
@@ -186,7 +188,7 @@ class Decoders:
         return await self._answered(call)
 
     async def probe(self) -> None:
-        """Decode a small image in each lane.
+        """Decode a small image in each lane, before all that wait there; returns within their deadlines.
 
         Raises:
             DecodersGone: a lane does not decode it.

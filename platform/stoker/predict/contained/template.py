@@ -20,6 +20,8 @@ _LOG = logging.getLogger(__name__)
 _START_S = 120.0
 """until the template has imported PyTorch: some 5 s, more on a busy machine with a cold disk"""
 _FORK_S = 30.0
+_BUFFER = 2**20
+"""bytes on the way, of which Linux grants net.core.wmem_max: a child need not wait to go on with its next image"""
 _KEPT = ("HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "TMPDIR")
 """of the environment: whoever takes a decoder over finds no credentials in it"""
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -74,6 +76,8 @@ class Template:
             for _ in range(2):
                 control = await self._started()
                 ours, theirs = socket.socketpair()
+                for end in (ours, theirs):
+                    end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
                 try:
                     with theirs:
                         socket.send_fds(control, [ORDER.pack(FORK, niceness)], [theirs.fileno()])
@@ -112,7 +116,7 @@ class Template:
         with theirs:
             self._process = subprocess.Popen(
                 [
-                    sys.executable, "-m", "stoker.predict.contained.process",
+                    sys.executable, "-P", "-m", "stoker.predict.contained.process",
                     *map(str, (theirs.fileno(), *self._arguments)),
                 ],
                 env=environment,

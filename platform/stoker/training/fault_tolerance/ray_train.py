@@ -34,7 +34,7 @@ from ray.train.v2._internal.execution.worker_group.placement_group_handle import
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.placement_group import get_placement_group, placement_group, placement_group_table, remove_placement_group
 
-from stoker.training.deferred import importing
+from stoker.deferred import importing
 from stoker.training.fault_tolerance.capacity import nearest_node, nodes_and_types, silent_nodes
 from stoker.training.fault_tolerance.failure_policy import RunFailurePolicy
 from stoker.training.fault_tolerance.left_out import LeftOutNodes, left_out_nodes, run_key

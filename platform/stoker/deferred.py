@@ -1,4 +1,4 @@
-"""What a worker's imports need not cost: PyTorch's compiler where nothing compiles, and garbage collection.
+"""What imports need not cost a process: PyTorch's compiler where nothing compiles, and garbage collection.
 
 The compiler is 4 to 5 s of a worker's 13 s of CPU time. Collecting garbage while torch and this package are imported,
 which makes hardly any, is a fifth of the rest of these imports (:func:`importing`).
