@@ -16,6 +16,20 @@ export RAY_CHDIR_TO_TRIAL_DIR=0
 export RAY_JOB_STOP_SIGNAL=SIGINT
 export RAY_JOB_STOP_WAIT_TIME_S=120
 
+# The endpoint: HAProxy in front (it comes with ray[serve]), by a launcher that corrects what Serve configures; the values
+# are those of `stoker up` (stoker.embedded.serving), which says what each is for. Replicas listen on 30000 to 31000.
+export RAY_SERVE_ENABLE_HA_PROXY=1
+export RAY_SERVE_HAPROXY_BINARY_PATH="$HOME/stoker-venv/bin/stoker-haproxy"
+export RAY_SERVE_HAPROXY_METRICS_ENABLED=0
+export RAY_SERVE_HAPROXY_MAXCONN=2048
+export RAY_SERVE_HAPROXY_TUNE_BUFSIZE=131072
+export RAY_SERVE_HAPROXY_RETRY_ON="conn-failure empty-response"
+export RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER=1s
+export RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S=1
+export RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S=15
+export RAY_SERVE_THROUGHPUT_OPTIMIZED=1
+export RAY_worker_niceness=0
+
 # What differs between sites: AWS_ENDPOINT_URL of a store of your own, AWS_PROFILE, NCCL_SOCKET_IFNAME, proxies.
 if [ -f "$HOME/stoker-site.sh" ]; then
     . "$HOME/stoker-site.sh"

@@ -16,7 +16,6 @@ import re
 import socket
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -143,22 +142,20 @@ def _status(applications: dict[str, Any], name: str) -> str:
 
 
 def _away(plan: Plan) -> str | None:
-    """The name of a model that does not answer by HTTP with the planned version; None: all do, or none can be asked.
+    """The name of a model that does not answer by HTTP with the planned version; None: all do, or cannot be asked.
 
-    From a laptop only the dashboard may be reachable, by ``ray dashboard``.
+    From a laptop only the dashboard may be reachable, by ``ray dashboard``, and what listens there on the endpoint's
+    port is something else. Serve's own word must do then.
     """
+    if not _is_here():
+        return None
     for model in plan.models:
-        url = f"{plan.url}{model.route_prefix}/readyz"
         try:
-            with _NO_PROXY.open(url, timeout=15) as answer:
+            with _NO_PROXY.open(f"{plan.url}{model.route_prefix}/readyz", timeout=15) as answer:
                 if json.load(answer)["model"] != model.version:
                     return model.name
-        except urllib.error.HTTPError:
-            return model.name
         except (OSError, ValueError, KeyError):
-            if _is_here():
-                return model.name
-            logger.info("%s cannot be asked from here; Serve says that it runs", model.version)
+            return model.name
     return None
 
 

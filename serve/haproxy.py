@@ -41,6 +41,11 @@ _MOST_TARGET = 8192
 _HEADERS_S = 10
 _BODY_S = 10
 _IDLE_S = 75
+_IN_HAND = int(os.environ.get("STOKER_REQUESTS_IN_HAND", "64"))
+"""requests that a replica has at a time, in each of the two lanes: two batches"""
+_QUEUE_MS = 30
+_LONG_BODY, _LONG = 100_000, "-long-bodies"
+"""bytes; a shorter body fits HAProxy's buffer, so it is here whole before a replica is asked"""
 _CHECK_S = 5
 """a busy machine may keep a replica from answering a check at once; one that is gone is noticed by its requests"""
 _ANSWER_S = 120
@@ -54,7 +59,7 @@ _PROBLEMS = {
     414: ("URI Too Long", "target_too_long", f"the path and query are longer than {_MOST_TARGET} bytes; send top=5"),
     500: ("Internal Server Error", "internal", "internal error of the proxy; see its log"),
     502: ("Bad Gateway", "replica_lost", "the replica ended before it answered; try again"),
-    503: ("Service Unavailable", "unavailable", "no replica is available now; try again"),
+    503: ("Service Unavailable", "unavailable", "no replica is free now; try again"),
     504: ("Gateway Timeout", "too_late", "no answer in time; try again"),
 }
 _RETRIED = {502, 503, 504}
@@ -69,6 +74,7 @@ _FRONTEND = rf"""
     {_REFUSED.format(405)} hdr Allow "GET, HEAD, POST, OPTIONS" if !{{ method GET HEAD POST OPTIONS PUT PATCH DELETE }}
     timeout http-request {_HEADERS_S}s
     timeout http-keep-alive {_IDLE_S}s
+    acl is_long_body req.body_size gt {_LONG_BODY}
     acl is_long req.hdrs,length gt {_MOST_HEADER_BYTES}
     acl is_many req.fhdr_cnt gt {_MOST_HEADERS}
     http-request return status 400 content-type application/problem+json file FOLDER/400.json if is_long || is_many
@@ -85,7 +91,7 @@ _GLOBAL = f"""
 _DEFAULTS = f"""
     timeout client {_IDLE_S}s
     timeout server {_ANSWER_S}s
-    timeout queue 1s
+    timeout queue {_QUEUE_MS}ms
     timeout check {_CHECK_S}s
 """
 
@@ -99,7 +105,34 @@ def corrected(configuration: str, folder: Path) -> str:
         "defaults": _DEFAULTS + errors,
         "frontend http_frontend": _FRONTEND.replace("FOLDER", str(folder)),
     }
-    return "\n".join(_lines(configuration, added, folder)) + "\n"
+    return "\n".join([*_lanes(_lines(configuration, added, folder)), ""])
+
+
+def _lanes(lines: Iterator[str]) -> Iterator[str]:
+    """Bound what a replica has in hand: in one lane requests that are here whole, in another those with long bodies.
+
+    Beyond the bound a request waits a moment and is refused: by HAProxy, which costs a fiftieth of what it costs the
+    replica, so that under any load the replica computes. A long body holds its place for as long as it arrives; clients
+    that send many of those slowly keep out each other, and nobody who sends a picture.
+    """
+    name: str | None = None
+    long: list[str] = []
+    for line in lines:
+        words = line.split()
+        if words[:1] == ["use_backend"] and len(words) > 3:
+            yield f"    use_backend {words[1]}{_LONG} {' '.join(words[2:])} is_long_body"
+        if _SECTION.match(line):
+            yield from long
+            name = words[1] if words[0] == "backend" and words[1] != "default_backend" else None
+            long = [f"backend {name}{_LONG}", "    http-reuse always"] if name else []
+        if name and words[:1] == ["server"]:
+            bound = "" if "backup" in words else f" maxconn {_IN_HAND}"
+            yield f"{line}{bound}"
+            backup = " backup" if "backup" in words else ""
+            long.append(f"    server {words[1]} {words[2]} track {name}/{words[1]}{bound}{backup}")
+        else:
+            yield line
+    yield from long
 
 
 def _lines(configuration: str, added: dict[str, str], folder: Path) -> Iterator[str]:
@@ -141,7 +174,8 @@ def error_pages() -> dict[str, bytes]:
         body = json.dumps(problem).encode()
         retry = b"Retry-After: 1\r\n" if status in _RETRIED else b""
         head = f"HTTP/1.1 {status} {title}\r\nContent-Type: application/problem+json\r\n".encode()
-        head += b"Content-Length: %d\r\nConnection: close\r\n%b\r\n" % (len(body), retry)
+        close = b"" if status in _RETRIED else b"Connection: close\r\n"
+        head += b"Content-Length: %d\r\n%b%b\r\n" % (len(body), close, retry)
         pages[f"{status}.http"] = head + body
         pages[f"{status}.json"] = body
     return pages

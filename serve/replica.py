@@ -71,7 +71,14 @@ class LoadedVersion:
         self._torch, self._stack = torch, np.stack
         self.predictor: Predictor = Predictor(version)
         batch = settings.batching.images
-        engine = choose_engine(self.predictor, name=settings.engine, batch=batch, seconds=settings.engine_s, log=logger)
+        engine = choose_engine(
+            self.predictor,
+            name=settings.engine,
+            precision=settings.precision,
+            batch=batch,
+            seconds=settings.engine_s,
+            log=logger,
+        )
         self.predictor.use(engine)
         if GOLDEN in version.files:
             check_golden(version, self.predictor)

@@ -136,6 +136,9 @@ class ModelSettings(_Protected):
         min_length=1,
         description="how the forward pass is computed (docs/explanation/engines.md); auto: measured",
     )
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="bfloat16: auto may take an engine that moves probabilities by up to 0.01"
+    )
     engine_s: float = Field(3.0, gt=0, description="seconds that a replica spends on choosing its engine")
 
     @field_validator("model")

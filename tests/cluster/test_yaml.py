@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -148,3 +149,17 @@ def test_the_environment_of_a_node_is_a_shell_script_that_works(tmp_path: Path) 
     assert found["PATH"].startswith(f"{tmp_path}/stoker-venv/bin:")
     assert found["AWS_ENDPOINT_URL"] == "https://s3.example.org"
     assert set(found) >= set(Settings.read(CLUSTER / "local.yaml").environment)
+
+
+def test_every_node_serves_as_a_single_machine_does() -> None:
+    """The endpoint's variables in environment.sh are those of ``stoker up``, but for paths and ports of one machine."""
+    from stoker.embedded.serving import serve_environment
+
+    here = serve_environment(Path("/folder"))
+    text = (CLUSTER / "environment.sh").read_text(encoding="utf-8")
+    there = {
+        name: value.strip('"') for name, value in re.findall(r"^export (RAY_(?:SERVE_|worker_)\w+)=(.*)$", text, re.M)
+    }
+    own = {name for name, value in here.items() if "/" in value or name.endswith(("_PORT", "_NBTHREAD"))}
+    assert there.pop("RAY_SERVE_HAPROXY_BINARY_PATH").endswith("/bin/stoker-haproxy")
+    assert there == {name: value for name, value in here.items() if name not in own}

@@ -131,8 +131,11 @@ def test_bfloat16_may_differ_more_than_float32_and_by_no_more_than_keeps_a_clear
     inexact = wrong_by(lambda p: p + torch.tensor([0.004, -0.004, 0]))
     for precision, taken in (("float32", "eager"), ("bfloat16", "inexact")):
         kinds = {"eager": EAGER, "inexact": replace(inexact, precision=precision)}
-        chosen = choose_engine(predictor, seconds=AMPLE_S, kinds=kinds, time_pass=timed(eager=1.0, inexact=0.1))
+        times = timed(eager=1.0, inexact=0.1)
+        chosen = choose_engine(predictor, precision=precision, seconds=AMPLE_S, kinds=kinds, time_pass=times)
         assert chosen.name == taken
+    unasked = choose_engine(predictor, seconds=AMPLE_S, kinds=kinds, time_pass=timed(eager=1.0, inexact=0.1))
+    assert unasked.name == "eager"
     # A class that leads by 0.05 still leads when it and the next both move by the tolerance.
     assert all(2 * allowed < 0.05 for allowed in TOLERANCES.values())
 

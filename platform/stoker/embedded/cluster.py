@@ -30,7 +30,7 @@ __all__ = ["RayCluster"]
 
 logger = logging.getLogger(__name__)
 
-_HIDDEN_PORTS = ("client", "runtime-env-agent", "dashboard-metrics", "autoscaler-metrics", "serve-fallback")
+_HIDDEN_PORTS = ("client", "runtime-env-agent", "dashboard-metrics", "autoscaler-metrics")
 _START_TIMEOUT_S = 180.0
 _HOLD_S = 2.5  # `ray start --block` looks for dead processes once a second, and then kills all others
 _STOP_TIMEOUT_S = 30.0
@@ -187,8 +187,6 @@ class RayCluster:
             "TMPDIR": str(self.folder.temporary("t")),  # goes with the cluster, also when its workers are killed
             "RAY_SERVE_DEFAULT_HTTP_HOST": "127.0.0.1",
             **serve_environment(self.folder.temporary("h")),
-            # 8500 in each cluster of the machine otherwise, shared: the kernel would give one's requests to another.
-            "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports["serve-fallback"]),
             # Nothing to drain to: without this SIGTERM waits half a minute.
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
             "DASHBOARD_METRIC_PORT": str(ports["dashboard-metrics"]),
