@@ -83,7 +83,7 @@ def main(arguments: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.serve", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="turns of each contender (default 3)")
-    parser.add_argument("--seconds", type=float, default=4.0, help="seconds of a turn (default 4)")
+    parser.add_argument("--seconds", type=float, default=3.0, help="seconds of a turn (default 3)")
     parser.add_argument("--only", action="append", default=[], metavar="CASE", help="this case; may be repeated")
     parser.add_argument("--toy", action="store_true", help="stoker alone, shortly, to check that the code runs")
     parser.add_argument("--markdown", action="store_true", help="print the tables as Markdown, for docs/benchmarks")

@@ -26,7 +26,7 @@ class Case:
     alone: Callable[[Path], Iterator[Row]] | None = None
 
 
-def cases(*, rounds: int = 3, seconds: float = 4.0, is_toy: bool = False) -> list[Case]:
+def cases(*, rounds: int = 3, seconds: float = 3.0, is_toy: bool = False) -> list[Case]:
     """All cases; a toy asks stoker alone, once and shortly."""
     if is_toy:
         rounds, seconds = 1, 0.5
@@ -49,10 +49,10 @@ def cases(*, rounds: int = 3, seconds: float = 4.0, is_toy: bool = False) -> lis
         Case(
             "decoding", "images/s with decoding in processes", lambda place: decoding.decoding(place, rounds, seconds)
         ),
-        Case("proxy killed", "HAProxy is killed", faults.haproxy_killed),
         Case("key revoked", "a key is revoked", faults.key_revoked),
         Case("replicas", "replicas come", faults.replicas),
         Case("resnet50", "ResNet-50 at 224 pixels", lambda place: contenders.resnet50(place, rounds, seconds)),
+        Case("proxy killed", "HAProxy is killed", faults.haproxy_killed),
     ]
 
 

@@ -20,7 +20,18 @@ from bench.serve.wrk import Target
 from stoker.embedded import Instance, RayCluster, Settings, StateFolder
 from stoker.embedded.processes import program
 
-__all__ = ["DIGITS", "RESNET50", "Stock", "Stoker", "configuration", "post", "publish", "stock", "stoker"]
+__all__ = [
+    "DIGITS",
+    "RESNET50",
+    "Stock",
+    "Stoker",
+    "configuration",
+    "post",
+    "publish",
+    "stock",
+    "stoker",
+    "wait_for_answer",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -125,24 +136,26 @@ def configuration(
     *,
     models: Sequence[str] = ("digits",),
     limits: Mapping[str, float] = {},
+    settings: Mapping[str, Any] = {},
     replicas: tuple[int, int] = (1, 1),
     downscale_s: float = 60,
-    with_empty: bool = False,
+    empty: str = "",
 ) -> dict[str, Any]:
-    """serve/digits.yaml with other models, limits and ``replicas`` (least, most), and an application at /empty."""
+    """serve/digits.yaml with other models, limits, settings and ``replicas`` (least, most), and the empty handler at /``empty``."""
     config: dict[str, Any] = yaml.safe_load((CHECKOUT / "serve" / "digits.yaml").read_text())
     front, digits = config["applications"]
     found = []
     for name in models:
         one = json.loads(json.dumps(digits)) | {"name": name, "route_prefix": f"/v1/models/{name}"}
         one["args"]["model"] = f"{name}@production"
+        one["args"] |= settings
         one["args"]["limits"] |= limits
         scaling = one["deployments"][0]["autoscaling_config"]
         scaling |= {"min_replicas": replicas[0], "max_replicas": replicas[1], "downscale_delay_s": downscale_s}
         found.append(one)
-    if with_empty:
+    if empty:
         found.append(
-            {"name": "empty", "route_prefix": "/empty", "import_path": "bench.serve.apps.empty:app", "args": {}}
+            {"name": empty, "route_prefix": f"/{empty}", "import_path": "bench.serve.apps.empty:app", "args": {}}
         )
     return {**config, "applications": [front, *found]}
 

@@ -44,7 +44,7 @@ def empty(place: Stoker, rounds: int, seconds: float, *, with_others: bool = Tru
     """A handler that answers at once: what is around it costs."""
     raw, wrapped = bodies(place.folder)
     place.publish(DIGITS)
-    place.deploy(configuration(with_empty=True))
+    place.deploy(configuration(empty="empty"))
     contenders: _Contenders = {"stoker": contextlib.nullcontext(Target(f"{place.instance.serve_url}/empty", raw))}
     others: _Contenders = {"LitServe": _litserve(place, "empty", wrapped), "default proxy": _empty(place, raw)}
     yield from _in_turns({**contenders, **(others if with_others else {})}, (1, 16, 64), rounds, seconds)
@@ -54,7 +54,8 @@ def resnet50(place: Stoker, rounds: int, seconds: float) -> Iterator[Row]:
     """ResNet-50 at 224 pixels, random weights: stoker with its fastest engine, and eager float32 behind FastAPI."""
     body = photograph(place.folder)
     place.publish(RESNET50)
-    place.deploy(configuration(models=["resnet50"], limits={"queue_s": 10, "answer_s": 60}))
+    fastest = {"precision": "bfloat16"}  # the fastest engine that reproduces the golden predictions
+    place.deploy(configuration(models=["resnet50"], limits={"queue_s": 10, "answer_s": 60}, settings=fastest))
     contenders: _Contenders = {
         "stoker": contextlib.nullcontext(place.target("resnet50", body)),
         "FastAPI": _plain(place, "resnet50", body),

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import psutil
 
-from bench.serve.clusters import DIGITS, Stoker, configuration, post
+from bench.serve.clusters import DIGITS, Stoker, configuration, post, wait_for_answer
 from bench.serve.contenders import Row
 from bench.serve.place import CaseFailed, bodies, python, run
 from stoker.embedded.processes import Part
@@ -50,7 +50,10 @@ def key_revoked(place: Stoker) -> Iterator[Row]:
 
 
 def haproxy_killed(place: Stoker) -> Iterator[Row]:
-    """From SIGKILL of HAProxy to the first of three answers in a row."""
+    """From SIGKILL of HAProxy to the first of three answers in a row; and to an application that is deployed then.
+
+    An application that HAProxy never hears of counts as two minutes.
+    """
     raw, _ = bodies(place.folder)
     place.publish(DIGITS)
     place.deploy(configuration())
@@ -73,6 +76,11 @@ def haproxy_killed(place: Stoker) -> Iterator[Row]:
             in_a_row = 0
             time.sleep(_POLL_S)
     yield "SIGKILL", {"seconds": first, "load": os.getloadavg()[0]}
+    place.deploy(configuration(empty="changed"))
+    began = time.monotonic()
+    with contextlib.suppress(CaseFailed):
+        wait_for_answer(replace(target, url=f"{place.instance.serve_url}/changed"), _WAIT_S)
+    yield "an application after it", {"seconds": time.monotonic() - began, "load": os.getloadavg()[0]}
 
 
 def replicas(place: Stoker) -> Iterator[Row]:

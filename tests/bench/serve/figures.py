@@ -24,6 +24,8 @@ _OVERLOADED_P99 = 2.0
 _REFUSED_MS = 50.0
 _REVOKED_S = 5.0
 _PROXY_S = 4.0
+_CHANGE_S = 30.0
+"""after ``stoker deploy`` has returned"""
 
 
 def serve_figures(found: Results) -> list[Figure]:
@@ -80,6 +82,7 @@ def _times(found: Results) -> Iterator[Figure]:
             yield Figure(f"{name.removesuffix('_s')}_vs_before", _ratio(now[row], before[row], "seconds"))
     for case, row, name, bar in (
         ("proxy killed", "SIGKILL", "proxy_killed_s", _PROXY_S),
+        ("proxy killed", "an application after it", "proxy_killed_change_s", _CHANGE_S),
         ("key revoked", "2 replicas", "key_revoked_s", _REVOKED_S),
         ("replicas", "1 to 2", "replicas_1_to_2_s", None),
         ("replicas", "0 to 1", "replicas_0_to_1_s", None),
