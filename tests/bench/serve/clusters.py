@@ -141,7 +141,10 @@ def configuration(
     downscale_s: float = 60,
     empty: str = "",
 ) -> dict[str, Any]:
-    """serve/digits.yaml with other models, limits, settings and ``replicas`` (least, most), and the empty handler at /``empty``."""
+    """serve/digits.yaml with other models, limits and settings, and ``replicas`` (least, most).
+
+    ``empty`` is the name and the path of an application with an empty handler beside them.
+    """
     config: dict[str, Any] = yaml.safe_load((CHECKOUT / "serve" / "digits.yaml").read_text())
     front, digits = config["applications"]
     found = []
