@@ -28,7 +28,7 @@ Forward = Callable[[Tensor], Tensor]
 class Network(nn.Module):
     """Normalization, model and softmax: uint8 [n, 3, S, S] to float32 [n, classes].
 
-    The model computes in the dtype of its weights; normalization and softmax are in float32.
+    The model computes in ``dtype``; normalization and softmax are in float32.
     """
 
     def __init__(self, model: nn.Module, normalize: Normalize, dtype: torch.dtype = torch.float32) -> None:
@@ -47,8 +47,17 @@ class Network(nn.Module):
         return logits.float().softmax(dim=1)
 
     def in_dtype(self, dtype: torch.dtype) -> Network:
-        """This network in ``dtype``; a copy, unless it is in that already."""
-        return self if dtype == self._dtype else Network(copy.deepcopy(self.model), self.normalize, dtype)
+        """This network in ``dtype``; a copy, unless it is in that already.
+
+        Batch norms stay in float32: rounded before they are folded into convolutions, they doubled the differences.
+        """
+        if dtype == self._dtype:
+            return self
+        changed = Network(copy.deepcopy(self.model), self.normalize, dtype)
+        for ours, given in zip(changed.model.modules(), self.model.modules(), strict=True):
+            if isinstance(given, nn.modules.batchnorm._BatchNorm):
+                ours.float().load_state_dict(given.state_dict())
+        return changed
 
 
 @dataclass(frozen=True)

@@ -65,12 +65,12 @@ class Stoker:
             publish(self.environment, self.storage, model)
             self.published.add(model[0])
 
-    def deploy(self, config: Mapping[str, Any]) -> None:
+    def deploy(self, config: Mapping[str, Any], *, timeout_s: int = 180) -> None:
         """Deploy by ``stoker deploy``."""
         file = self.folder / "serve.yaml"
         file.write_text(yaml.safe_dump(dict(config)))
-        options = ["--storage", self.storage, "--port", str(self.instance.serve_port), "--timeout", "180"]
-        command = python("-m", "stoker", "deploy", str(file), *options)
+        options = ["--storage", self.storage, "--port", str(self.instance.serve_port)]
+        command = python("-m", "stoker", "deploy", str(file), *options, "--timeout", str(timeout_s))
         try:
             run(command, self.environment)
         except CaseFailed as error:  # on a busy machine Ray's dashboard gives up while Serve starts

@@ -23,9 +23,10 @@ _RESNET_BARS = {"FastAPI": {1: 1.0, 8: 2.5}}
 _OVERLOADED_P99 = 2.0
 _REFUSED_MS = 50.0
 _REVOKED_S = 5.0
+_LOAD_S = 5.0
 _PROXY_S = 4.0
-_CHANGE_S = 30.0
-"""after ``stoker deploy`` has returned"""
+_CHANGE_S = 60.0
+"""``stoker deploy`` of an application, to its first answer"""
 
 
 def serve_figures(found: Results) -> list[Figure]:
@@ -75,9 +76,9 @@ def _decoding(rows: Mapping[str, Sequence[Measures]]) -> Iterator[Figure]:
 
 def _times(found: Results) -> Iterator[Figure]:
     now, before = found.get("starts", {}), found.get("starts before", {})
-    for row, name in (("a model", "load_s"), ("up", "up_s"), ("deploy", "deploy_s")):
+    for row, name, bar in (("a model", "load_s", _LOAD_S), ("up", "up_s", None), ("deploy", "deploy_s", None)):
         if now.get(row):
-            yield Figure(name, _of(now[row], "seconds"))
+            yield Figure(name, _of(now[row], "seconds"), bar, "below")
         if now.get(row) and before.get(row):
             yield Figure(f"{name.removesuffix('_s')}_vs_before", _ratio(now[row], before[row], "seconds"))
     for case, row, name, bar in (
