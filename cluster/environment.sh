@@ -20,10 +20,18 @@ export RAY_JOB_STOP_WAIT_TIME_S=120
 # are those of `stoker up` (stoker.embedded.serving), which says what each is for. Replicas listen on 30000 to 31000.
 export RAY_SERVE_ENABLE_HA_PROXY=1
 export RAY_SERVE_HAPROXY_BINARY_PATH="$HOME/stoker-venv/bin/stoker-haproxy"
+# Its files, where no other user can make them first.
+mkdir -p -m 700 "$HOME/.stoker" "$HOME/.stoker/haproxy"
+export RAY_SERVE_HAPROXY_CONFIG_FILE_LOC="$HOME/.stoker/haproxy/haproxy.cfg"
+export RAY_SERVE_HAPROXY_SOCKET_PATH="$HOME/.stoker/haproxy/admin.sock"
+export RAY_SERVE_HAPROXY_SERVER_STATE_BASE="$HOME/.stoker/haproxy"
+export RAY_SERVE_HAPROXY_SERVER_STATE_FILE="$HOME/.stoker/haproxy/server-state"
+export RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH="$HOME/.stoker/haproxy/metrics.sock"
 export RAY_SERVE_HAPROXY_METRICS_ENABLED=0
 export RAY_SERVE_HAPROXY_MAXCONN=2048
 export RAY_SERVE_HAPROXY_TUNE_BUFSIZE=131072
 export RAY_SERVE_HAPROXY_RETRY_ON="conn-failure empty-response"
+export RAY_SERVE_HAPROXY_RETRIES=1
 export RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER=1s
 export RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S=1
 export RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S=15

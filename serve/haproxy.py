@@ -42,10 +42,11 @@ _HEADERS_S = 10
 _BODY_S = 10
 _IDLE_S = 75
 _IN_HAND = int(os.environ.get("STOKER_REQUESTS_IN_HAND", "64"))
-"""requests that a replica has at a time, in each of the two lanes: two batches"""
+"""requests with short bodies that a replica has at a time: two batches"""
 _QUEUE_MS = 30
-_LONG_BODY, _LONG = 100_000, "-long-bodies"
-"""bytes; a shorter body fits HAProxy's buffer, so it is here whole before a replica is asked"""
+_LONG_BODY, _LONG = 100_000, ":long"
+"""bytes; a shorter body fits HAProxy's buffer, so it is here whole before a replica is asked. No backend of Ray's has a
+colon in its name"""
 _CHECK_S = 5
 """a busy machine may keep a replica from answering a check at once; one that is gone is noticed by its requests"""
 _ANSWER_S = 120
@@ -78,7 +79,7 @@ _FRONTEND = rf"""
     acl is_long req.hdrs,length gt {_MOST_HEADER_BYTES}
     acl is_many req.fhdr_cnt gt {_MOST_HEADERS}
     http-request return status 400 content-type application/problem+json file FOLDER/400.json if is_long || is_many
-    http-request wait-for-body time {_BODY_S}s if METH_POST
+    http-request wait-for-body time {_BODY_S}s
     http-request replace-path ^/v1/models/([^/@]+)@([^/]*)(.*)$ /v1/models/\1/@\2\3
     http-request del-header upgrade
     http-request set-header x-request-timeout-seconds 0
@@ -109,11 +110,12 @@ def corrected(configuration: str, folder: Path) -> str:
 
 
 def _lanes(lines: Iterator[str]) -> Iterator[str]:
-    """Bound what a replica has in hand: in one lane requests that are here whole, in another those with long bodies.
+    """Bound what a replica has in hand of requests that are here whole; long bodies have a lane of their own.
 
     Beyond the bound a request waits a moment and is refused: by HAProxy, which costs a fiftieth of what it costs the
-    replica, so that under any load the replica computes. A long body holds its place for as long as it arrives; clients
-    that send many of those slowly keep out each other, and nobody who sends a picture.
+    replica, so that under any load the replica computes. A place is held until a body has arrived, also after a
+    refusal, so bodies that do not fit HAProxy's buffer have no places: whoever sends those slowly would keep out
+    everybody. The replica bounds them by their bytes and their pace (``reading``).
     """
     name: str | None = None
     long: list[str] = []
@@ -129,7 +131,7 @@ def _lanes(lines: Iterator[str]) -> Iterator[str]:
             bound = "" if "backup" in words else f" maxconn {_IN_HAND}"
             yield f"{line}{bound}"
             backup = " backup" if "backup" in words else ""
-            long.append(f"    server {words[1]} {words[2]} track {name}/{words[1]}{bound}{backup}")
+            long.append(f"    server {words[1]} {words[2]} track {name}/{words[1]}{backup}")
         else:
             yield line
     yield from long
@@ -199,11 +201,11 @@ def main() -> None:
         text = path.read_text(encoding="utf-8")
         if not text.startswith(_MARK):
             text = _MARK + corrected(text, path.parent)
-        stand_in = stand_in_of(path)
-        if stand_in and not has_routes(text):  # a new manager does not know the routes yet
+        stand_in = stand_in_of(path) if "-sf" not in arguments else None  # a manager's first start
+        if stand_in and not has_routes(text):  # it does not know the routes yet
             text = last_routes(path) or text
         path.write_text(text, encoding="utf-8")
-        if stand_in and "-sf" not in arguments:
-            arguments += ["-sf", str(stand_in), *taken_over(text)]
+        if stand_in:
+            arguments += ["-sf", str(stand_in), *taken_over(path)]
         guard(binary, path, text, manager=parent)
     os.execv(binary, [binary, *arguments])  # noqa: S606 - no shell, by intent

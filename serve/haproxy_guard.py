@@ -24,11 +24,16 @@ from typing import NamedTuple
 __all__ = ["die_with_parent", "guard", "has_routes", "last_routes", "stand_in_of", "taken_over"]
 
 _SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG, prctl(2)
+_STAND_IN_SOCKET = "stand-in.sock"
 _SOCKET = re.compile(r"^\s*stats socket (\S+)", re.MULTILINE)
 _ROUTE = re.compile(r"^\s*use_backend ", re.MULTILINE)
+_CURRENT_FILE = "current.pid"
 _PID_FILE, _STAND_IN_FILE, _ROUTES_FILE = "stand-in.pid", "stand-in.cfg", "last-routes.cfg"
-_WITHOUT_MANAGER_S = 20.0
-"""how long a stand-in answers after its manager has ended and before another takes over"""
+_WITHOUT_MANAGER_S = 60.0
+"""how long a stand-in answers after its manager has ended: until another takes over, and then what it has in hand"""
+_PLANNED_S = 2.0
+"""a manager that ends so soon after its HAProxy shut it down itself, and nobody shall answer. One whose HAProxy was
+killed is replaced by the controller, which takes longer"""
 
 
 def die_with_parent() -> None:
@@ -51,18 +56,17 @@ def last_routes(path: Path) -> str | None:
 
 def stand_in_of(path: Path) -> int | None:
     """The process id of the stand-in that runs from ``path``."""
+    pid, own = _number(path.parent / _PID_FILE), str(path.with_name(_STAND_IN_FILE)).encode()
     try:
-        pid = int((path.parent / _PID_FILE).read_text())
-        own = str(path.with_name(_STAND_IN_FILE)).encode()
         return pid if own in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") else None
-    except (OSError, ValueError):
+    except OSError:
         return None
 
 
-def taken_over(configuration: str) -> list[str]:
-    """HAProxy's arguments to take the listening sockets of a process that answers at the admin socket."""
-    found = _SOCKET.search(configuration)
-    return ["-x", found[1]] if found and _answers(found[1]) else []
+def taken_over(path: Path) -> list[str]:
+    """HAProxy's arguments to take the listening sockets of the stand-in that runs from ``path``."""
+    admin = str(path.with_name(_STAND_IN_SOCKET))
+    return ["-x", admin] if _answers(admin) else []
 
 
 class _Watched(NamedTuple):
@@ -82,10 +86,10 @@ def guard(binary: str, path: Path, configuration: str, *, manager: int) -> None:
 
     ``manager`` is the process id of the actor that started this one.
     """
+    (path.parent / _CURRENT_FILE).write_text(str(os.getpid()))
     node, admin = _parent(manager), _SOCKET.search(configuration)
     if not has_routes(configuration) or not hasattr(os, "pidfd_open") or admin is None or node is None:
         return
-    (path.parent / _ROUTES_FILE).write_text(configuration, encoding="utf-8")
     watched = _Watched(binary, path, configuration, admin[1], os.getpid(), manager, node)
     child = os.fork()
     if child:
@@ -101,15 +105,19 @@ def guard(binary: str, path: Path, configuration: str, *, manager: int) -> None:
 def _watch(watched: _Watched) -> None:
     path = watched.path
     proxy, above = os.pidfd_open(watched.proxy), os.pidfd_open(watched.node)
+    while not _answers(watched.admin) and not _has_ended(proxy):
+        time.sleep(0.1)
+    if not _has_ended(proxy):  # HAProxy has accepted them
+        (path.parent / _ROUTES_FILE).write_text(watched.configuration, encoding="utf-8")
     _first_to_end(proxy, above)
-    if _has_ended(above):
+    is_displaced = _number(path.parent / _CURRENT_FILE) != watched.proxy  # another was started since, by a reload
+    if _has_ended(above) or is_displaced or not _is_alive(watched.manager):
         return
-    for _ in range(2):  # the successor of a reload answers already
-        if _answers(watched.admin):
-            return
-        time.sleep(0.05)
+    ended = time.monotonic()
     own = path.with_name(_STAND_IN_FILE)
-    own.write_text(watched.configuration, encoding="utf-8")
+    # Not at the admin socket of the dead one: the manager asks there whether its own HAProxy lives.
+    admin = str(path.with_name(_STAND_IN_SOCKET))
+    own.write_text(watched.configuration.replace(watched.admin, admin), encoding="utf-8")
     pid = os.fork()
     if pid == 0:
         die_with_parent()
@@ -119,10 +127,12 @@ def _watch(watched: _Watched) -> None:
     until = None
     while not _has_ended(stand_in) and not _has_ended(above):
         if until is None and not _is_alive(watched.manager):
+            if time.monotonic() < ended + _PLANNED_S:
+                break
             until = time.monotonic() + _WITHOUT_MANAGER_S
         if until is not None and time.monotonic() > until:
             break
-        _first_to_end(stand_in, above, timeout_s=0.5)
+        _first_to_end(stand_in, above, timeout_s=0.2)
     with contextlib.suppress(OSError):
         os.kill(pid, signal.SIGKILL)
     (path.parent / _PID_FILE).unlink(missing_ok=True)
@@ -138,6 +148,13 @@ def _has_ended(process: int) -> bool:
 
 def _is_alive(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def _parent(pid: int) -> int | None:

@@ -31,6 +31,9 @@ Pixels = Any
 
 _GROUP = 32
 """cheap images that one decoding process gets at once: it costs a message, and they come back together"""
+_MOST_COSTLY = 16
+"""images that are decoded alone, and wait or are being decoded: a picture of 50 million pixels fits 2 kB, so a few
+clients could otherwise have all of a replica's requests in hand wait for one"""
 _REMEMBERED = 15
 
 
@@ -109,6 +112,7 @@ class Pipeline:
         self._is_computing = False
         self._gathers: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._costly = 0
         self.images = 0
         """images accepted and not answered"""
         self._pass_s: deque[float] = deque([0.0], _REMEMBERED)
@@ -136,14 +140,17 @@ class Pipeline:
             Problem: 422 if one of them cannot be decoded, 503 if the queue is full, 504 after ``answer_s``.
         """
         self.check_room(len(images))
+        lanes = [self._decoders.is_cheap(header, len(data)) for data, header in zip(images, headers, strict=True)]
+        costly = lanes.count(False)
+        self._check_costly(costly)
         loop = asyncio.get_running_loop()
         give_up = time.monotonic() + self._limits.answer_s
         request = _Request(len(images), top, give_up, loop.create_future())
         timer = loop.call_later(self._limits.answer_s, self._time_is_up, request)
         self.images += len(images)
+        self._costly += costly
         try:
-            for number, (data, header) in enumerate(zip(images, headers, strict=True)):
-                is_cheap = self._decoders.is_cheap(header, len(data))
+            for number, (data, header, is_cheap) in enumerate(zip(images, headers, lanes, strict=True)):
                 self._lanes[is_cheap].append(_Image(data, header, request, number))
             self._decode_more()
             return await request.future
@@ -151,6 +158,13 @@ class Pipeline:
             timer.cancel()
             request.future.cancel()  # its images are skipped from now on
             self.images -= len(images)
+            self._costly -= costly
+
+    def _check_costly(self, count: int) -> None:
+        ahead = self._costly
+        if ahead and count and ahead + count > _MOST_COSTLY:
+            detail = f"{ahead} images that take long to decode are waiting; try again, or scale the image down"
+            raise Problem(503, "busy", detail, {"Retry-After": "1"})
 
     async def run(self, function: Callable[[], Any]) -> Any:
         """Call ``function`` on the thread of the forward passes, behind the one that runs."""

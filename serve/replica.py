@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from stoker.dataset.undecodable import UndecodableImage
+from stoker.deferred import defer_compiler, importing
 from stoker.predict.contained import Decoders
 
 from .hop import Forwarded, call_app
@@ -60,12 +61,14 @@ class LoadedVersion:
             ModelError, StorageError: the version cannot be loaded, has no such engine, or does not predict its golden
                 predictions.
         """
-        import numpy as np
-        import torch  # here, so that only replicas import it, not the deploying process
+        defer_compiler()  # two thirds of what the imports would take; an engine that compiles imports it then
+        with importing():  # here, so that only replicas import torch, not the deploying process
+            import numpy as np
+            import torch
 
-        from stoker.predict import Predictor
-        from stoker.predict.engine_choice import choose_engine
-        from stoker.predict.golden import GOLDEN, check_golden
+            from stoker.predict import Predictor
+            from stoker.predict.engine_choice import choose_engine
+            from stoker.predict.golden import GOLDEN, check_golden
 
         torch.set_num_threads(threads)
         self._torch, self._stack = torch, np.stack

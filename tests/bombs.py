@@ -22,6 +22,7 @@ __all__ = [
     "huge_png",
     "inflating_png",
     "long_jpeg",
+    "lossless_webp",
     "many_scans",
     "noise_after_soi",
     "text_png",
@@ -114,6 +115,13 @@ def animated_webp(frames: int = 400, side: int = 2000) -> bytes:
     frame = data[at : at + 8 + struct.unpack_from("<I", data, at + 4)[0]]
     body = data[12:at] + frame * frames
     return b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WEBP" + body
+
+
+def lossless_webp(side: int = 7000) -> bytes:
+    """A black square, of 2 kB: as many pixels as a request may have."""
+    file = io.BytesIO()
+    Image.new("RGB", (side, side)).save(file, "WEBP", lossless=True)
+    return file.getvalue()
 
 
 def exif_jpeg(kind: int = _RATIONAL, count: int = 1) -> bytes:

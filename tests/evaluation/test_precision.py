@@ -20,7 +20,7 @@ from stoker.evaluation import _copied, evaluate, parity_samples
 from stoker.models.normalize import Normalize
 from stoker.models.precision import full_float32
 from stoker.predict import EvaluationTarget, Predictor, check_parity, evaluate_target
-from stoker.predict.parity import TOLERANCES
+from stoker.predict.tolerances import TOLERANCES
 from stoker.registry import ModelVersion, publish_run
 from stoker.runs.folder import RunFolder
 from stoker.runs.records import Result

@@ -106,10 +106,12 @@ def test_when_haproxy_is_killed_clients_that_ask_again_lose_nothing(
     with traffic(roomy.serve_url + PATH, roomy.api_key, image, connections=4, pause_s=0.01, retries=5) as seen:
         time.sleep(2)
         binary[0].kill()
-        time.sleep(20)
+        publish_run(storage, "run", "digits", verify=check_parity, alias="production")
+        serve(roomy, storage, tmp_path, num_replicas=1)  # the next HAProxy hears of new replicas
     record_property("gap_s", seen.gap_s)
     assert seen.failed == 0, seen
     assert seen.gap_s < 4, seen
+    assert set(seen.models) == {"digits@1", "digits@2"}
 
 
 def test_a_replica_that_no_longer_decodes_is_replaced(

@@ -19,7 +19,7 @@ from stoker.predict.engine_choice import choose_engine, engine_names
 from stoker.predict.engines import ENGINES, Engine, EngineKind, Forward, Network, build_engine
 from stoker.predict.golden import golden_pictures
 from stoker.predict.importing import Stated, import_model
-from stoker.predict.parity import TOLERANCES
+from stoker.predict.tolerances import TOLERANCES
 from stoker.registry import ModelVersion
 from stoker.storage import locate
 from stoker_serve.replica import LoadedVersion

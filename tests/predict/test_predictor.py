@@ -16,7 +16,8 @@ from stoker.dataset.decode import evaluation_image
 from stoker.errors import ModelError
 from stoker.models import build_model
 from stoker.predict import Predictor, check_parity
-from stoker.registry import publish_run
+from stoker.predict.golden import GOLDEN, check_golden
+from stoker.registry import Registry, publish_run
 from stoker.runs.folder import RunFolder
 from stoker.storage import Location
 
@@ -47,6 +48,12 @@ def test_probabilities_are_those_of_the_plain_model(storage: Location, predictor
     with torch.no_grad():
         expected = model.eval()((pixels - mean) / std).softmax(dim=1).numpy()
     np.testing.assert_allclose(predictor.predict(images(storage)), expected, atol=1e-5)
+
+
+def test_a_published_run_carries_its_golden_predictions(storage: Location, predictor: Predictor) -> None:
+    version = Registry(storage).resolve("digits@1")
+    check_golden(version, predictor)
+    assert GOLDEN in version.files
 
 
 def test_an_image_gets_the_same_answer_alone_and_in_any_batch(storage: Location, predictor: Predictor) -> None:

@@ -221,3 +221,28 @@ def test_an_expensive_image_keeps_no_cheap_one_waiting() -> None:
         assert [numbers(await task) for task in expensive] == [[ord("x")], [ord("y")]]
 
     run(test)
+
+
+def test_no_more_than_16_expensive_images_wait_and_cheap_ones_are_let_in_beside_them() -> None:
+    async def test(pipeline: Pipeline, decoders: ByHand, model: Model) -> None:
+        decoders.gate.clear()
+        waiting = [ask(pipeline, b"x", header=EXPENSIVE) for _ in range(16)]
+        await asyncio.sleep(0)
+        with pytest.raises(Problem, match="16 images that take long") as refused:
+            await ask(pipeline, b"x", header=EXPENSIVE)
+        assert (refused.value.status, refused.value.code, refused.value.headers) == (503, "busy", {"Retry-After": "1"})
+        assert numbers(await ask(pipeline, b"a")) == [ord("a")]
+        waiting[0].cancel()
+        await asyncio.sleep(0)
+        waiting.append(ask(pipeline, b"y", header=EXPENSIVE))
+        decoders.gate.set()
+        assert numbers(await waiting[-1]) == [ord("y")]
+
+    run(test, queue_images=64)
+
+
+def test_one_request_may_have_many_expensive_images_when_no_other_waits() -> None:
+    async def test(pipeline: Pipeline, decoders: ByHand, model: Model) -> None:
+        assert len(numbers(await ask(pipeline, *([b"x"] * 32), header=EXPENSIVE))) == 32
+
+    run(test, queue_images=64)

@@ -51,6 +51,7 @@ def serve_environment(folder: Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(_BUFFER_BYTES),
         # A replica that is lost is noticed by its requests and within a second; what it had is asked of another.
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+        "RAY_SERVE_HAPROXY_RETRIES": "1",  # a request that ends its replica shall not end all
         "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
         # HAProxy itself is looked after by the controller.
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",

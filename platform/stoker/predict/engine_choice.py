@@ -20,7 +20,7 @@ from torch import Tensor
 from stoker.errors import ModelError
 from stoker.predict.engines import ENGINES, Engine, EngineKind, build_engine
 from stoker.predict.golden import golden_pictures
-from stoker.predict.parity import TOLERANCES
+from stoker.predict.tolerances import TOLERANCES
 
 if TYPE_CHECKING:
     from stoker.predict.predictor import Predictor
@@ -58,8 +58,8 @@ def choose_engine(
     Probabilities of the golden pictures and of noise may differ from eager's by what golden predictions may, less half
     of float32's tolerance: that is left for eager itself, which may differ from where the version was published. By
     bfloat16's 0.02 the most probable class stays the same wherever it leads by more than 0.04. Engines of bfloat16 are
-    measured only if ``precision`` is that: replicas of one model would otherwise answer different probabilities, each by
-    what was faster on its node.
+    measured only if ``precision`` is that: replicas of one model would otherwise answer different probabilities, each
+    by what was faster on its node.
 
     ``batch`` is the largest batch that will occur, ``seconds`` what the choice should take: engines that take longer to
     build are not tried, and a large model is measured at a smaller batch. ``time_pass`` gives the seconds of one pass.

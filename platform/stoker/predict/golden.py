@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from stoker.errors import ModelError
-from stoker.predict.parity import TOLERANCES
 from stoker.predict.predictor import Predictor
+from stoker.predict.tolerances import TOLERANCES
 from stoker.registry import ModelVersion
 
 __all__ = ["GOLDEN", "check_golden", "golden_file", "golden_pictures"]

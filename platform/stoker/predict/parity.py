@@ -6,32 +6,21 @@ import numpy as np
 
 from stoker.dataset import SampleReader
 from stoker.errors import ModelError
+from stoker.predict.golden import GOLDEN, golden_file
 from stoker.predict.predictor import Predictor
+from stoker.predict.tolerances import TOLERANCES
 from stoker.recipe import Recipe
 from stoker.registry import ModelVersion
 from stoker.runs.records import Result
 from stoker.storage import locate
 
-__all__ = ["TOLERANCES", "check_parity"]
-
-TOLERANCES = {
-    ("cpu", "float32"): 1e-4,
-    ("cuda", "float32"): 3e-4,
-    ("cpu", "bfloat16"): 2e-2,
-    ("cuda", "bfloat16"): 2e-2,
-    ("cpu", "float16"): 2e-2,
-    ("cuda", "float16"): 2e-2,
-}
-"""Largest difference of a probability between trainer and version, by device and by the trainer's precision.
-
-The device is cuda if either of them computes there. Both compute in full float32, so what differs is how samples are
-batched, and on a GPU the algorithms of convolutions; TF32 differs by 1.1e-3 (ResNet-50, emulated). The other precisions
-are those of runs that were stored before parity was always in float32.
-"""
+__all__ = ["check_parity"]
 
 
-def check_parity(version: ModelVersion, recipe: Recipe, result: Result) -> None:
+def check_parity(version: ModelVersion, recipe: Recipe, result: Result) -> dict[str, bytes]:
     """Compare ``version``'s predictions of the run's parity samples with those of the trainer's own evaluation.
+
+    Returns the version's golden predictions, as the file that it shall carry.
 
     Raises:
         ModelError: they differ by more than the tolerance, or the run stored nothing to compare with.
@@ -54,3 +43,4 @@ def check_parity(version: ModelVersion, recipe: Recipe, result: Result) -> None:
             f"{version.reference} does not predict what run {result.run!r} did: sample {samples[worst].key} differs "
             f"by {difference[worst]:.1e} (allowed: {tolerance:g}); nothing was published, train the run again"
         )
+    return {GOLDEN: golden_file(predictor)}

@@ -7,7 +7,7 @@ staged in the store, predicts for the run's parity samples what the trainer's ow
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from stoker.errors import DatasetError, ModelError, RunError
 from stoker.recipe import Recipe
@@ -20,7 +20,7 @@ from stoker.storage import Location, locate
 
 __all__ = ["publish_run"]
 
-Verify = Callable[[ModelVersion, Recipe, Result], None]
+Verify = Callable[[ModelVersion, Recipe, Result], Mapping[str, bytes] | None]
 
 
 def publish_run(storage: Location, run: str, name: str, *, verify: Verify, alias: str | None = None) -> ModelVersion:
@@ -28,7 +28,7 @@ def publish_run(storage: Location, run: str, name: str, *, verify: Verify, alias
 
     The weights are the checkpoint's file, copied as it is. ``verify`` is called with the staged version, the run's
     recipe and its result, and raises :class:`ModelError` if the version's predictions differ from the trainer's
-    (``stoker.predict.check_parity``).
+    (``stoker.predict.check_parity``); what it returns are more files of the version.
 
     Raises:
         RunError: the run does not exist, has no checkpoint, or is not finished.

@@ -182,13 +182,13 @@ class Registry:
         name: str,
         card: ModelCard,
         files: Mapping[str, bytes | SourceFile],
-        verify: Callable[[ModelVersion], None] | None = None,
+        verify: Callable[[ModelVersion], Mapping[str, bytes] | None] | None = None,
         *,
         alias: str | None = None,
     ) -> ModelVersion:
         """Publish a new version, point ``alias`` at it, and return it.
 
-        ``verify`` is called with the staged version and may raise to cancel.
+        ``verify`` is called with the staged version. It may raise to cancel, and return more files of the version.
 
         Raises:
             ModelError: a name is invalid or ``verify`` rejected the version, and nothing is published; or the alias
@@ -201,8 +201,9 @@ class Registry:
         try:
             stored = {file: store_file(content, folder / file) for file, content in files.items()}
             staged = ModelVersion(name, version, folder, card, stored)
-            if verify is not None:
-                verify(staged)
+            more = verify(staged) if verify is not None else None
+            for file, content in (more or {}).items():
+                stored[file] = store_file(content, folder / file)
         except BaseException:
             with contextlib.suppress(StorageError):  # what stays is not a version, and costs space only
                 _discard(folder)
