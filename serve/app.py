@@ -62,7 +62,7 @@ def model(settings: ModelSettings) -> serve.Application:
         graceful_shutdown_timeout_s=least_shutdown_s(settings.limits),
         logging_config={"enable_access_log": False},  # the replica writes its own
         health_check_period_s=5,
-        health_check_timeout_s=15,
+        health_check_timeout_s=35,  # above the replica's own limit for its probe
     )
     return deployment.bind(resolved.model_dump())
 

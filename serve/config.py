@@ -14,11 +14,15 @@ from stoker.errors import ClusterError
 
 from .settings import FRONT, FrontSettings, ModelSettings, least_ongoing, least_shutdown_s
 
-__all__ = ["FRONT_PATH", "MODEL_PATH", "Plan", "read_plan"]
+__all__ = ["FRONT_PATH", "MODEL_PATH", "Plan", "read_names", "read_plan"]
 
 MODEL_PATH = "stoker_serve.app:model"
 FRONT_PATH = "stoker_serve.app:front"
 _Args = TypeVar("_Args", bound=BaseModel)
+
+
+_DEPLOYS_OWN = {"version": "", "attempt": 0}
+"""what a YAML cannot say: a config that was read from a cluster would pin them"""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,8 @@ class Plan:
     models: list[ModelSettings]
     http_options: dict[str, Any]
     proxy_location: str
+    has_front: bool
+    """whether the YAML has one; without it a front that runs stays as it is"""
 
     @property
     def names(self) -> list[str]:
@@ -48,7 +54,7 @@ class Plan:
     def url(self) -> str:
         """The endpoint's URL, as seen from the head node."""
         host = "127.0.0.1" if self.host in {"0.0.0.0", "::", ""} else self.host  # noqa: S104 - compared, not bound
-        return f"http://{host}:{self.port}"
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
 
 def read_plan(path: Path, *, storage: str | None = None, models: Sequence[str] = (), port: int | None = None) -> Plan:
@@ -71,12 +77,27 @@ def read_plan(path: Path, *, storage: str | None = None, models: Sequence[str] =
     resolved = [(application, settings.resolved()) for application, settings in planned]
     applications = [_front(path, ours[FRONT_PATH], resolved[0][1]), *others]
     applications += [_model(path, application, settings) for application, settings in resolved]
-    options = dict(config.get("http_options") or {})
+    options = config.get("http_options") or {}
+    if not isinstance(options, dict):
+        raise ClusterError(f"{path}: http_options must be a mapping; see serve/digits.yaml")
+    options = dict(options)
     options["port"] = port or options.get("port", 8000)
     options["host"] = options.get("host", "127.0.0.1")
     location = str(config.get("proxy_location", "HeadOnly"))
     _check_schema(path, {"applications": applications, "http_options": options, "proxy_location": location})
-    return Plan(applications, [settings for _, settings in resolved], options, location)
+    models_ = [settings for _, settings in resolved]
+    return Plan(applications, models_, options, location, has_front=bool(ours[FRONT_PATH]))
+
+
+def read_names(path: Path, *, models: Sequence[str] = ()) -> list[str]:
+    """The names of the models' applications that :func:`read_plan` plans; the registry is not asked.
+
+    Raises:
+        ClusterError: the file cannot be read, or has no model's application in it.
+    """
+    ours, _ = _applications(path, _read(path))
+    wanted = _wanted(path, ours, models)
+    return [str((row.get("args") or {}).get("model", "")).partition("@")[0] for row in wanted]
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -126,7 +147,7 @@ def _wanted(path: Path, ours: dict[str, list[dict[str, Any]]], models: Sequence[
 
 
 def _settings(path: Path, application: dict[str, Any], storage: str | None) -> ModelSettings:
-    arguments = dict(application.get("args") or {})
+    arguments = {**(application.get("args") or {}), **_DEPLOYS_OWN}
     if storage:
         arguments["storage"] = storage
     return _validated(path, ModelSettings, arguments)

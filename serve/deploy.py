@@ -25,7 +25,7 @@ from stoker.command import Parser, positive, run_command
 from stoker.dashboard import checked_address, ray_token
 from stoker.errors import ClusterError
 
-from .config import Plan, read_plan
+from .config import Plan, read_names, read_plan
 from .settings import FRONT
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 _POLL_INTERVAL_S = 0.3
 _LOG_INTERVAL_S = 10.0
+_FREED_S = 5.0
+_SENDS = 3
 _LOOPBACK = ("127.0.0.1", "localhost")
 _NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -52,8 +54,12 @@ def deploy(plan: Plan, address: str, *, timeout_s: float = 300.0) -> None:
     with _one_line_errors(address):
         client = _client(address)
         details = client.get_serve_details()
-        _check_port(plan, details)
-        client.deploy_applications(_merged(plan, details))
+        _check_port(plan, details, address)
+        for _ in range(_SENDS):
+            client.deploy_applications(_merged(plan, details))
+            details = client.get_serve_details()
+            if set(plan.names) <= set(details["applications"]):
+                break  # else somebody who deployed at the same moment has replaced ours
     deadline = time.monotonic() + timeout_s
     log_at = time.monotonic() + _LOG_INTERVAL_S
     while True:
@@ -63,7 +69,7 @@ def deploy(plan: Plan, address: str, *, timeout_s: float = 300.0) -> None:
         if failed:
             raise ClusterError(f"{failed[0]} cannot be deployed: {_reason(applications[failed[0]])}; see serve status")
         waiting = [name for name in plan.names if _status(applications, name) != "RUNNING"]
-        away = None if waiting else _away(plan)
+        away = None if waiting else _away(plan, address)
         if not waiting and away is None:
             return
         if time.monotonic() > deadline:
@@ -104,8 +110,10 @@ def remove(address: str, names: Sequence[str] | None = None, *, timeout_s: float
 def _merged(plan: Plan, details: dict[str, Any]) -> dict[str, Any]:
     """The config to send: Serve replaces all applications by those of a config, so the others are sent again."""
     running = details.get("applications") or {}
-    others = [_deployed(row) for name, row in running.items() if name not in plan.names]
-    ours = [_attempt(application, running.get(str(application["name"]))) for application in plan.applications]
+    sent = [row for row in plan.applications if plan.has_front or row["name"] != FRONT or FRONT not in running]
+    names = {row["name"] for row in sent}
+    others = [_deployed(row) for name, row in running.items() if name not in names]
+    ours = [_attempt(application, running.get(str(application["name"]))) for application in sent]
     options = _options(details) or {"http_options": plan.http_options, "proxy_location": plan.proxy_location}
     return {**options, "applications": [*others, *ours]}
 
@@ -129,7 +137,7 @@ def _deployed(application: dict[str, Any]) -> dict[str, Any]:
 def _attempt(application: dict[str, Any], running: dict[str, Any] | None) -> dict[str, Any]:
     """``application`` with the number of its attempt: Serve ignores a config that it has seen, also if it failed."""
     before = (running or {}).get("deployed_app_config") or {}
-    if "model" not in application["args"] or "attempt" not in (before.get("args") or {}):
+    if "attempt" not in (application.get("args") or {}) or "attempt" not in (before.get("args") or {}):
         return application
     number = int(before["args"]["attempt"])
     if (running or {}).get("status") in {"DEPLOY_FAILED", "UNHEALTHY"}:
@@ -141,13 +149,13 @@ def _status(applications: dict[str, Any], name: str) -> str:
     return str((applications.get(name) or {}).get("status", "NOT_STARTED"))
 
 
-def _away(plan: Plan) -> str | None:
+def _away(plan: Plan, address: str) -> str | None:
     """The name of a model that does not answer by HTTP with the planned version; None: all do, or cannot be asked.
 
     From a laptop only the dashboard may be reachable, by ``ray dashboard``, and what listens there on the endpoint's
     port is something else. Serve's own word must do then.
     """
-    if not _is_here():
+    if not _is_here(address):
         return None
     for model in plan.models:
         try:
@@ -159,9 +167,10 @@ def _away(plan: Plan) -> str | None:
     return None
 
 
-def _is_here() -> bool:
+def _is_here(address: str) -> bool:
     """Whether the cluster is this machine's own: a dashboard on loopback may be forwarded from anywhere."""
-    return os.environ.get("RAY_ADDRESS", "").partition(":")[0] in _LOOPBACK
+    is_local = os.environ.get("RAY_ADDRESS", "").partition(":")[0] in _LOOPBACK
+    return is_local and address.rstrip("/") == _address().rstrip("/")
 
 
 def _client(address: str) -> ServeSubmissionClient:
@@ -201,7 +210,7 @@ def _one_line_errors(address: str) -> Iterator[None]:
         ) from None
 
 
-def _check_port(plan: Plan, details: dict[str, Any]) -> None:
+def _check_port(plan: Plan, details: dict[str, Any], address: str) -> None:
     """Serve binds its port once, when it starts; a port in use would make it fail late and with an obscure message."""
     running = details.get("http_options")
     if running:
@@ -210,16 +219,29 @@ def _check_port(plan: Plan, details: dict[str, Any]) -> None:
                 f"Serve is already running and listens on port {running['port']}, not {plan.port}; give --port "
                 f"{running['port']}, or shut it down first with --delete"
             )
+        if running["host"] != plan.host:
+            raise ClusterError(
+                f"Serve is already running and listens on host {running['host']}, not {plan.host}; write that in the "
+                "YAML, or shut it down first with --delete"
+            )
         return
-    if plan.host in _LOOPBACK and _is_here():
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((plan.host, plan.port))
-            except OSError:
-                raise ClusterError(
-                    f"port {plan.port} is in use by another program; choose another with --port N"
-                ) from None
+    if plan.host not in _LOOPBACK or not _is_here(address):
+        return
+    deadline = time.monotonic() + _FREED_S
+    while not _is_free(plan.host, plan.port):
+        if time.monotonic() > deadline:
+            raise ClusterError(f"port {plan.port} is in use by another program; choose another with --port N")
+        time.sleep(_POLL_INTERVAL_S)  # a Serve that was shut down a moment ago lets go of it
+
+
+def _is_free(host: str, port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+        return True
 
 
 def _reason(application: dict[str, Any]) -> str:
@@ -267,13 +289,13 @@ def run(given: argparse.Namespace) -> None:
         return
     if given.config is None:
         raise ClusterError("no application given; give a Serve YAML, as in: stoker deploy serve/digits.yaml")
-    plan = read_plan(given.config, storage=given.storage, models=given.model, port=given.port)
-    versions = [model.version for model in plan.models]
     if given.delete:
-        names = [name for name in plan.names if name != FRONT]
+        names = read_names(given.config, models=given.model)
         remove(address, names)
         _say(f"removed {', '.join(names)} from {address}")
         return
+    plan = read_plan(given.config, storage=given.storage, models=given.model, port=given.port)
+    versions = [model.version for model in plan.models]
     _say(f"deploying {', '.join(versions)} to {address}")
     deploy(plan, address, timeout_s=given.timeout)
     _say(f"serving {', '.join(versions)} at {plan.url}")

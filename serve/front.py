@@ -114,10 +114,22 @@ class Front:
             return Problem(503, "unavailable", f"no replica of {name} is available; try again", {"Retry-After": "1"})
         tail = request.url.path.rstrip("/").partition(given)[2]
         path = f"/v1/models/{name}/@{reference}{tail}"
-        body = await _body(request)
+        body = b"" if request.method in {"GET", "HEAD"} else await _body(request)
         forwarded = Forwarded(request.method, path, request.scope["query_string"], request.scope["headers"], body)
         status, headers, content = await self._hop(name, forwarded)
         return _Answered(status, headers, content)
+
+
+class _WithoutSlash:
+    """A slash at the end changes nothing."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and len(scope["path"]) > 1 and scope["path"].endswith("/"):
+            scope = {**scope, "path": scope["path"].rstrip("/") or "/"}
+        await self._app(scope, receive, send)
 
 
 class _Answered(Exception):
@@ -159,7 +171,9 @@ ROUTES = (
 
 def make_front(settings: FrontSettings, front: Front, keys: Keys | None) -> FastAPI:
     """The application with every row of ``ROUTES``; ``keys`` None turns authentication off."""
-    app = FastAPI(title="stoker", version="1", docs_url=None, redoc_url=None)  # their pages load scripts from elsewhere
+    # FastAPI's own pages load scripts from elsewhere; its redirections of slashes would follow a client's Host.
+    app = FastAPI(title="stoker", version="1", docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.add_middleware(_WithoutSlash)
 
     def authenticate(
         request: Request,

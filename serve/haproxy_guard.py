@@ -147,7 +147,10 @@ def _has_ended(process: int) -> bool:
 
 
 def _is_alive(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists()
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in {"Z", "X"}
+    except (OSError, IndexError):
+        return False
 
 
 def _number(path: Path) -> int | None:

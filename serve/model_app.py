@@ -169,7 +169,9 @@ class ModelApp:
 
     def _route(self, path: str) -> str:
         prefix = self._settings.route_prefix
-        steps = [step for step in path[len(prefix) if path.startswith(prefix) else 0 :].split("/", 5) if step]
+        if path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] not in {"", "/", "@"}:
+            raise Problem(404, "not_found", f"nothing is at {path[:200]}; see /openapi.json")
+        steps = [step for step in path[len(prefix) if path.startswith(prefix) else 0 :].split("/") if step]
         if steps and steps[0].startswith("@"):
             reference = steps.pop(0)[1:]
             if reference not in self._settings.references:

@@ -8,6 +8,8 @@ and under load batches grow by themselves. ``wait_ms`` lets an idle model wait n
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["Answered", "Decoding", "Pipeline", "Row"]
+
+logger = logging.getLogger(__name__)
 
 Row = tuple[Sequence[int], Sequence[float]]
 """class numbers and probabilities of one image, the most probable first"""
@@ -58,22 +62,24 @@ class Answered(NamedTuple):
 
 
 class _Request:
-    __slots__ = ("decode_s", "future", "give_up", "left", "model_s", "rows", "started", "top")
+    __slots__ = ("decode_s", "future", "images", "left", "model_s", "rows", "started", "top")
 
-    def __init__(self, count: int, top: int, give_up: float, future: asyncio.Future[Answered]) -> None:
+    def __init__(self, count: int, top: int, future: asyncio.Future[Answered]) -> None:
+        self.images: list[_Image] = []
         self.rows: list[Row] = [((), ())] * count
         self.left = count
         self.top = top
         self.started = time.monotonic()
-        self.give_up = give_up
         self.decode_s = self.model_s = 0.0
         self.future = future
 
 
 class _Image:
-    __slots__ = ("data", "header", "number", "pixels", "request")
+    __slots__ = ("data", "header", "is_cheap", "number", "pixels", "request", "task")
 
-    def __init__(self, data: bytes, header: ImageHeader, request: _Request, number: int) -> None:
+    def __init__(self, data: bytes, header: ImageHeader, request: _Request, number: int, *, is_cheap: bool) -> None:
+        self.is_cheap = is_cheap
+        self.task: asyncio.Task[None] | None = None
         self.data = data
         self.header = header
         self.request = request
@@ -113,11 +119,11 @@ class Pipeline:
         self._gathers: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._costly = 0
+        self._costly_s = _Median()
+        self._pass_s = _Median()
+        self._waiting: set[_Request] = set()
         self.images = 0
         """images accepted and not answered"""
-        self._pass_s: deque[float] = deque([0.0], _REMEMBERED)
-        self.pass_s = 0.0
-        """seconds of a forward pass: the median of the last ones, so that one that was held up says nothing"""
 
     def check_room(self, count: int = 1) -> None:
         """Refuse ``count`` images if those before them would take too long.
@@ -126,7 +132,7 @@ class Pipeline:
             Problem: 503 with Retry-After.
         """
         ahead = self.images
-        wait_s = (ahead // self._batching.images + 1) * self.pass_s
+        wait_s = (ahead // self._batching.images + 1) * self._pass_s.value
         if ahead and (ahead + count > self._limits.queue_images or wait_s > self._limits.queue_s):
             detail = f"all of the model's time is taken ({ahead} images are waiting); try again"
             raise Problem(503, "busy", detail, {"Retry-After": str(max(1, round(wait_s)))})
@@ -144,33 +150,52 @@ class Pipeline:
         costly = lanes.count(False)
         self._check_costly(costly)
         loop = asyncio.get_running_loop()
-        give_up = time.monotonic() + self._limits.answer_s
-        request = _Request(len(images), top, give_up, loop.create_future())
+        request = _Request(len(images), top, loop.create_future())
         timer = loop.call_later(self._limits.answer_s, self._time_is_up, request)
         self.images += len(images)
         self._costly += costly
+        self._waiting.add(request)
         try:
             for number, (data, header, is_cheap) in enumerate(zip(images, headers, lanes, strict=True)):
-                self._lanes[is_cheap].append(_Image(data, header, request, number))
+                image = _Image(data, header, request, number, is_cheap=is_cheap)
+                request.images.append(image)
+                self._lanes[is_cheap].append(image)
             self._decode_more()
             return await request.future
         finally:
             timer.cancel()
-            request.future.cancel()  # its images are skipped from now on
+            request.future.cancel()
+            self._waiting.discard(request)
+            if request.left:
+                self._drop(request)
             self.images -= len(images)
             self._costly -= costly
 
+    def _drop(self, request: _Request) -> None:
+        """Forget the images of a request that nobody waits for: their bytes, their place, what decodes one alone."""
+        for image in request.images:
+            image.data, image.pixels = b"", None
+            if image.task is not None and not image.is_cheap:
+                image.task.cancel()
+        for is_cheap in {image.is_cheap for image in request.images}:
+            lane = self._lanes[is_cheap]
+            self._lanes[is_cheap] = deque(image for image in lane if image.request is not request)
+
     def _check_costly(self, count: int) -> None:
         ahead = self._costly
-        if ahead and count and ahead + count > _MOST_COSTLY:
+        wait_s = ahead / self._decoders.workers * self._costly_s.value
+        if ahead and count and (ahead + count > _MOST_COSTLY or wait_s > self._limits.queue_s):
             detail = f"{ahead} images that take long to decode are waiting; try again, or scale the image down"
-            raise Problem(503, "busy", detail, {"Retry-After": "1"})
+            raise Problem(503, "busy", detail, {"Retry-After": str(max(1, round(wait_s)))})
 
     async def run(self, function: Callable[[], Any]) -> Any:
         """Call ``function`` on the thread of the forward passes, behind the one that runs."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, function)
 
     def close(self) -> None:
+        """Give up what is in hand: 503."""
+        for request in self._waiting:
+            self._fail(request, 0, Problem(503, "unavailable", "the replica ends; try again", {"Retry-After": "1"}))
         for task in self._tasks:
             task.cancel()
         self._thread.shutdown(wait=False, cancel_futures=True)
@@ -185,6 +210,8 @@ class Pipeline:
                     break
                 self._decoding[is_cheap] += 1
                 task = asyncio.get_running_loop().create_task(self._decode(group, is_cheap))
+                for image in group:
+                    image.task = task
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
 
@@ -193,11 +220,19 @@ class Pipeline:
         decoded: Sequence[NDArray[Any] | Exception]
         try:
             decoded = await self._decoders.decode([image.data for image in group], [image.header for image in group])
+            if len(decoded) != len(group):
+                raise RuntimeError(f"{len(group)} images were decoded to {len(decoded)}")
         except Exception as error:
-            decoded = [error] * len(group)
+            logger.exception("the decoders failed")
+            kind = type(error).__name__
+            away = Problem(503, "unavailable", f"the decoders do not answer ({kind}); try again", {"Retry-After": "1"})
+            decoded = [away] * len(group)
         finally:
             self._decoding[is_cheap] -= 1
+            asyncio.get_running_loop().call_soon(self._decode_more)  # also if this was cancelled
         took = time.monotonic() - began
+        if not is_cheap:
+            self._costly_s.add(took)
         self._on_batch(len(group), "decode", took, self.images)
         for image, pixels in zip(group, decoded, strict=True):
             request = image.request
@@ -208,7 +243,6 @@ class Pipeline:
             else:
                 image.pixels = pixels
                 self._decoded.append(image)
-        self._decode_more()
         self._compute_more()
 
     def _fail(self, request: _Request, number: int, error: Exception) -> None:
@@ -222,11 +256,15 @@ class Pipeline:
     # -- the forward pass ------------------------------------------------------------------------------------------
 
     def _compute_more(self) -> None:
-        if self._is_computing or not self._decoded or self._gathers:
+        if self._is_computing or not self._decoded:
             return
         if self._batching.wait_ms and len(self._decoded) < self._batching.images:
-            self._gathers = asyncio.get_running_loop().call_later(self._batching.wait_ms / 1000, self._gathered)
+            if self._gathers is None:
+                self._gathers = asyncio.get_running_loop().call_later(self._batching.wait_ms / 1000, self._gathered)
             return
+        if self._gathers is not None:
+            self._gathers.cancel()
+            self._gathers = None
         self._compute()
 
     def _gathered(self) -> None:
@@ -248,6 +286,8 @@ class Pipeline:
         try:
             loop = asyncio.get_running_loop()
             rows = await loop.run_in_executor(self._thread, self._forward, pixels, top)
+            if len(rows) != len(batch):
+                raise RuntimeError(f"{len(batch)} images were computed to {len(rows)} rows")
         except Exception as error:
             for image in batch:
                 self._fail(image.request, image.number, error)
@@ -255,12 +295,14 @@ class Pipeline:
         finally:
             self._is_computing = False
             took = time.monotonic() - began
-            self._pass_s.append(took)
-            self.pass_s = sorted(self._pass_s)[len(self._pass_s) // 2]
+            self._pass_s.add(took)
             self._on_batch(len(batch), "forward", took, self.images)
             self._compute_more()
         for image, (numbers, values) in zip(batch, rows, strict=True):
             request = image.request
+            if not all(map(math.isfinite, values)):  # not JSON either
+                self._fail(request, image.number, RuntimeError(f"probabilities are not finite: {values}"))
+                continue
             request.rows[image.number] = (numbers[: request.top], values[: request.top])
             request.model_s = max(request.model_s, took)
             request.left -= 1
@@ -275,6 +317,18 @@ class Pipeline:
             request.future.set_exception(
                 Problem(504, "too_late", f"no answer within {limit:g} s; the request was given up; try again")
             )
+
+
+class _Median:
+    """The median of the last times in seconds, so that one that was held up says nothing; 0 before the first."""
+
+    def __init__(self) -> None:
+        self._last: deque[float] = deque(maxlen=_REMEMBERED)
+        self.value = 0.0
+
+    def add(self, seconds: float) -> None:
+        self._last.append(seconds)
+        self.value = sorted(self._last)[len(self._last) // 2]
 
 
 def _live(images: deque[_Image], count: int) -> list[_Image]:

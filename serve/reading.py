@@ -128,8 +128,8 @@ class Bodies:
 async def drain(receive: Receive, headers: Mapping[bytes, bytes]) -> None:
     """Read a short body to its end and drop it before a refusal: a client that still sends would not see the answer."""
     told = headers.get(b"content-length", b"")
-    if told == b"0" or not (told or b"transfer-encoding" in headers):
-        return
+    if told == b"0" or not (told or b"transfer-encoding" in headers) or b"expect" in headers:
+        return  # nothing comes; who expects to be asked for a body shall not be
     if told.isdigit() and int(told[:19]) > _DRAINED_BYTES:
         return
     received, more = 0, True

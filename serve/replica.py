@@ -32,8 +32,8 @@ __all__ = ["LoadedVersion", "Replica", "find_version"]
 logger = logging.getLogger(__name__)
 
 _WARM_UP_S = 2.0
-_PROBE_S = 10.0
-"""a small decode and a forward pass behind the one that runs: what takes longer is stuck"""
+_PROBE_S = 30.0
+"""a small decode and a forward pass behind those that run: what takes longer is stuck"""
 
 
 def find_version(settings: ModelSettings) -> ModelVersion:
@@ -173,6 +173,6 @@ class Replica:
             await asyncio.gather(self._decoders.probe(), self._pipeline.run(self._version.probe))
 
     def __del__(self) -> None:
-        for part in ("_decoders", "_recorder", "_pipeline"):
+        for part in ("_pipeline", "_decoders", "_recorder", "_keys"):
             if (held := getattr(self, part, None)) is not None:
                 held.close()

@@ -99,6 +99,8 @@ class _Protected(_Strict):
         description='origins whose pages may ask from a browser (CORS), as https://shop.example; "*": any',
     )
 
+    attempt: int = Field(0, ge=0, description="set by stoker deploy, so that what failed is tried again")
+
     @field_validator("storage")
     @classmethod
     def _storage_is_set(cls, storage: str) -> str:
@@ -127,7 +129,6 @@ class ModelSettings(_Protected):
     version: str = Field(
         "", description="the version behind the reference; set by stoker deploy, so that a moved alias is a new config"
     )
-    attempt: int = Field(0, ge=0, description="set by stoker deploy, so that what failed is tried again")
     top: int = Field(5, ge=1, description="classes to return for each image, unless the request says top")
     limits: Limits = Limits.model_validate({})
     batching: Batching = Batching.model_validate({})

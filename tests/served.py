@@ -25,7 +25,9 @@ from stoker_serve.settings import Limits, ModelSettings
 from stoker_serve.telemetry import Metrics
 
 KEY = "correct horse battery staple"
-LIMITS = Limits(body_bytes=200_000, pixels=1_000_000, images=3, queue_s=20, read_s=2)
+LIMITS = Limits(
+    body_bytes=200_000, pixels=1_000_000, images=3, queue_images=16, held_bytes=2_000_000, queue_s=20, read_s=2
+)
 
 
 @contextmanager

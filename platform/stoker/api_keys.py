@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import math
+import os
 import re
 import secrets
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stoker.errors import StokerError, StorageError
-from stoker.storage import Conflict, Location
+from stoker.storage import Conflict, Location, locate
 from stoker.storage.local import locked, write_file
 
 __all__ = [
@@ -49,6 +49,9 @@ _HEADER = "# API keys of a stoker endpoint, by their hashes; stoker keys add NAM
 _OPTIONS = ("models", "expires", "rate")
 _ATTEMPTS = 20
 _PRIVATE = 0o600
+_END_OF_TIME = datetime.datetime(9999, 1, 1, tzinfo=datetime.UTC).timestamp()
+"""of what datetime can write in every zone"""
+_SLOWEST, _FASTEST = 0.001, 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,13 +194,16 @@ def _with_line(text: str, key: Key) -> str:
 
 
 def _change(location: Location, change: Callable[[str], str]) -> None:
-    """Replace the file's text by ``change(text)`` so that of two changes at once none is lost."""
+    """Replace the file's text by ``change(text)`` so that of two changes at once none is lost.
+
+    A local file that a link names is changed itself, and whoever could read it before, as the user of an endpoint, can.
+    """
     if location.is_local:
-        path = Path(location.path)
+        path = Path(os.path.realpath(location.path))
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             with locked(path):
-                write_file(path, change(_text(location)).encode(), mode=_PRIVATE)
+                write_file(path, change(_text(locate(path))).encode(), mode=_PRIVATE, keeps_access=True)
         except OSError as error:
             raise StorageError(
                 f"cannot write {path} ({error.strerror}); choose another file with --file", url=location.url
@@ -274,7 +280,9 @@ def moment_of(text: str) -> float:
         moment = moment.replace(tzinfo=datetime.UTC)
     if moment is None or moment.tzinfo is None:
         raise ValueError("expires is no day or time with its zone; write it as 2027-01-31 or 2027-01-31T12:00Z")
-    return moment.timestamp()
+    if not 0 <= (found := moment.timestamp()) < _END_OF_TIME:
+        raise ValueError("expires is not in the years 1970 to 9998; without it a key never expires")
+    return found
 
 
 def rate_of(text: str) -> float:
@@ -282,7 +290,7 @@ def rate_of(text: str) -> float:
     try:
         rate = float(text)
     except ValueError:
-        rate = math.nan
-    if not 0 < rate < math.inf:
-        raise ValueError("rate is no number above 0; write it as 50, in requests a second")
+        rate = 0.0
+    if not _SLOWEST <= rate <= _FASTEST:
+        raise ValueError("rate is no number from 0.001 to 1e6; write it as 50, in requests a second")
     return rate

@@ -243,3 +243,16 @@ def test_a_failed_publication_ends_its_uploads_and_gives_its_number_back(
     assert ended == [(models.location / "digits" / "1").url]
     assert not Path(models.location.path, "digits", "1").exists()
     assert publish(models).version == 1
+
+
+@pytest.mark.parametrize("digits", ["9" * 5_000, "0" * 4_999 + "1", "1" + "0" * 18])
+def test_a_reference_with_too_many_digits_is_one_line(models: Registry, digits: str) -> None:
+    publish(models)
+    with pytest.raises(
+        ModelError, match=rf"^digits@{digits[:18]}…: .* at most 18 digits, not {len(digits)}; "
+    ) as error:
+        models.resolve(f"digits@{digits}")
+    assert len(str(error.value)) < 200
+    assert "\n" not in str(error.value)
+    with pytest.raises(ModelError, match=r"its versions: 1$"):
+        models.resolve(f"digits@{'9' * 18}")

@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 import pytest
 
-from stoker.embedded.ports import free_ports
+from stoker.embedded.ports import free_ports, is_free
 from stoker_serve.haproxy import corrected, error_pages
 from stoker_serve.haproxy_guard import has_routes
 
@@ -39,12 +39,15 @@ def backend() -> Iterator[int]:
         def do_GET(self) -> None:
             body = json.dumps({"path": self.path, "headers": dict(self.headers)}).encode()
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            if self.path.endswith("slow"):
+                self.rfile.read(1)  # until the connection ends
+                return
             self.send_response(503 if self.path.endswith("busy") else 200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
 
-        do_POST = do_GET  # noqa: N815 - http.server's name
+        do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815 - http.server's names
 
         def log_message(self, *_: Any) -> None:
             pass
@@ -189,6 +192,79 @@ def test_without_a_route_it_says_that_nothing_is_available_yet(tmp_path: Path) -
     with running(written(tmp_path, port, None)):
         until(lambda: ask(port)[0] != 0)
         assert (ask(port)[0], ask(port)[1]["code"]) == (503, "unavailable")
+
+
+def head_of(method: str, length: int) -> bytes:
+    return f"{method} /v1/models/digits HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode()
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE"])
+def test_bodies_that_do_not_arrive_take_no_place_from_others(tmp_path: Path, backend: int, method: str) -> None:
+    (port,) = free_ports(1)
+    with running(written(tmp_path, port, backend)):
+        until(lambda: ask(port)[0] == 200)
+        silent = [socket.create_connection(("127.0.0.1", port), timeout=60) for _ in range(100)]
+        try:
+            for connection in silent:
+                connection.sendall(head_of(method, 10))
+            for connection in silent[:80]:
+                connection.close()
+            silent = silent[80:] + [socket.create_connection(("127.0.0.1", port), timeout=60) for _ in range(80)]
+            for connection in silent[20:]:
+                connection.sendall(head_of(method, 999_999) + bytes(90_000))
+            for _ in range(20):
+                assert ask(port, "/v1/models/digits/predict")[0] == 200
+        finally:
+            for connection in silent:
+                connection.close()
+
+
+def test_what_is_beyond_what_a_replica_has_in_hand_is_refused_and_long_bodies_have_their_own_way(
+    tmp_path: Path, backend: int
+) -> None:
+    (port,) = free_ports(1)
+    with running(written(tmp_path, port, backend)):
+        until(lambda: ask(port)[0] == 200)
+        slow = b"GET /v1/models/digits/slow HTTP/1.1\r\nHost: x\r\n\r\n"
+        held = [socket.create_connection(("127.0.0.1", port), timeout=60) for _ in range(64)]
+        try:
+            for connection in held:
+                connection.sendall(slow)
+            until(lambda: ask(port, "/v1/models/digits")[0] == 503)
+            status, problem = ask(port, "/v1/models/digits")
+            assert (status, problem["code"]) == (503, "unavailable")
+            with socket.create_connection(("127.0.0.1", port), timeout=60) as long:
+                long.sendall(head_of("POST", 150_000) + bytes(150_000))
+                assert long.recv(20).startswith(b"HTTP/1.1 200")
+            assert ask(port)[0] == 200
+        finally:
+            for connection in held:
+                connection.close()
+
+
+def test_a_long_target_an_unknown_method_and_an_upgrade_are_told(tmp_path: Path, backend: int) -> None:
+    (port,) = free_ports(1)
+    with running(written(tmp_path, port, backend)):
+        until(lambda: ask(port)[0] == 200)
+        assert ask(port, "/" + "x" * 8200)[1]["code"] == "target_too_long"
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as odd:
+            odd.sendall(b"BREW / HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert odd.recv(20).startswith(b"HTTP/1.1 405")
+        upgraded = {"Upgrade": "websocket", "X-Request-Disconnect-Disabled": "no"}
+        headers = ask(port, headers=upgraded)[1]["headers"]
+        assert "upgrade" not in headers
+        assert headers["x-request-disconnect-disabled"] == "?1"
+
+
+def test_a_planned_stop_frees_the_port(tmp_path: Path, backend: int) -> None:
+    (port,) = free_ports(1)
+    with running(written(tmp_path, port, backend)) as node:
+        until(lambda: ask(port)[0] == 200 and (tmp_path / "last-routes.cfg").exists())
+        listener(port).kill()
+        node.children()[0].kill()
+        until(lambda: is_free(port))
+        time.sleep(1)
+        assert is_free(port)
 
 
 def listener(port: int) -> psutil.Process:

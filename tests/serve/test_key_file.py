@@ -19,7 +19,7 @@ from stoker.api_keys import NAME, Key, _change, add_key, hash_of, line_of, new_k
 from stoker.embedded import StateFolder
 from stoker.errors import StokerError
 from stoker.storage import locate
-from stoker_serve.keys import Keys
+from stoker_serve.keys import KeyRefusal, Keys
 
 HEX = "ab" * 32
 NAMES = st.from_regex(NAME, fullmatch=True)
@@ -63,6 +63,12 @@ def test_the_options_mean_what_the_page_says() -> None:
         f"name sha256:{HEX} rate={{secret}}",
         f"name sha256:{HEX} rate=0",
         f"name sha256:{HEX} rate=inf",
+        f"name sha256:{HEX} rate=1e-320",
+        f"name sha256:{HEX} rate=0.0009",
+        f"name sha256:{HEX} rate=1000001",
+        f"name sha256:{HEX} expires=9999-12-31T23:59-12:00",
+        f"name sha256:{HEX} expires=9999-01-01",
+        f"name sha256:{HEX} expires=0001-01-01T00:00+12:00",
         f"name sha256:{HEX} rate=1 rate=2",
         f"name sha256:{HEX} expires=2027-01-31T12:00",
         f"name sha256:{HEX.upper()}",
@@ -107,6 +113,25 @@ def test_a_change_keeps_every_other_line(tmp_path: Path) -> None:
     assert path.read_text() == (
         f"# people\na  sha256:{HEX}  # of the lab\n\n# machines\nc  sha256:{hash_of('c').hex()}\n"
     )
+
+
+def test_the_longest_and_the_slowest_key_are_read_written_and_refused_in_words(tmp_path: Path) -> None:
+    """As the bounds promise: nothing that they let through is too much for a date or a wait."""
+    file = tmp_path / "keys"
+    digest = hash_of("a").hex()
+    for line in ("expires=9998-12-31T23:59:59Z rate=0.001", "expires=1970-01-01 rate=1e6"):
+        file.write_text(f"a  sha256:{digest}  {line}\n")
+        (key,) = read_keys(locate(file))
+        assert parse(line_of(key).encode(), "again") == (key,)
+        keys = Keys.load({"STOKER_API_KEY_FILE": str(file)})
+        answers = [keys.check(b"Bearer a", None) for _ in range(2)]
+        if "9998" in line:
+            assert answers[0] == "a"
+            assert isinstance(answers[1], KeyRefusal)
+            assert answers[1].headers["Retry-After"] == "1000"
+        else:
+            assert isinstance(answers[0], KeyRefusal)
+            assert "expired at 1970-01-01 00:00" in answers[0].detail
 
 
 def test_a_name_is_used_once_and_an_unknown_one_is_refused_with_those_there_are(tmp_path: Path) -> None:

@@ -198,7 +198,7 @@ def test_a_full_queue_refuses_at_once_with_a_time_to_come_back_and_an_empty_one_
 
 def test_requests_are_refused_when_those_before_them_would_take_too_long() -> None:
     async def test(pipeline: Pipeline, decoders: ByHand, model: Model) -> None:
-        pipeline.pass_s = 4.0
+        pipeline._pass_s.add(4.0)
         first = ask(pipeline, b"a")
         model.gate.clear()
         await asyncio.sleep(0)
@@ -246,3 +246,85 @@ def test_one_request_may_have_many_expensive_images_when_no_other_waits() -> Non
         assert len(numbers(await ask(pipeline, *([b"x"] * 32), header=EXPENSIVE))) == 32
 
     run(test, queue_images=64)
+
+
+def test_nothing_is_kept_of_requests_that_ended_before_their_images_were_decoded() -> None:
+    async def test(pipeline: Pipeline, decoders: ByHand, model: Model) -> None:
+        decoders.gate.clear()
+        tasks = [ask(pipeline, b"x" * 1000, header=EXPENSIVE) for _ in range(5)]
+        await until(lambda: len(decoders.groups) == 1)
+        for task in tasks:
+            task.cancel()
+        await until(lambda: not any(pipeline._decoding.values()))  # the one that was decoded is given up too
+        assert [len(lane) for lane in pipeline._lanes.values()] == [0, 0]
+        decoders.gate.set()
+        assert numbers(await ask(pipeline, b"y", header=EXPENSIVE)) == [ord("y")]
+        assert decoders.groups == [[b"x" * 1000], [b"y"]]
+
+    run(test)
+
+
+def test_an_expensive_image_is_refused_when_those_before_it_would_take_too_long() -> None:
+    async def test(pipeline: Pipeline, decoders: ByHand, model: Model) -> None:
+        pipeline._costly_s.add(4.0)
+        decoders.gate.clear()
+        first = ask(pipeline, b"x", header=EXPENSIVE)
+        await until(lambda: len(decoders.groups) == 1)
+        with pytest.raises(Problem) as caught:
+            await ask(pipeline, b"y", header=EXPENSIVE)
+        assert (caught.value.status, caught.value.headers) == (503, {"Retry-After": "4"})
+        assert numbers(await ask(pipeline, b"a")) == [ord("a")]
+        decoders.gate.set()
+        assert numbers(await first) == [ord("x")]
+
+    run(test, queue_s=3)
+
+
+@pytest.mark.parametrize("broken", ["nan", "short"])
+def test_an_answer_that_is_none_is_an_error_and_not_a_wait(broken: str) -> None:
+    async def test(pipeline: Pipeline, decoders: ByHand, model: Model) -> None:
+        rows: list[tuple[list[int], list[float]]] = [([1], [float("nan")])] if broken == "nan" else []
+        pipeline._forward = lambda pixels, top: rows
+        with pytest.raises(RuntimeError, match="not finite" if broken == "nan" else "1 images were computed to 0 rows"):
+            await ask(pipeline, b"a")
+
+    run(test)
+
+
+def test_decoders_that_fail_are_unavailable_and_asked_again_next_time() -> None:
+    async def test(pipeline: Pipeline, decoders: ByHand, model: Model) -> None:
+        decode, decoders.decode = decoders.decode, None  # type: ignore[method-assign, assignment]
+        with pytest.raises(Problem) as caught:
+            await ask(pipeline, b"a")
+        assert (caught.value.status, caught.value.code) == (503, "unavailable")
+        decoders.decode = decode  # type: ignore[method-assign]
+        assert numbers(await ask(pipeline, b"a")) == [ord("a")]
+
+    run(test)
+
+
+def test_an_idle_model_waits_for_company_if_it_shall_but_never_with_a_full_batch() -> None:
+    async def test(pipeline: Pipeline, decoders: ByHand, model: Model) -> None:
+        pipeline._batching = Batching(images=4, wait_ms=60_000)
+        first = ask(pipeline, b"a")
+        await until(lambda: pipeline._gathers is not None)
+        assert model.batches == []
+        others = [ask(pipeline, data) for data in (b"b", b"c", b"d")]
+        assert numbers(await first) == [ord("a")]
+        assert [numbers(await other) for other in others] == [[ord("b")], [ord("c")], [ord("d")]]
+        assert model.batches == [[ord(letter) for letter in "abcd"]]
+
+    run(test)
+
+
+def test_requests_in_hand_are_given_up_when_the_replica_ends() -> None:
+    async def test(pipeline: Pipeline, decoders: ByHand, model: Model) -> None:
+        model.gate.clear()
+        task = ask(pipeline, b"a")
+        await until(lambda: len(model.batches) == 1)
+        pipeline.close()
+        with pytest.raises(Problem) as caught:
+            await task
+        assert caught.value.code == "unavailable"
+
+    run(test)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import socket
+import time
 
 import httpx
 import numpy as np
@@ -182,3 +183,27 @@ def test_only_pages_of_the_origins_that_are_named_may_read_an_answer(client: htt
         f"{client.base_url}{PATH}", headers={**asked, "Origin": "https://else.example"}, trust_env=False
     )
     assert "Access-Control-Allow-Origin" not in other.headers
+
+
+def test_a_replica_is_as_empty_after_requests_as_before_them(client: httpx.Client) -> None:
+    """More than ``held_bytes`` in total and more than ``limits.requests`` requests, refused and given up ones too."""
+    body = JPEG + bytes(150_000)
+    for n in range(60):
+        answer = post(client, body if n % 2 else body[:-1] + b"x", "image/jpeg")
+        assert answer.status_code == 200, answer.text
+    for n in range(40):
+        assert post(client, b"text" if n % 2 else b"", "image/jpeg").status_code in {400, 415}
+    address = (client.base_url.host, client.base_url.port or 80)
+    for _ in range(20):
+        with socket.create_connection(address, timeout=60) as gone:
+            gone.sendall(head("Content-Length: 190000").encode() + bytes(100_000))
+    deadline = time.monotonic() + 60  # until it has noticed
+    while (answer := post(client, body)).status_code != 200:
+        assert answer.status_code == 503
+        assert time.monotonic() < deadline
+
+
+@pytest.mark.parametrize("path", ["predict", "2/predict", "/predict/x"])
+def test_a_path_that_only_begins_like_the_models_is_not_found(client: httpx.Client, path: str) -> None:
+    answer = client.post(f"/v1/models/digits{path}", content=JPEG, headers={"Content-Type": "image/jpeg"})
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")

@@ -18,6 +18,7 @@ from stoker.cli import import_model
 from stoker.errors import ModelError
 from stoker.registry import Registry
 from stoker.registry.listing import Contents
+from stoker.registry.registry import version_number
 from stoker.storage import locate
 
 __all__ = ["add_arguments", "run"]
@@ -167,4 +168,4 @@ def _version_of(reference: str) -> tuple[str, int]:
     name, _, number = reference.partition("@")
     if not name or not number.isdecimal():
         raise ModelError(f"{reference!r} does not name a version; write it as NAME@VERSION, for example digits@3")
-    return name, int(number)
+    return name, version_number(number, name)

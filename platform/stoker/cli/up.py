@@ -1,6 +1,7 @@
 """Start the object store and the Ray cluster on this machine, and keep them running.
 
-What is running already is kept. The endpoint is deployed too, if a model digits@production was published.
+What is running already is kept. The endpoint is deployed too, if a model digits@production was published and
+nothing is deployed yet.
 """
 
 from __future__ import annotations

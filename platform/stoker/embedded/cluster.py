@@ -34,6 +34,7 @@ _HIDDEN_PORTS = ("client", "runtime-env-agent", "dashboard-metrics", "autoscaler
 _START_TIMEOUT_S = 180.0
 _HOLD_S = 2.5  # `ray start --block` looks for dead processes once a second, and then kills all others
 _STOP_TIMEOUT_S = 30.0
+_SERVE_TIMEOUT_S = 60.0  # the first question about Serve makes the dashboard a driver of the cluster
 _STARTS = 3
 _NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -88,6 +89,20 @@ class RayCluster:
             return any(node["raylet"]["state"] == "ALIVE" for node in nodes)
         except (OSError, ValueError, KeyError, TypeError):
             return False
+
+    def applications(self) -> list[str]:
+        """Names of the Serve applications, in whatever state they are; empty while Serve does not run.
+
+        Raises:
+            ClusterError: the cluster was not started, or does not tell.
+        """
+        url = self.dashboard_url
+        try:
+            return sorted(self._ask("/api/serve/applications/", timeout_s=_SERVE_TIMEOUT_S)["applications"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ClusterError(
+                f"{url} does not tell what Serve runs ({error}); the log is {self.folder.logs / 'ray.log'}"
+            ) from None
 
     def start(self, environment: Mapping[str, str]) -> None:
         """Start the cluster if it is not healthy, after stopping what is left of it. The caller holds the lock.
@@ -204,10 +219,10 @@ class RayCluster:
             "RAY_USAGE_STATS_ENABLED": "0",
         }
 
-    def _ask(self, path: str) -> Any:
+    def _ask(self, path: str, timeout_s: float = 10.0) -> Any:
         headers = {"Authorization": f"Bearer {self.folder.ray_token()}"}
         request = urllib.request.Request(f"{self.dashboard_url}{path}", headers=headers)  # noqa: S310 - http, loopback
-        with _NO_PROXY.open(request, timeout=10) as answer:
+        with _NO_PROXY.open(request, timeout=timeout_s) as answer:
             return json.load(answer)
 
     def _port(self, name: str) -> int:

@@ -1,4 +1,4 @@
-"""Deploy the endpoint of the instance when a model to serve was published."""
+"""Deploy the endpoint of the instance when a model to serve was published and nothing is deployed yet."""
 
 from __future__ import annotations
 
@@ -24,10 +24,14 @@ CONFIGS = (
 def deploy_endpoint(instance: Instance) -> str | None:
     """Deploy the models of the quickstart and of the demo that were published; returns the endpoint's URL, or None.
 
+    If Serve has any application already, that and all others stay as their user deployed them.
+
     Raises:
-        ClusterError: the model exists but cannot be deployed.
+        ClusterError: the model exists but cannot be deployed, or the cluster does not tell what is.
     """
     os.environ.update(instance.environment())
+    if instance.cluster.applications():
+        return instance.serve_url
     registry = Registry(locate(instance.url, timeout_s=10))
     config = next((config for config, models in CONFIGS if all(_exists(registry, model) for model in models)), None)
     if config is None:

@@ -35,10 +35,11 @@ from stoker.storage.uploads import abandon_uploads
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["WEIGHTS", "ModelVersion", "Registry"]
+__all__ = ["WEIGHTS", "ModelVersion", "Registry", "version_number"]
 
 WEIGHTS = "model.safetensors"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_MOST_DIGITS = 18
 _KEPT = frozenset({"claim.json", "deleted.json"})
 """what stays of a deleted version"""
 
@@ -120,7 +121,7 @@ class Registry:
         if at and not which:
             raise ModelError(f"model reference {reference!r}: expected a version or an alias after @, as in digits@3")
         if _is_number(which):
-            version = int(which)
+            version = version_number(which, name)
         elif which:
             version = self._alias(name, _checked("alias", which), reference)
         else:
@@ -302,6 +303,20 @@ class Registry:
             known = ", ".join(str(v) for v in self._existing_versions(name, reference))
             raise ModelError(f"model {reference!r}: {name} has no version {version}; its versions: {known}") from None
         return ModelVersion(name, version, folder, card, files)
+
+
+def version_number(digits: str, name: str) -> int:
+    """The number of a version of ``name`` that a person wrote in decimal ``digits``.
+
+    Raises:
+        ModelError: more digits than a number of a version has; from 4,300 on int() would refuse them with a ValueError.
+    """
+    if len(digits) > _MOST_DIGITS:
+        raise ModelError(
+            f"{name[:100]}@{digits[:_MOST_DIGITS]}…: a version's number has at most {_MOST_DIGITS} digits, not "
+            f"{len(digits)}; stoker models lists the versions"
+        )
+    return int(digits)
 
 
 def _is_number(text: str) -> bool:

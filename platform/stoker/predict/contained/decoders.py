@@ -8,6 +8,7 @@ from collections import OrderedDict, deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from stoker.dataset.decode.work import decoding_work
 from stoker.dataset.format.image_header import ImageHeader, read_header
 from stoker.dataset.undecodable import UndecodableImage
-from stoker.predict.contained.child import Answer, Child, ChildDied, ChildLate
+from stoker.predict.contained.child import Answer, Child, ChildDied, ChildEnded, ChildLate
 from stoker.predict.contained.frames import MOST_IMAGES
 from stoker.predict.contained.template import DecodersGone, Template
 from stoker.predict.contained.tiny import TINY_JPEG
@@ -30,9 +31,16 @@ _CHEAP, _GROUP = 4_000_000, 16_000_000
 """work of an image in the small lane, and of a group there, at most: some 8 and 32 ms"""
 _LARGE_NICENESS = 5
 _MOST_TRIES = 3
+_PAUSE_S = 0.1
+"""after an error that nobody expects"""
+_PROBE_S = 150.0
+"""until a lane is given up: the template starts within 120 s and forks within 30 s"""
+_PROBE_WAIT_S = 2.0
+"""until a lane at work need not decode the small image too"""
+_CLOSED = "the decoders were closed"
 
 
-@dataclass
+@dataclass(eq=False)
 class _Call:
     """One call of ``decode``: what is left of it, and its results."""
 
@@ -74,6 +82,7 @@ class _Lane:
         self.niceness = niceness
         self.groups = OrderedDict[int, deque[_Group]]()
         """by the call that they are of"""
+        self.at_work = set[Child]()
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     def put(self, group: _Group, *, is_first: bool = False) -> None:
@@ -126,6 +135,8 @@ class Decoders:
         self._template = Template(image_size=image_size, resize=resize, most_memory_mb=most_memory_mb)
         self._small, self._large = _Lane(0), _Lane(_LARGE_NICENESS)
         self._tasks: list[asyncio.Task[None]] = []
+        self._calls = WeakSet[_Call]()
+        self._is_closed = False
         self.killed = 0
         """children that were killed, or died"""
 
@@ -138,9 +149,12 @@ class Decoders:
         """Start the processes and wait until they can decode.
 
         Raises:
-            DecodersGone: they end, or do not answer within two minutes.
+            DecodersGone: they end, or do not answer within two minutes, or :meth:`close` was called.
         """
         await self._template.start()
+        if self._is_closed:
+            self._template.close()
+            raise DecodersGone(_CLOSED)
         self._tasks = [
             asyncio.create_task(self._work(lane)) for lane in (self._small, self._large) for _ in range(self._workers)
         ]
@@ -188,36 +202,61 @@ class Decoders:
         return await self._answered(call)
 
     async def probe(self) -> None:
-        """Decode a small image in each lane, before all that wait there; returns within their deadlines.
+        """Decode a small image in each lane, before all that wait there.
+
+        A lane passes too if after two seconds all its processes still decode images that may take longer: each is
+        killed when its time is over. Returns or raises within 150 s, and within seconds while the processes run.
 
         Raises:
             DecodersGone: a lane does not decode it.
         """
+        await asyncio.gather(self._probe(self._small), self._probe(self._large))
+
+    async def _probe(self, lane: _Lane) -> None:
         header = read_header(TINY_JPEG)
         assert header is not None
-        for lane in (self._small, self._large):
-            call = self._call([TINY_JPEG], [header.held_pixels])
-            lane.put(_Group(call, (0,)), is_first=True)
-            (result,) = await self._answered(call)
-            if isinstance(result, UndecodableImage):
-                raise DecodersGone(f"the processes that decode images do not decode one that is valid: {result}")
+        call = self._call([TINY_JPEG], [header.held_pixels])
+        lane.put(_Group(call, (0,)), is_first=True)
+        answer = asyncio.create_task(self._answered(call))
+        try:
+            async with asyncio.timeout(_PROBE_S):
+                while not (await asyncio.wait([answer], timeout=_PROBE_WAIT_S))[0]:
+                    is_waiting = id(call) in lane.groups  # else it is being decoded, and has a deadline of its own
+                    if is_waiting and self._is_at_work(lane):
+                        return
+                (result,) = answer.result()
+        except TimeoutError:
+            raise DecodersGone(f"the processes that decode images do not answer within {_PROBE_S:g} s") from None
+        finally:
+            lane.groups.pop(id(call), None)
+            answer.cancel()
+        if isinstance(result, UndecodableImage):
+            raise DecodersGone(f"the processes that decode images do not decode one that is valid: {result}")
+
+    def _is_at_work(self, lane: _Lane) -> bool:
+        return len(lane.at_work) == self._workers and all(child.is_in_time for child in lane.at_work)
 
     def close(self) -> None:
-        """End the processes. Calls that wait raise :class:`DecodersGone`."""
+        """End the processes. Calls that wait, and later ones, raise :class:`DecodersGone`."""
+        self._is_closed = True
         for task in self._tasks:
             task.cancel()
         self._template.close()
-        for lane in (self._small, self._large):
-            for groups in lane.groups.values():
-                groups[0].call.fail(DecodersGone("the decoders were closed"))
-            lane.groups.clear()
+        for call in list(self._calls):
+            call.fail(DecodersGone(_CLOSED))
+        self._small.groups.clear()
+        self._large.groups.clear()
 
     def _call(self, images: Sequence[bytes], works: Sequence[int]) -> _Call:
+        if self._is_closed:
+            raise DecodersGone(_CLOSED)
         if not self._tasks:
             raise DecodersGone("the decoders were not started; await start() first")
         limits_s = [self._grace_s + work / self._rate for work in works]
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        return _Call(images, limits_s, done, [None] * len(images), len(images))
+        call = _Call(images, limits_s, done, [None] * len(images), len(images))
+        self._calls.add(call)
+        return call
 
     async def _answered(self, call: _Call) -> list[NDArray[np.uint8] | UndecodableImage]:
         try:
@@ -230,22 +269,29 @@ class Decoders:
     async def _work(self, lane: _Lane) -> None:
         """Give one child after another the groups of ``lane``."""
         child: Child | None = None
-        group: _Group | None = None
+        said = ""
         try:
             while True:
                 group = await lane.get()
+                is_used = False
                 try:
                     child = child or await Child.forked(self._template, lane.niceness, self._image_size)
-                    if not await self._decode(lane, group, child):
-                        child.close()
-                        child = None
-                        self.killed += 1
-                except DecodersGone as error:
-                    _LOG.error("%s", error)
-                    group.call.fail(error)
+                    is_used = await self._decode(lane, group, child)
+                    said, is_expected = "", True
+                except Exception as error:
+                    is_expected = isinstance(error, DecodersGone)
+                    gone = error if is_expected else DecodersGone(f"decoding failed: {type(error).__name__}: {error}")
+                    if said != str(gone):  # not for each image
+                        said = str(gone)
+                        _LOG.error("%s", gone, exc_info=None if is_expected else error)
+                    group.call.fail(gone)
+                if child is not None and not is_used:
+                    child.close()
+                    child = None
+                    self.killed += 1
+                if not is_expected:
+                    await asyncio.sleep(_PAUSE_S)
         finally:
-            if group is not None:
-                group.call.fail(DecodersGone("the decoders were closed"))
             if child is not None:
                 with suppress(OSError):
                     child.close()
@@ -259,6 +305,7 @@ class Decoders:
             call.answer(places[answered], self._no_memory() if result is None else result)
             answered += 1
 
+        lane.at_work.add(child)
         if lane is self._large:
             call.children.add(child)
         try:
@@ -266,8 +313,10 @@ class Decoders:
             return True
         except ChildLate:
             answer(self._late(call.limits_s[places[answered]]))
+        except ChildEnded:
+            pass
         except ChildDied:
-            if self._template.has_ended:
+            if child.has_lost_template:
                 if group.restarts == _MOST_TRIES:
                     raise DecodersGone("the process that decodes images was ended again and again") from None
                 lane.put(_Group(call, places[answered:], group.deaths, group.restarts + 1), is_first=True)
@@ -278,6 +327,7 @@ class Decoders:
                 lane.put(_Group(call, places[answered : answered + 1], 1), is_first=True)
                 answered += 1
         finally:
+            lane.at_work.discard(child)
             call.children.discard(child)
         if places[answered:]:
             lane.put(_Group(call, places[answered:]), is_first=True)

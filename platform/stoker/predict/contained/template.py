@@ -40,6 +40,8 @@ class Template:
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self._lock = asyncio.Lock()
+        self.starts = 0
+        """how often the process was started, or was tried to be"""
 
     @property
     def pid(self) -> int | None:
@@ -73,13 +75,14 @@ class Template:
             DecodersGone: the template cannot be started, or does not fork.
         """
         async with self._lock:
+            reason = ""
             for _ in range(2):
                 control = await self._started()
-                ours, theirs = socket.socketpair()
-                for end in (ours, theirs):
-                    end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
+                ours, theirs = _pair()
                 try:
                     with theirs:
+                        for end in (ours, theirs):
+                            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
                         socket.send_fds(control, [ORDER.pack(FORK, niceness)], [theirs.fileno()])
                     pid = await self._number(control, _FORK_S)
                 except BaseException as error:
@@ -87,10 +90,11 @@ class Template:
                     self._end()  # an answer that comes late would be taken for that of the next order
                     if not isinstance(error, OSError | DecodersGone):
                         raise
+                    reason = str(error)
                     continue
                 ours.setblocking(False)
                 return ours, pid
-        raise DecodersGone("the process that decodes images ends at once (twice in a row); look at the log above")
+        raise DecodersGone(f"the process that decodes images forks no other (tried twice): {reason}")
 
     def kill(self, pid: int) -> None:
         """Kill a child, unless it has ended; if the template has, so have its children."""
@@ -108,22 +112,27 @@ class Template:
                 return self._control
             _LOG.warning("the process that decodes images has ended; it is started again")
         self._end()
-        ours, theirs = socket.socketpair()
+        self.starts += 1
+        ours, theirs = _pair()
         ours.setblocking(False)
         self._control = ours
         environment = {name: os.environ[name] for name in _KEPT if name in os.environ} | _ONE_THREAD
         environment |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "CUDA_VISIBLE_DEVICES": ""}
-        with theirs:
-            self._process = subprocess.Popen(
-                [
-                    sys.executable, "-P", "-m", "stoker.predict.contained.process",
-                    *map(str, (theirs.fileno(), *self._arguments)),
-                ],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-            )  # fmt: skip
+        try:
+            with theirs:
+                self._process = subprocess.Popen(
+                    [
+                        sys.executable, "-P", "-m", "stoker.predict.contained.process",
+                        *map(str, (theirs.fileno(), *self._arguments)),
+                    ],
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                )  # fmt: skip
+        except OSError as error:
+            self._end()
+            raise _not_started(error) from None
         try:
             await self._number(ours, _START_S)
         except BaseException:
@@ -154,3 +163,17 @@ class Template:
         if self._control is not None:
             self._control.close()
         self._process = self._control = None
+
+
+def _pair() -> tuple[socket.socket, socket.socket]:
+    try:
+        return socket.socketpair()
+    except OSError as error:
+        raise _not_started(error) from None
+
+
+def _not_started(error: OSError) -> DecodersGone:
+    return DecodersGone(
+        f"a process that decodes images cannot be started: {error.strerror or error}; "
+        "look at the limits of open files (ulimit -n) and processes (ulimit -u), and at the memory that is left"
+    )
