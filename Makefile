@@ -12,6 +12,10 @@ VENV_PACKAGE := { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo 
 JPEG_PACKAGE := { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "installing libjpeg-turbo-progs" && \
 	{ apt-get install -qq -y libjpeg-turbo-progs || { apt-get update -qq && apt-get install -qq -y libjpeg-turbo-progs; }; } >/dev/null; } || \
 	echo "note: jpegtran not found, which preparing JPEGs needs; on Debian: sudo apt install libjpeg-turbo-progs"
+# The load generator of bench-serve.
+WRK_PACKAGE := { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "installing wrk" && \
+	{ apt-get install -qq -y wrk || { apt-get update -qq && apt-get install -qq -y wrk; }; } >/dev/null; } || \
+	{ echo "error: wrk not found, which asks for requests/s; on Debian: sudo apt install wrk"; exit 2; }
 UV_VERSION := 0.13.9
 # What a node needs at run time; what the embedded store needs on top; tools to develop, test and document. A fourth,
 # requirements-aws.txt, is for heads on AWS.
@@ -21,7 +25,7 @@ COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generat
 
 .DEFAULT_GOAL := help
 .PHONY: FORCE help install lock quickstart demo up down test test-long test-fast lint docs format \
-	bench-data bench-order bench-train bench-pictures bench-gpu verify-weights mutants clean
+	bench-data bench-order bench-serve bench-train bench-pictures bench-gpu verify-weights mutants clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -101,6 +105,10 @@ mutants: install ## small mistakes in the pure parts, and whether a test notices
 bench-train: install ## the step, the data path, starts and recoveries, compared with a plain loop and stock Ray
 	@PYTHONPATH=tests $(BIN)/python -m bench.train $(BENCH)
 
+bench-serve: install ## the endpoint compared with FastAPI, LitServe and Serve's proxy; overload, faults, starts: 15 minutes
+	@command -v wrk >/dev/null || $(WRK_PACKAGE)
+	@PYTHONPATH=tests $(BIN)/python -m bench.serve $(BENCH)
+
 bench-pictures: install ## fine-tuning on real pictures, three seeds of each recipe (BENCH="--seeds 1 --only probe")
 	@PYTHONPATH=tests $(BIN)/python -m bench.pictures $(BENCH)
 
@@ -110,4 +118,4 @@ bench-gpu: install ## every figure that needs a GPU, on one, in 25 minutes (BENC
 clean: down ## remove the virtual environment, the data and all caches
 	@test ! -e .stoker/state.json || { echo "error: by .stoker/state.json something runs here, which 'make install down' stops;" \
 		"if nothing does, delete that file"; exit 2; }
-	@rm -rf .venv .venv-peers .venv-peers-ffcv .stoker bench-data bench-train bench-pictures .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build
+	@rm -rf .venv .venv-peers .venv-peers-ffcv .stoker bench-data bench-serve bench-train bench-pictures .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build

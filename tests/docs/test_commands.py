@@ -47,6 +47,7 @@ RUN_BY = {
     "make docs": ("Makefile", "mkdocs build --strict"),
     "make bench-data": ("tests/bench/test_bench_data.py", "bench.data"),
     "make bench-order": ("tests/bench/test_bench_order.py", "bench.order"),
+    "make bench-serve": ("tests/bench/test_bench_serve.py", "bench.serve"),
     "make bench-train": ("tests/bench/test_bench_train.py", "bench.train"),
     "make mutants": ("tests/mutants/test_mutants.py", "main("),
     "python -c": ("tests/docs/test_commands.py", "python -c"),
