@@ -83,6 +83,11 @@ def test_a_choice_that_is_no_case_is_refused_with_all_names() -> None:
         chosen(cases(), ["nothing"])
 
 
+def test_the_slow_comparison_with_an_older_commit_runs_only_when_it_is_named() -> None:
+    assert "starts before" not in [case.name for case in chosen(cases(), [])]
+    assert [case.name for case in chosen(cases(), ["starts before"])] == ["starts before"]
+
+
 def test_latencies_are_told_apart_by_status() -> None:
     found = summary({200: [0.1, 0.2, 0.3], 503: [0.001]}, 2.0)
     assert found["200"]["count"] == 3

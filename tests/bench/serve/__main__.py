@@ -51,12 +51,13 @@ def main(arguments: Sequence[str]) -> int:
     quiet_libraries()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave no store, cluster or server behind
     try:
-        wanted = chosen(cases(rounds=given.rounds, seconds=given.seconds, is_toy=given.toy), given.only)
+        every = cases(rounds=given.rounds, seconds=given.seconds, is_toy=given.toy)
+        wanted = chosen(every, given.only)
     except ValueError as error:
         logger.error("error: %s", error)
         return 2
     if given.list:
-        print("\n".join(f"{case.name}: {case.what}" for case in wanted))
+        print("\n".join(f"{case.name}: {case.what}" for case in every))
         return 0
     own = child_environment()
     os.environ.clear()
