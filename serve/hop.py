@@ -1,6 +1,6 @@
 """Pass a request on to a model's replica by an actor call: where Serve's routes cannot tell where it belongs.
 
-That is ``NAME@REF`` behind Serve's own proxy. It costs half of the rate (docs/benchmarks/serving.md).
+That is ``NAME@REF`` behind Serve's own proxy. It costs half of the rate.
 """
 
 from __future__ import annotations

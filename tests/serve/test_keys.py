@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from conftest import Store
-from stoker.api_keys import Key, add_key, hash_of, line_of, new_key, revoke_key
+from stoker.api_keys import Key, add_key, hash_of, line_of, revoke_key
 from stoker.errors import StokerError
 from stoker.storage import locate
 from stoker_serve.keys import _WATCH_TIMEOUT_S, KeyRefusal, Keys
 
-A, B = new_key(), new_key()
+A, B = "stoker_" + "a" * 43, "stoker_" + "b" * 43
 NOW = 1_800_000_000.0
 
 
