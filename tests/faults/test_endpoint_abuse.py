@@ -14,7 +14,7 @@ from conftest import Store
 from faults.endpoint import PREDICT, Answer, Endpoint, beside, connections, deployed, form, request
 from stoker.embedded import Instance
 
-pytestmark = [pytest.mark.store, pytest.mark.cluster, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.store, pytest.mark.cluster, pytest.mark.long, pytest.mark.timeout(900)]
 
 Note = Callable[[str, object], None]
 _BODY = 16_000_000
@@ -226,7 +226,7 @@ ODD: dict[str, tuple[Callable[[Endpoint], bytes], int]] = {
     "method: TRACE": (lambda e: request(e, b"", method=b"TRACE"), 405),
     "method: CONNECT": (lambda e: request(e, b"", method=b"CONNECT", target=b"a:80"), 400),
     "target: *": (to(b"*", b"OPTIONS"), 400),
-    "target: //": (to(b"//"), 404),
+    "target: //": (to(b"//"), 405),
     "target: /../": (to(MODEL + b"/%2e%2e/"), 404),
     "target: @": (to(MODEL + b"@/predict"), 404),
     "target: @@@": (to(MODEL + b"/@@@/predict"), 404),

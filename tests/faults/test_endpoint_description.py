@@ -23,7 +23,7 @@ from conftest import Store
 from faults.endpoint import Endpoint, deployed
 from stoker.embedded import Instance
 
-pytestmark = [pytest.mark.store, pytest.mark.cluster, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.store, pytest.mark.cluster, pytest.mark.long, pytest.mark.timeout(900)]
 
 CHECKS = [
     status_code_conformance,
