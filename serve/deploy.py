@@ -39,6 +39,7 @@ _POLL_INTERVAL_S = 0.3
 _LOG_INTERVAL_S = 10.0
 _FREED_S = 5.0
 _SENDS = 3
+_FRONT_S = 10.0
 _LOOPBACK = ("127.0.0.1", "localhost")
 _NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -71,6 +72,8 @@ def deploy(plan: Plan, address: str, *, timeout_s: float = 300.0) -> None:
         waiting = [name for name in plan.names if _status(applications, name) != "RUNNING"]
         away = None if waiting else _away(plan, address)
         if not waiting and away is None:
+            if _is_here(address):
+                _wait_for_front(plan)
             return
         if time.monotonic() > deadline:
             name = waiting[0] if waiting else str(away)
@@ -165,6 +168,19 @@ def _away(plan: Plan, address: str) -> str | None:
         except (OSError, ValueError, KeyError):
             return model.name
     return None
+
+
+def _wait_for_front(plan: Plan) -> None:
+    """Wait a little until the front says that all is ready: it asks once a second. Other models may keep it from that."""
+    deadline = time.monotonic() + _FRONT_S
+    while time.monotonic() < deadline:
+        try:
+            with _NO_PROXY.open(f"{plan.url}/readyz", timeout=5) as answer:
+                if {model.version for model in plan.models} <= set(json.load(answer)["models"]):
+                    return
+        except (OSError, ValueError, KeyError):
+            pass
+        time.sleep(_POLL_INTERVAL_S)
 
 
 def _is_here(address: str) -> bool:

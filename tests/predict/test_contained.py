@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from bombs import BOMBS, animated_webp, good_image, many_scans
+from conftest import environment_with
 from stoker.dataset.decode import evaluation_image
 from stoker.dataset.format.image_header import ImageHeader, read_header
 from stoker.dataset.undecodable import UndecodableImage
@@ -259,8 +260,7 @@ async def _kill_all(decoders: Decoders) -> None:
 
 def test_children_have_no_secrets_open_no_file_and_have_one_thread(loop: asyncio.Runner) -> None:
     async def test() -> None:
-        os.environ["AWS_SECRET_ACCESS_KEY"] = "secret"
-        try:
+        with environment_with({"AWS_SECRET_ACCESS_KEY": "secret"}):
             async with started() as decoders:
                 tree = [psutil.Process(decoders.template_pid), *children(decoders)]
                 assert len(tree) == 3
@@ -272,8 +272,6 @@ def test_children_have_no_secrets_open_no_file_and_have_one_thread(loop: asyncio
                     assert child.rlimit(psutil.RLIMIT_CORE) == child.rlimit(psutil.RLIMIT_FSIZE) == (0, 0)
                     assert "NoNewPrivs:\t1" in Path(f"/proc/{child.pid}/status").read_text()
                     assert len(os.listdir(f"/proc/{child.pid}/fd")) == 4
-        finally:
-            del os.environ["AWS_SECRET_ACCESS_KEY"]
 
     loop.run(test())
 
