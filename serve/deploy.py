@@ -171,7 +171,7 @@ def _away(plan: Plan, address: str) -> str | None:
 
 
 def _wait_for_front(plan: Plan) -> None:
-    """Wait a little until the front says that all is ready: it asks once a second. Other models may keep it from that."""
+    """Wait a little until the front says that all is ready: it asks once a second. Other models may keep it waiting."""
     deadline = time.monotonic() + _FRONT_S
     while time.monotonic() < deadline:
         try:
